@@ -1,3 +1,34 @@
-"""Workflow-aware prefix caching for LLM agents."""
+"""Workflow-aware prefix caching for LLM agents: the core, which needs the standard library only."""
+
+from kvflow_agents.app import App
+from kvflow_agents.carrier import Call, Carrier
+from kvflow_agents.errors import (
+    ConfigurationError,
+    HintError,
+    IncompatibleServerError,
+    KVFlowError,
+)
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint, agent_name
+from kvflow_agents.step_graph import Join, Outlook, StepGraph
+from kvflow_agents.workflow import Workflow
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "Call",
+    "Carrier",
+    "ConfigurationError",
+    "Forecast",
+    "Hint",
+    "HintError",
+    "IncompatibleServerError",
+    "Join",
+    "KVFlowError",
+    "Outlook",
+    "StepGraph",
+    "Workflow",
+    "__version__",
+    "agent_name",
+]

@@ -12,7 +12,14 @@ class ConfigurationError(KVFlowError):
 
 
 class HintError(KVFlowError):
-    """A hint is malformed or over its limits; the message is the reason given to its sender."""
+    """A hint is malformed or over its limits.
+
+    `reason` is a short label to count by (`hints.REASONS`), the message is for its sender.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class IncompatibleServerError(KVFlowError):

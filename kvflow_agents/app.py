@@ -1,0 +1,64 @@
+"""An application: its step graph, and the edges seen in its runs that the graph lacks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+
+from kvflow_agents.step_graph import StepGraph
+
+START = "__start__"
+END = "__end__"
+# A graph whose every step leads somewhere new would grow for ever.
+MAX_LEARNED_EDGES = 10_000
+
+
+def start_of(scope: str) -> str:
+    """The passive node at which a scope begins."""
+    return f"{scope}/{START}" if scope else START
+
+
+def end_of(scope: str) -> str:
+    """The passive node at which a scope ends."""
+    return f"{scope}/{END}" if scope else END
+
+
+class App:
+    """A graph shared by every run of one application; safe to use from several threads."""
+
+    def __init__(self, graph: StepGraph) -> None:
+        self.name = graph.fingerprint()
+        self.graph = graph
+        self._learned: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def learn(self, before: Collection[str], planned: Collection[str], *, is_start: bool) -> None:
+        """Add the edges that explain `planned` after `before`, where the graph has none.
+
+        A run that is resumed starts anywhere: a graph that says where it starts is believed.
+        """
+        graph = self.graph
+        if is_start and any(graph.joins_from(source) for source in before):
+            return
+        sources = _sources(graph, before)
+        edges = {
+            (source, agent)
+            for agent in planned
+            if not any(join.sources & set(before) for join in graph.joins_into(agent))
+            for source in sources
+        }
+        if edges:
+            self._add(edges)
+
+    def _add(self, edges: set[tuple[str, str]]) -> None:
+        with self._lock:
+            new = edges - self._learned
+            if new and len(self._learned) + len(new) <= MAX_LEARNED_EDGES:
+                self._learned |= new
+                self.graph = self.graph.with_edges(sorted(new))
+
+
+def _sources(graph: StepGraph, before: Collection[str]) -> Collection[str]:
+    """Who may have led to something unmodelled: the open agents, or else all of the step."""
+    open_agents = [agent for agent in before if agent in graph.open_agents]
+    return open_agents or before

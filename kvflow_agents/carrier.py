@@ -1,0 +1,190 @@
+"""The carrier: adds the caller's hint to requests of the OpenAI SDK, whoever makes them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from kvflow_agents.courier import Courier
+from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.hints import FIELD, Hint, encode_request
+from kvflow_agents.servers import AllowedServers, Server, root_of
+from kvflow_agents.workflow import Workflow
+
+HINTED_PATHS = ("/chat/completions", "/completions")
+PARAMS_FIELD = "custom_params"
+# Bounds what is remembered of calls under way and of workflows that have not ended.
+MAX_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A model call: which agent of which workflow makes it."""
+
+    workflow: Workflow
+    agent: str
+
+
+Identify = Callable[[], Call | None]
+"""Says who is calling, from the context of the call; None for a call that is nobody's."""
+
+
+@dataclass(slots=True)
+class CarrierCounts:
+    """What a carrier has done: calls hinted, their retries, calls that no agent made."""
+
+    hinted: int = 0
+    retried: int = 0
+    anonymous: int = 0
+
+
+class Carrier:
+    """Attaches hints to chat and text completions that go to allowed servers.
+
+    `install` changes the SDK's client classes (openai 2.x and 3.x; sync, async and streaming;
+    clients made before and after), `uninstall` restores them.
+    """
+
+    def __init__(
+        self,
+        identify: Identify,
+        base_urls: Iterable[str] | None = None,
+        *,
+        courier: Courier | None = None,
+    ) -> None:
+        self.counts = CarrierCounts()
+        self.failsafe = Failsafe("a model call")
+        self.courier = courier or Courier()
+        self._identify = identify
+        self._servers = AllowedServers(base_urls)
+        self._calls: OrderedDict[str, None] = OrderedDict()
+        self._workflow_servers: OrderedDict[str, set[Server]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Begin to attach hints. Once more changes nothing."""
+        _installation.add(self)
+
+    def uninstall(self) -> None:
+        """Attach no more; the last carrier to go leaves the SDK as it was."""
+        _installation.remove(self)
+
+    def attach(self, client: Any, options: Any) -> None:
+        """Add the caller's hint to one request's options; openai's `FinalRequestOptions`."""
+        base_url = str(client.base_url)
+        if not _is_hintable(options) or not self._servers.allows(base_url):
+            return
+        call = self._identify()
+        if call is None:
+            self.counts.anonymous += 1
+            return
+        extra_json = options.extra_json or {}
+        params = extra_json.get(PARAMS_FIELD) or {}
+        if FIELD in params:
+            return
+        hint = call.workflow.hint(call.agent)
+        options.extra_json = {**extra_json, PARAMS_FIELD: {**params, **encode_request(hint)}}
+        self._remember(options, hint, Server(root_of(base_url), client.api_key))
+
+    def announce(self, hint: Hint) -> None:
+        """Tell the servers that have seen the hint's workflow, in the background."""
+        with self._lock:
+            servers = self._workflow_servers.get(hint.workflow, set())
+            if hint.forecast.done:
+                self._workflow_servers.pop(hint.workflow, None)
+        for server in servers:
+            self.courier.send(server, hint)
+
+    def _remember(self, options: Any, hint: Hint, server: Server) -> None:
+        # The SDK makes one idempotency key per call and keeps it for the call's retries.
+        key = options.idempotency_key
+        with self._lock:
+            if key is not None and key in self._calls:
+                self.counts.retried += 1
+                return
+            self.counts.hinted += 1
+            if key is not None:
+                self._calls[key] = None
+            servers = self._workflow_servers.setdefault(hint.workflow, set())
+            self._workflow_servers.move_to_end(hint.workflow)
+            servers.add(server)
+            for remembered in (self._calls, self._workflow_servers):
+                while len(remembered) > MAX_REMEMBERED:
+                    remembered.popitem(last=False)
+
+
+def _is_hintable(options: Any) -> bool:
+    body = options.json_data
+    return (
+        options.method.lower() == "post"
+        and options.url.rstrip("/").endswith(HINTED_PATHS)
+        and (body is None or isinstance(body, Mapping))
+    )
+
+
+class _Installation:
+    """The process's one change to the OpenAI SDK, there while any carrier is installed."""
+
+    def __init__(self) -> None:
+        self._carriers: tuple[Carrier, ...] = ()
+        self._originals: list[tuple[type, Any]] = []
+        self._lock = threading.Lock()
+
+    def add(self, carrier: Carrier) -> None:
+        with self._lock:
+            if carrier in self._carriers:
+                return
+            if not self._carriers:
+                self._patch()
+            self._carriers = (*self._carriers, carrier)
+
+    def remove(self, carrier: Carrier) -> None:
+        with self._lock:
+            if carrier not in self._carriers:
+                return
+            self._carriers = tuple(other for other in self._carriers if other is not carrier)
+            if not self._carriers:
+                for client_class, original in self._originals:
+                    client_class._prepare_options = original  # type: ignore[attr-defined]
+                self._originals = []
+
+    def _patch(self) -> None:
+        try:
+            from openai._base_client import AsyncAPIClient, SyncAPIClient
+        except ImportError as error:
+            raise ConfigurationError(
+                "hints travel with the OpenAI SDK, which is not installed: pip install openai"
+            ) from error
+
+        # "Hook for mutating the given options": runs once per attempt, retries included.
+        for client_class, wrap in ((SyncAPIClient, self._wrap), (AsyncAPIClient, self._wrap_async)):
+            original = client_class._prepare_options
+            self._originals.append((client_class, original))
+            client_class._prepare_options = wrap(original)  # type: ignore[method-assign]
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def prepare_options(client: Any, options: Any) -> Any:
+            return self._attach(client, original(client, options))
+
+        return prepare_options
+
+    def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        async def prepare_options(client: Any, options: Any) -> Any:
+            return self._attach(client, await original(client, options))
+
+        return prepare_options
+
+    def _attach(self, client: Any, options: Any) -> Any:
+        for carrier in self._carriers:
+            carrier.failsafe(carrier.attach, client, options)
+        return options
+
+
+_installation = _Installation()

@@ -1,0 +1,19 @@
+"""A forecast: the steps-to-execution of every agent of one workflow at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Steps = Mapping[str, int | None]
+"""Agent to steps-to-execution. 0: planned in the current step; None: not expected again;
+an agent that is missing: unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a workflow expects, and how it compares in age: a larger `seq` is newer."""
+
+    seq: int
+    steps: Steps = field(default_factory=dict)
+    done: bool = False

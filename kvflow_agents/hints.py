@@ -1,0 +1,169 @@
+"""The hint: a forecast as it travels, version 1 (docs/wire.md).
+
+Two forms carry the same fields. In a chat or completion request they lie flat in
+`custom_params` (`kvflow` holds the scalars, `kvflow_steps` the steps), because SGLang's msgpack
+transport allows one level of nesting there. In a body of its own (`POST /kvflow/forecast`)
+`steps` is a field like the others.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from kvflow_agents.errors import HintError
+from kvflow_agents.forecast import Forecast, Steps
+
+VERSION = 1
+FIELD = "kvflow"
+STEPS_FIELD = "kvflow_steps"
+
+MAX_WORKFLOW_BYTES = 128
+MAX_APP_BYTES = 64
+MAX_AGENT_BYTES = 256
+MAX_AGENTS = 4096
+MAX_STEPS = 1_000_000
+MAX_SEQ = 2**63 - 1
+# The names of a whole forecast; 4,096 names of 64 bytes.
+MAX_NAMES_BYTES = 262_144
+
+# Control characters, lone surrogates, line and paragraph separators; every script is welcome.
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+Reason = Literal["version", "type", "name", "range", "size"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Who calls, in which workflow of which application, and what the workflow expects next."""
+
+    workflow: str
+    forecast: Forecast
+    agent: str | None = None
+    app: str | None = None
+
+
+def encode_request(hint: Hint) -> dict[str, Any]:
+    """The hint as entries of a request's `custom_params`."""
+    return {FIELD: _scalars(hint), STEPS_FIELD: dict(hint.forecast.steps)}
+
+
+def encode_body(hint: Hint) -> dict[str, Any]:
+    """The hint as a JSON body of its own."""
+    return {**_scalars(hint), "steps": dict(hint.forecast.steps)}
+
+
+def decode_request(custom_params: Mapping[str, Any] | None) -> Hint | None:
+    """The hint in a request's `custom_params`, None if it has none; HintError if malformed."""
+    if custom_params is None or FIELD not in custom_params:
+        return None
+    return _decode(custom_params[FIELD], custom_params.get(STEPS_FIELD, {}))
+
+
+def decode_body(body: object) -> Hint:
+    """The hint in a JSON body of its own; HintError if malformed. Unknown fields are ignored."""
+    scalars = _mapping("hint", body)
+    return _decode(scalars, scalars.get("steps", {}))
+
+
+def agent_name(segments: Iterable[str]) -> str:
+    """The path of an agent, as a name that any hint accepts: `team/writer`.
+
+    What a name cannot hold (control characters, lone surrogates, a slash inside a segment)
+    becomes `_`; a path over the limit loses its outermost segments' characters first.
+    """
+    path = "/".join(_clean(segment) for segment in segments)
+    encoded = path.encode("utf-8")
+    return encoded[-MAX_AGENT_BYTES:].decode("utf-8", "ignore") or "_"
+
+
+def _clean(segment: str) -> str:
+    return "".join("_" if char == "/" or not _is_allowed(char) else char for char in segment)
+
+
+def _is_allowed(char: str) -> bool:
+    return unicodedata.category(char) not in _REFUSED_CATEGORIES
+
+
+def _scalars(hint: Hint) -> dict[str, Any]:
+    scalars: dict[str, Any] = {
+        "v": VERSION,
+        "workflow": hint.workflow,
+        "seq": hint.forecast.seq,
+    }
+    if hint.app is not None:
+        scalars["app"] = hint.app
+    if hint.agent is not None:
+        scalars["agent"] = hint.agent
+    if hint.forecast.done:
+        scalars["done"] = True
+    return scalars
+
+
+def _decode(fields: object, steps: object) -> Hint:
+    scalars = _mapping(FIELD, fields)
+    version = _integer("v", scalars.get("v"), 1, MAX_SEQ)
+    if version != VERSION:
+        raise HintError("version", f"v is {version}; this server speaks {VERSION}")
+    done = scalars.get("done", False)
+    if not isinstance(done, bool):
+        raise HintError("type", f"done must be a boolean, not {type(done).__name__}")
+    return Hint(
+        workflow=_name("workflow", scalars.get("workflow"), MAX_WORKFLOW_BYTES),
+        app=_optional_name("app", scalars.get("app"), MAX_APP_BYTES),
+        agent=_optional_name("agent", scalars.get("agent"), MAX_AGENT_BYTES),
+        forecast=Forecast(
+            seq=_integer("seq", scalars.get("seq"), 0, MAX_SEQ),
+            steps=_steps(steps),
+            done=done,
+        ),
+    )
+
+
+def _steps(value: object) -> Steps:
+    steps = _mapping("steps", value)
+    if len(steps) > MAX_AGENTS:
+        raise HintError("size", f"steps has {len(steps)} agents; at most {MAX_AGENTS} are allowed")
+    names_bytes = 0
+    for agent, count in steps.items():
+        names_bytes += len(_name("an agent in steps", agent, MAX_AGENT_BYTES).encode("utf-8"))
+        if count is not None:
+            _integer("steps-to-execution", count, 0, MAX_STEPS)
+    if names_bytes > MAX_NAMES_BYTES:
+        raise HintError("size", f"the names in steps take {names_bytes} bytes")
+    return dict(steps)
+
+
+def _mapping(what: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise HintError("type", f"{what} must be an object, not {type(value).__name__}")
+    return value
+
+
+def _integer(what: str, value: object, lowest: int, highest: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise HintError("type", f"{what} must be an integer, not {type(value).__name__}")
+    if not lowest <= value <= highest:
+        raise HintError("range", f"{what} must lie in [{lowest}, {highest}]")
+    return value
+
+
+def _optional_name(what: str, value: object, most_bytes: int) -> str | None:
+    return None if value is None else _name(what, value, most_bytes)
+
+
+def _name(what: str, value: object, most_bytes: int) -> str:
+    if not isinstance(value, str):
+        raise HintError("type", f"{what} must be a string, not {type(value).__name__}")
+    if not value:
+        raise HintError("name", f"{what} must not be empty")
+    if len(value) > most_bytes:
+        raise HintError("size", f"{what} is longer than {most_bytes} bytes")
+    if not value.isprintable() and not all(map(_is_allowed, value)):
+        raise HintError("name", f"{what} has control characters or lone surrogates")
+    if len(value.encode("utf-8")) > most_bytes:
+        raise HintError("size", f"{what} is longer than {most_bytes} bytes")
+    return value

@@ -1,0 +1,91 @@
+"""Which servers get hints: an allow-list of base URLs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from kvflow_agents.errors import ConfigurationError
+
+BASE_URLS_VARIABLE = "KVFLOW_BASE_URLS"
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server as a client reaches it: its root (no `/v1`) and the key it was given."""
+
+    root_url: str
+    api_key: str | None = None
+
+
+class AllowedServers:
+    """The base URLs that may receive hints; an entry without a path allows every path.
+
+    Without `base_urls` the environment decides: `KVFLOW_BASE_URLS` (comma-separated), else
+    `OPENAI_BASE_URL`. A provider that knows no hints may refuse them, so there is no other default.
+    """
+
+    def __init__(self, base_urls: Iterable[str] | None = None) -> None:
+        if isinstance(base_urls, str):
+            raise ConfigurationError(
+                f"base_urls must be a list of URLs, not the text {base_urls!r}"
+            )
+        urls = tuple(_from_environment() if base_urls is None else base_urls)
+        if not urls:
+            raise ConfigurationError(
+                "kvflow does not know which servers take hints: pass "
+                f"base_urls=['http://localhost:30000/v1'] or set {BASE_URLS_VARIABLE}"
+            )
+        self._allowed = tuple(_parse(url) for url in urls)
+
+    def allows(self, base_url: str) -> bool:
+        """Whether a client with this base URL may send hints."""
+        return _is_allowed(self._allowed, base_url)
+
+
+@dataclass(frozen=True, slots=True)
+class _Location:
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    def covers(self, other: _Location) -> bool:
+        same_origin = (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
+        return same_origin and f"{other.path}/".startswith(f"{self.path}/")
+
+
+def root_of(base_url: str) -> str:
+    """A base URL without the `/v1` that OpenAI clients need: where `/kvflow/` lies."""
+    return base_url.rstrip("/").removesuffix("/v1")
+
+
+@lru_cache(maxsize=256)
+def _is_allowed(allowed: tuple[_Location, ...], base_url: str) -> bool:
+    location = _parse(base_url)
+    return any(entry.covers(location) for entry in allowed)
+
+
+def _from_environment() -> list[str]:
+    text = os.environ.get(BASE_URLS_VARIABLE) or os.environ.get("OPENAI_BASE_URL") or ""
+    return [url.strip() for url in text.split(",") if url.strip()]
+
+
+def _parse(url: str) -> _Location:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ConfigurationError(f"{url!r} is not an http or https URL with a host")
+    return _Location(
+        scheme=parts.scheme,
+        host=parts.hostname,
+        port=port or DEFAULT_PORTS[parts.scheme],
+        path=parts.path.rstrip("/"),
+    )
