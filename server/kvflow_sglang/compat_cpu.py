@@ -1,0 +1,36 @@
+"""The names of SGLang 0.5.23 that the CPU engine replaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def set_host_memory_reserve(reserve_bytes: int) -> None:
+    """Set the host memory that HiCache leaves free (10 GiB as shipped)."""
+    from sglang.srt.mem_cache.pool_host import base
+
+    base.HICACHE_HOST_MEMORY_RESERVE_BYTES = reserve_bytes
+
+
+def set_cpu_host_allocation(allocate: Callable[..., object]) -> None:
+    """Allocate host pools of `cpu` device pools with `allocate`; other devices keep theirs."""
+    from sglang.srt.mem_cache.pool_host import common
+
+    common.ALLOC_MEMORY_FUNCS["cpu"] = allocate
+
+
+def allocate_host_memory(*args: object, **kwargs: object) -> object:
+    """SGLang's own allocation of a host pool."""
+    from sglang.srt.mem_cache.pool_host import common
+
+    return common.alloc_with_host_register(*args, **kwargs)
+
+
+def set_direct_transfer(transfer: Callable[..., None]) -> None:
+    """Define the `transfer_kv_direct` that the MHA host pool calls; sgl_kernel has it on GPUs."""
+    from sglang.srt.mem_cache.pool_host import mha
+
+    mha.transfer_kv_direct = transfer

@@ -1,0 +1,101 @@
+"""What stock SGLang needs to serve on a plain x86 CPU, with both cache tiers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+# A folder, not a package: it goes on PYTHONPATH ahead of site-packages.
+STAND_IN_FOLDER = Path(__file__).parent / "_stand_in"
+
+# HiCache leaves 10 GiB of host memory free, which is all that many laptops have.
+HOST_MEMORY_RESERVE_BYTES = 1 << 30
+
+Flags = dict[str, str | None]
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables to set so that SGLang picks its CPU engine and can be imported."""
+    python_path = env.get("PYTHONPATH")
+    folders = [str(STAND_IN_FOLDER)] + ([python_path] if python_path else [])
+    return {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        # A GPU that is there but not wanted must not be found by torch.
+        "CUDA_VISIBLE_DEVICES": "",
+        # SGLang's processes import `sgl_kernel` before they load plugins.
+        "PYTHONPATH": os.pathsep.join(folders),
+    }
+
+
+def flags(*, host_tier: bool) -> Flags:
+    """The flags of `sglang serve` that a CPU needs, and those that keep it small and quick."""
+    chosen: Flags = {
+        "--device": "cpu",
+        # The default for CPUs calls AMX kernels.
+        "--attention-backend": "torch_native",
+        "--sampling-backend": "pytorch",
+        # Half precision is emulated on a plain CPU: slower, and less exact.
+        "--dtype": "float32",
+        # There is nothing to capture; compiling takes minutes.
+        "--cuda-graph-backend-decode": "disabled",
+        "--cuda-graph-backend-prefill": "disabled",
+        # The pool would take most of the machine's memory.
+        "--max-total-tokens": "32768",
+        # Sizes the request table, not the load: the default takes memory for thousands.
+        "--max-running-requests": "32",
+        # The first request costs what the warm-up would.
+        "--skip-server-warmup": None,
+    }
+    if host_tier:
+        # The only pair of transfer and layout that is a plain copy of rows, one per token.
+        chosen |= {
+            "--hicache-io-backend": "direct",
+            "--hicache-mem-layout": "layer_first",
+            "--page-size": "1",
+        }
+    return chosen
+
+
+def register() -> None:
+    """Entry point of the SGLang plugin `kvflow_cpu`: the CPU engine alone, without kvflow."""
+    substitute_transfers()
+
+
+def substitute_transfers() -> None:
+    """Let HiCache run without a GPU; does nothing unless the CPU engine was asked for."""
+    if os.environ.get("SGLANG_USE_CPU_ENGINE") != "1":
+        return
+    from kvflow_sglang import compat_cpu
+
+    compat_cpu.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
+    compat_cpu.set_cpu_host_allocation(_allocate_unpinned)
+    compat_cpu.set_direct_transfer(copy_rows)
+
+
+def copy_rows(
+    *,
+    src_layers: Sequence[torch.Tensor],
+    dst_layers: Sequence[torch.Tensor],
+    src_indices: torch.Tensor,
+    dst_indices: torch.Tensor,
+    page_size: int,
+) -> None:
+    """Copy the KV rows of some tokens from each source layer to its destination layer.
+
+    Indices are of tokens whatever `page_size`, so pages need no care here. Synchronous, so that
+    neither the order of streams nor an event matters.
+    """
+    del page_size
+    for source, destination in zip(src_layers, dst_layers, strict=True):
+        destination[dst_indices] = source[src_indices]
+
+
+def _allocate_unpinned(*args: object, **kwargs: object) -> object:
+    from kvflow_sglang import compat_cpu
+
+    return compat_cpu.allocate_host_memory(*args, **{**kwargs, "pin_memory": False})

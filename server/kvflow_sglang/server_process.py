@@ -1,0 +1,163 @@
+"""A kvflow server as a child process, for tests, demos and benchmarks. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvflow_agents.errors import KVFlowError
+
+TAIL_LINES = 40
+POLL_S = 0.25
+
+
+class ServerStartError(KVFlowError):
+    """The server died or was not ready in time; the message ends with the end of its log."""
+
+
+def server_python() -> Path:
+    """The Python of the environment that SGLang is installed in.
+
+    `KVFLOW_SERVER_PYTHON`, else `.venv-server` of the checkout, else the running one.
+    """
+    if chosen := os.environ.get("KVFLOW_SERVER_PYTHON"):
+        return Path(chosen)
+    checkout = Path(__file__).parents[2]
+    beside = checkout / ".venv-server" / "bin" / "python"
+    return beside if beside.exists() else Path(sys.executable)
+
+
+def free_port() -> int:
+    """A port nobody listens on; another process could still take it before the server does."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServerProcess:
+    """`kvflow serve MODEL [flags]` in a process group of its own; a context manager.
+
+    `start` blocks until the server answers. `stop` ends the whole group and waits; it may be
+    called at any time, any number of times. The log stays.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        flags: Sequence[str] = (),
+        *,
+        log: str | os.PathLike[str],
+        port: int | None = None,
+        python: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        start_timeout_s: float = 300.0,
+    ) -> None:
+        self.port = free_port() if port is None else port
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.log = Path(log)
+        self._start_timeout_s = start_timeout_s
+        runs = Path(python) if python else server_python()
+        self._argv = [
+            *(str(runs), str(runs.with_name("kvflow")), "serve", os.fspath(model)),
+            *("--host", "127.0.0.1", "--port", str(self.port), *flags),
+        ]
+        # A health check that generates would leave a token in the cache under test.
+        self._env = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0", **os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start and wait until ready; raises `ServerStartError`, having stopped what it started."""
+        if self._process is not None:
+            raise RuntimeError("this server was started before")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Ask the group to end, kill what is left of it after `timeout_s`, and wait."""
+        if self._process is None:
+            return
+        _signal_group(self._process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and _group_lives(self._process):
+            time.sleep(0.1)
+        if _group_lives(self._process):
+            _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def log_tail(self, lines: int = TAIL_LINES) -> str:
+        """The end of the log."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                self._fail(f"the server ended with status {process.returncode} before it answered")
+            if self._is_ready():
+                return
+            time.sleep(POLL_S)
+        self._fail(f"the server did not answer within {self._start_timeout_s:.0f} s")
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.base_url}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _fail(self, what: str) -> None:
+        raise ServerStartError(f"{what}; the end of {self.log}:\n{self.log_tail()}")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass  # ended by itself
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()  # reaps the leader, which would count as alive otherwise
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
