@@ -1,0 +1,233 @@
+"""Claims: which agents will use which part of the prefix tree, and how soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from kvflow_agents.eviction import Standing
+
+
+class Key(Protocol):
+    """A token sequence in its namespace; SGLang's `RadixKey`."""
+
+    def __len__(self) -> int: ...
+    def child_key_at(self, offset: int, page_size: int = ...) -> Hashable: ...
+    def match_at(self, other: Any, offset: int, page_size: int = ...) -> int: ...
+
+
+class Node(Protocol):
+    """A node of the prefix tree; SGLang's `UnifiedTreeNode`. The root has no parent."""
+
+    id: int
+    key: Any
+    parent: Any
+    children: dict[Any, Any]
+
+
+N = TypeVar("N", bound=Node)
+
+
+@dataclass(eq=False, slots=True)
+class Claim(Generic[N]):
+    """One agent's prefix: `key`, needed in `steps` steps (None: not known, or never).
+
+    It covers every node that lies within the key, down to `node`, where it rests; what the tree
+    lacks of it, it waits for there.
+    """
+
+    key: Key
+    steps: int | None
+    node: N
+    depth_tokens: int = 0
+
+
+class _Label(Generic[N]):
+    """What is known of one node: who has used it, who will, and who waits for what is below."""
+
+    __slots__ = ("idle", "steps", "users", "waiting")
+
+    def __init__(self) -> None:
+        self.users: set[str | None] = set()
+        self.steps: dict[int, int] = {}  # steps-to-execution -> covering claims
+        self.idle = 0  # covering claims without steps
+        self.waiting: dict[Hashable, set[Claim[N]]] = {}
+
+    def cover(self, steps: int | None) -> None:
+        if steps is None:
+            self.idle += 1
+        else:
+            self.steps[steps] = self.steps.get(steps, 0) + 1
+
+    def uncover(self, steps: int | None) -> None:
+        if steps is None:
+            self.idle -= 1
+        elif self.steps[steps] == 1:
+            del self.steps[steps]
+        else:
+            self.steps[steps] -= 1
+
+
+class ClaimLedger(Generic[N]):
+    """Keeps every claim on the deepest node of its path that the tree holds.
+
+    The tree reports each node that is added, split or removed. A claim covers whole nodes only,
+    so a tree that wants a prefix protected to the token splits at its end first. `on_change` is
+    called for every node whose standing or steps may have changed. All operations cost
+    O(nodes on a path), and steps change without a look at the tokens.
+    """
+
+    def __init__(self, root: N, *, page_size: int, on_change: Callable[[N], None]) -> None:
+        self._root = root
+        self._page_size = page_size
+        self._on_change = on_change
+        self._labels: dict[int, _Label[N]] = {root.id: _Label()}
+
+    def standing(self, node: N) -> tuple[Standing, int | None]:
+        """Why a node is kept, and in how many steps its nearest agent runs."""
+        label = self._labels.get(node.id)
+        if label is None:
+            return Standing.ORDINARY, None
+        if label.steps:
+            return Standing.EXPECTED, min(label.steps)
+        is_private = len(label.users) == 1 and None not in label.users
+        if is_private and not label.idle:
+            return Standing.SPENT, None
+        return Standing.ORDINARY, None
+
+    def place(self, key: Key, steps: int | None) -> Claim[N]:
+        """Claim a prefix; what the tree does not hold yet is claimed as it comes."""
+        claim = Claim(key, steps, self._root)
+        self._descend(claim)
+        return claim
+
+    def remove(self, claim: Claim[N]) -> None:
+        """Give a claim up."""
+        self._rest_no_more(claim)
+        for node in self._covered(claim):
+            self._labels[node.id].uncover(claim.steps)
+            self._on_change(node)
+        claim.node, claim.depth_tokens = self._root, 0
+
+    def set_steps(self, claim: Claim[N], steps: int | None) -> None:
+        """The claim's agent is expected sooner, later, or no more."""
+        if steps == claim.steps:
+            return
+        for node in self._covered(claim):
+            label = self._labels[node.id]
+            label.uncover(claim.steps)
+            label.cover(steps)
+            self._on_change(node)
+        claim.steps = steps
+
+    def use(self, leaf: N, user: str | None) -> None:
+        """A workflow (None: somebody unknown) has used a node and so all above it."""
+        node = leaf
+        while node is not self._root:
+            label = self._labels.get(node.id)
+            if label is None and user is not None:
+                # Here before anyone told us whose it is.
+                label = self._labels[node.id] = _Label()
+                label.users.add(None)
+            if label is not None and user not in label.users and len(label.users) < 2:
+                label.users.add(user)
+                self._on_change(node)
+            node = node.parent
+
+    def added(self, node: N, user: str | None) -> None:
+        """The tree has a new leaf, made by a workflow or by somebody unknown."""
+        if user is not None:
+            self._labels[node.id] = _Label()
+            self._labels[node.id].users.add(user)
+        self._move_down(node)
+
+    def split(self, upper: N, lower: N) -> None:
+        """A node was cut in two; its identity stays with the lower part."""
+        label = self._labels.get(lower.id)
+        if label is not None:
+            copy = self._labels[upper.id] = _Label()
+            copy.users = set(label.users)
+            copy.steps = dict(label.steps)
+            copy.idle = label.idle
+        self._move_down(upper)
+
+    def removed(self, node: N) -> None:
+        """A leaf left the tree: its claims wait for it at its parent."""
+        label = self._labels.pop(node.id, None)
+        if label is None or not label.waiting:
+            return
+        parent = node.parent
+        child_key = node.key.child_key_at(0, self._page_size)
+        waiting = self._labels[parent.id].waiting.setdefault(child_key, set())
+        for claims in label.waiting.values():
+            for claim in claims:
+                claim.node = parent
+                claim.depth_tokens -= len(node.key)
+                waiting.add(claim)
+
+    def check(self) -> None:
+        """Assert that labels and claims agree; for tests."""
+        claims = [c for label in self._labels.values() for s in label.waiting.values() for c in s]
+        covers: dict[int, list[int | None]] = {}
+        for claim in claims:
+            path = list(self._covered(claim))
+            assert claim.depth_tokens == sum(len(node.key) for node in path), "depth is off"
+            assert self._next_covered(claim) is None, "a claim rests above a node it covers"
+            for node in path:
+                covers.setdefault(node.id, []).append(claim.steps)
+        for node_id, label in self._labels.items():
+            noted = [steps for steps, count in label.steps.items() for _ in range(count)]
+            actual = covers.get(node_id, [])
+            assert sorted(noted) == sorted(s for s in actual if s is not None), "steps are off"
+            assert label.idle == actual.count(None), "idle claims are off"
+
+    def _covered(self, claim: Claim[N]) -> list[N]:
+        nodes = []
+        node = claim.node
+        while node is not self._root:
+            nodes.append(node)
+            node = node.parent
+        return nodes
+
+    def _next_covered(self, claim: Claim[N]) -> N | None:
+        child_key = self._waits_for(claim)
+        child = None if child_key is None else claim.node.children.get(child_key)
+        if child is None or len(child.key) > len(claim.key) - claim.depth_tokens:
+            return None
+        shared = child.key.match_at(claim.key, claim.depth_tokens, page_size=self._page_size)
+        return child if shared == len(child.key) else None
+
+    def _waits_for(self, claim: Claim[N]) -> Hashable:
+        if len(claim.key) - claim.depth_tokens < self._page_size:
+            return None
+        return claim.key.child_key_at(claim.depth_tokens, self._page_size)
+
+    def _descend(self, claim: Claim[N]) -> None:
+        while (child := self._next_covered(claim)) is not None:
+            label = self._labels.get(child.id)
+            if label is None:
+                label = self._labels[child.id] = _Label()
+                label.users.add(None)
+            label.cover(claim.steps)
+            claim.node = child
+            claim.depth_tokens += len(child.key)
+            self._on_change(child)
+        label = self._labels[claim.node.id]
+        label.waiting.setdefault(self._waits_for(claim), set()).add(claim)
+
+    def _rest_no_more(self, claim: Claim[N]) -> None:
+        waiting: Mapping[Hashable, set[Claim[N]]] = self._labels[claim.node.id].waiting
+        child_key = self._waits_for(claim)
+        waiting[child_key].discard(claim)
+        if not waiting[child_key]:
+            del self._labels[claim.node.id].waiting[child_key]
+
+    def _move_down(self, node: N) -> None:
+        """Claims that waited for a node move on to it, as far as they cover it."""
+        label = self._labels.get(node.parent.id)
+        if label is None or not label.waiting:
+            return
+        child_key = node.key.child_key_at(0, self._page_size)
+        for claim in label.waiting.pop(child_key, ()):
+            self._descend(claim)

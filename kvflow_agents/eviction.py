@@ -1,0 +1,115 @@
+"""The order of eviction, and a set of leaves that keeps it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Generic, NamedTuple, TypeVar
+
+Leaf = TypeVar("Leaf")
+
+
+class Standing(IntEnum):
+    """Why a piece of KV is kept, weakest reason first."""
+
+    SPENT = 0
+    """Only one workflow has used it, and none of its agents will: suffixes, finished workflows."""
+    ORDINARY = 1
+    """Nothing is known of its next use: unhinted traffic, agents that nobody expects."""
+    EXPECTED = 2
+    """An agent with known steps-to-execution will use it."""
+
+
+class Rank(NamedTuple):
+    """Where a leaf stands in the order of eviction: smaller goes first.
+
+    Weakest standing first; among the expected the furthest from execution first, as in KVFlow,
+    section 3.1; then the least recently used. `tie` makes the order total and equal on all ranks.
+    """
+
+    standing: Standing
+    nearness: int
+    last_access: float
+    tie: int
+
+
+def rank(standing: Standing, steps: int | None, last_access: float, tie: int) -> Rank:
+    """The rank of a leaf whose nearest agent runs in `steps` steps."""
+    return Rank(standing, 0 if steps is None else -steps, last_access, tie)
+
+
+class EvictionQueue(set[Leaf], Generic[Leaf]):
+    """A set of evictable leaves that knows which goes first.
+
+    It keeps one heap per standing over the whole life of the cache, where a heap built at every
+    eviction would cost O(leaves) each time. Entries are corrected lazily: a rank may become
+    *later* without notice (a leaf was used again); for any other change call `refresh`.
+    `add`, `discard` and `refresh` cost O(log n); `first` does too, amortized.
+    """
+
+    def __init__(self, rank_of: Callable[[Leaf], Rank]) -> None:
+        super().__init__()
+        self._rank_of = rank_of
+        self._ranks: dict[Leaf, Rank] = {}
+        self._heaps: dict[Standing, list[tuple[Rank, Leaf]]] = {each: [] for each in Standing}
+
+    def add(self, leaf: Leaf) -> None:
+        """Make a leaf evictable."""
+        if leaf not in self:
+            super().add(leaf)
+            self._push(leaf, self._rank_of(leaf))
+
+    def discard(self, leaf: Leaf) -> None:  # type: ignore[override]
+        """Make a leaf unevictable, if it was evictable."""
+        super().discard(leaf)
+        self._ranks.pop(leaf, None)
+
+    def refresh(self, leaf: Leaf) -> None:
+        """Take note that a leaf's rank may have changed."""
+        if leaf in self:
+            now = self._rank_of(leaf)
+            if now != self._ranks[leaf]:
+                self._push(leaf, now)
+
+    def first(self, *, expected_compete: bool = False) -> Leaf | None:
+        """The leaf to evict first, None if there is none; it stays in the set.
+
+        With `expected_compete` the first of the expected leaves competes with the ordinary ones
+        by recency: what happens when expectations hold more than their share of the pool.
+        """
+        spent = self._first_of(Standing.SPENT)
+        if spent is not None:
+            return spent
+        ordinary = self._first_of(Standing.ORDINARY)
+        if ordinary is None or expected_compete:
+            expected = self._first_of(Standing.EXPECTED)
+            if ordinary is None or (expected is not None and self._is_older(expected, ordinary)):
+                return expected
+        return ordinary
+
+    def _first_of(self, standing: Standing) -> Leaf | None:
+        heap = self._heaps[standing]
+        while heap:
+            noted, leaf = heap[0]
+            if self._ranks.get(leaf) != noted:
+                heapq.heappop(heap)
+                continue
+            now = self._rank_of(leaf)
+            if now == noted:
+                return leaf
+            heapq.heappop(heap)
+            self._push(leaf, now)
+        return None
+
+    def _is_older(self, leaf: Leaf, other: Leaf) -> bool:
+        return self._ranks[leaf].last_access < self._ranks[other].last_access
+
+    def _push(self, leaf: Leaf, now: Rank) -> None:
+        self._ranks[leaf] = now
+        heap = self._heaps[now.standing]
+        heapq.heappush(heap, (now, leaf))
+        # Superseded entries go when they come up; a heap of mostly such entries is rebuilt.
+        if len(heap) > 2 * len(self._ranks) + 64:
+            heap[:] = [entry for entry in heap if self._ranks.get(entry[1]) == entry[0]]
+            heapq.heapify(heap)

@@ -1,0 +1,288 @@
+"""What a server knows of the workflows it serves: whose prefix is where, and when it is needed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, NamedTuple
+
+from kvflow_agents.claims import Claim, ClaimLedger, Key, N
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_agents.prefix import PrefixHistory, Tokens
+
+Outcome = Literal["accepted", "stale", "ended"]
+
+
+class Namespace(NamedTuple):
+    """What keeps equal tokens of different requests apart; SGLang's `extra_key`, `cache_salt`."""
+
+    extra_key: str | None = None
+    cache_salt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is remembered. Beyond it the workflow that was silent longest is forgotten."""
+
+    most_workflows: int = 4096
+    most_agents: int = 65_536
+    most_tokens: int = 8_000_000
+    """Of all remembered prompts together, at 8 bytes a token."""
+
+
+MakeKey = Callable[[Tokens[int], int, Namespace], Key]
+"""The key of the first tokens of a sequence in a namespace, cut to whole pages."""
+
+
+@dataclass(slots=True)
+class _Agent(Generic[N]):
+    history: PrefixHistory
+    claim: Claim[N] | None = None
+
+
+@dataclass(slots=True)
+class _Workflow(Generic[N]):
+    name: str
+    app: str | None
+    heard_at: int
+    forecast: Forecast = field(default_factory=lambda: Forecast(seq=-1))
+    agents: dict[str, _Agent[N]] = field(default_factory=dict)
+
+    def steps_of(self, agent: str) -> int | None:
+        return self.forecast.steps.get(agent)
+
+
+@dataclass(slots=True)
+class _AppAgent:
+    """An agent as all runs of an application have it: their first prompts, one after another."""
+
+    namespace: Namespace
+    history: PrefixHistory = field(default_factory=PrefixHistory)
+    runs: int = 0
+
+
+class Foresight(Generic[N]):
+    """Turns hints and prompts into claims on the tree. Pure: no clock, no randomness, no I/O.
+
+    Age is measured in `turn_over`: the tokens that the cache has evicted. A forecast that was not
+    renewed while `lifetime_tokens` were evicted no longer counts; without pressure none is lost.
+    """
+
+    def __init__(
+        self,
+        ledger: ClaimLedger[N],
+        *,
+        make_key: MakeKey,
+        cut: Callable[[Key], None],
+        lifetime_tokens: int,
+        limits: Limits | None = None,
+    ) -> None:
+        """`cut` makes a node of the tree end where a key ends, if the tree holds the key."""
+        self._ledger = ledger
+        self._make_key = make_key
+        self._cut = cut
+        self._lifetime_tokens = lifetime_tokens
+        self._limits = limits or Limits()
+        self._evicted_tokens = 0
+        self._remembered_agents = 0
+        self._remembered_tokens = 0
+        # Both in the order of the last hint; the dormant ones have not been heard for a lifetime.
+        self._live: OrderedDict[str, _Workflow[N]] = OrderedDict()
+        self._dormant: OrderedDict[str, _Workflow[N]] = OrderedDict()
+        self._ended: OrderedDict[str, int] = OrderedDict()
+        self._apps: OrderedDict[str, dict[str, _AppAgent]] = OrderedDict()
+
+    @property
+    def workflows(self) -> int:
+        """How many workflows are known and have not ended."""
+        return len(self._live) + len(self._dormant)
+
+    @property
+    def agents(self) -> int:
+        """How many prefixes are remembered: of agents of workflows and of applications."""
+        return self._remembered_agents
+
+    def hear(self, hint: Hint) -> Outcome:
+        """Take a forecast in, unless a newer one was heard or its workflow has ended since."""
+        seq = hint.forecast.seq
+        if seq <= self._ended.get(hint.workflow, -1):
+            return "ended"
+        workflow = self._find(hint.workflow)
+        if workflow is not None and seq <= workflow.forecast.seq:
+            return "stale"
+        if hint.forecast.done:
+            self._end(hint)
+            return "accepted"
+        if workflow is None:
+            workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
+        self._renew(workflow, hint.forecast)
+        return "accepted"
+
+    def prompt_cached(
+        self, caller: Hint, prompt: Tokens[int], namespace: Namespace, leaf: N
+    ) -> None:
+        """A hinted request's whole prompt is in the tree, `leaf` at its end."""
+        self._ledger.use(leaf, caller.workflow)
+        workflow = self._find(caller.workflow)
+        if workflow is None or caller.agent is None:
+            return
+        agent = workflow.agents.get(caller.agent)
+        if agent is None:
+            agent = workflow.agents[caller.agent] = _Agent(PrefixHistory())
+            self._remembered_agents += 1
+        self._remembered_tokens -= agent.history.tokens_kept
+        agent.history.see_prompt(prompt)
+        self._remembered_tokens += agent.history.tokens_kept
+        self._learn_for_app(workflow, caller.agent, prompt, namespace)
+        self._claim(workflow, caller.agent, agent, namespace)
+        self._forget_excess()
+
+    def answer_cached(
+        self, caller: Hint, prompt_and_answer: Tokens[int], namespace: Namespace, leaf: N
+    ) -> None:
+        """A hinted request has finished; its prompt and answer are in the tree."""
+        self._ledger.use(leaf, caller.workflow)
+        workflow = self._find(caller.workflow)
+        agent = workflow.agents.get(caller.agent) if workflow and caller.agent else None
+        if workflow is None or agent is None or caller.agent is None:
+            return
+        before = agent.history.prefix_tokens
+        self._remembered_tokens -= agent.history.tokens_kept
+        agent.history.see_answer(prompt_and_answer)
+        self._remembered_tokens += agent.history.tokens_kept
+        if agent.history.prefix_tokens != before:
+            self._claim(workflow, caller.agent, agent, namespace)
+        self._forget_excess()
+
+    def turn_over(self, evicted_tokens: int) -> None:
+        """The cache has evicted tokens: time passes, and silent workflows lose their forecast."""
+        self._evicted_tokens += evicted_tokens
+        oldest_valid = self._evicted_tokens - self._lifetime_tokens
+        while self._live:
+            name, workflow = next(iter(self._live.items()))
+            if workflow.heard_at >= oldest_valid:
+                break
+            del self._live[name]
+            self._dormant[name] = workflow
+            for agent in workflow.agents.values():
+                if agent.claim is not None:
+                    self._ledger.set_steps(agent.claim, None)
+
+    def _find(self, name: str) -> _Workflow[N] | None:
+        return self._live.get(name) or self._dormant.get(name)
+
+    def _renew(self, workflow: _Workflow[N], forecast: Forecast) -> None:
+        workflow.forecast = forecast
+        workflow.heard_at = self._evicted_tokens
+        self._dormant.pop(workflow.name, None)
+        self._live[workflow.name] = workflow
+        self._live.move_to_end(workflow.name)
+        for name, agent in workflow.agents.items():
+            if agent.claim is not None:
+                self._ledger.set_steps(agent.claim, workflow.steps_of(name))
+        self._expect_like_other_runs(workflow)
+        self._forget_excess()
+
+    def _expect_like_other_runs(self, workflow: _Workflow[N]) -> None:
+        """Claim for agents yet to call what other runs of the application have shown of them."""
+        known = self._apps.get(workflow.app or "")
+        if not known:
+            return
+        for name in workflow.forecast.steps.keys() - workflow.agents.keys():
+            shown = known.get(name)
+            if shown is not None and shown.runs > 1:
+                agent = _Agent[N](PrefixHistory(like=shown.history.tokens))
+                agent.history.prefix_tokens = shown.history.prefix_tokens
+                workflow.agents[name] = agent
+                self._remembered_agents += 1
+                self._remembered_tokens += agent.history.tokens_kept
+                self._claim(workflow, name, agent, shown.namespace)
+
+    def _learn_for_app(
+        self, workflow: _Workflow[N], name: str, prompt: Tokens[int], namespace: Namespace
+    ) -> None:
+        is_first = workflow.agents[name].history.prompts == 1
+        if workflow.app is None or not is_first:
+            return
+        known = self._apps.setdefault(workflow.app, {})
+        self._apps.move_to_end(workflow.app)
+        shown = known.get(name)
+        if shown is None:
+            shown = known[name] = _AppAgent(namespace)
+            self._remembered_agents += 1
+        if shown.namespace != namespace:
+            return
+        self._remembered_tokens -= shown.history.tokens_kept
+        shown.history.see_prompt(prompt)
+        self._remembered_tokens += shown.history.tokens_kept
+        shown.runs += 1
+
+    def _claim(
+        self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
+    ) -> None:
+        tokens = agent.history.tokens
+        assert tokens is not None, "an agent without tokens has no prefix"
+        key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
+        self._cut(key)
+        if agent.claim is not None:
+            self._ledger.remove(agent.claim)
+        agent.claim = self._ledger.place(key, workflow.steps_of(name))
+
+    def _end(self, hint: Hint) -> None:
+        workflow = self._live.pop(hint.workflow, None) or self._dormant.pop(hint.workflow, None)
+        if workflow is not None:
+            self._give_up(workflow)
+        self._ended[hint.workflow] = hint.forecast.seq
+        self._ended.move_to_end(hint.workflow)
+        while len(self._ended) > self._limits.most_workflows:
+            self._ended.popitem(last=False)
+
+    def _give_up(self, workflow: _Workflow[N]) -> None:
+        self._remembered_agents -= len(workflow.agents)
+        for agent in workflow.agents.values():
+            self._remembered_tokens -= agent.history.tokens_kept
+            if agent.claim is not None:
+                self._ledger.remove(agent.claim)
+
+    def _forget_excess(self) -> None:
+        while self._is_over_limits():
+            if self._dormant:
+                self._forget(self._dormant.popitem(last=False)[1])
+            elif len(self._apps) > 1:
+                self._forget_app(self._apps.popitem(last=False)[1])
+            elif len(self._live) > 1:
+                self._forget(self._live.popitem(last=False)[1])
+            else:
+                break  # one workflow alone may be as large as it is
+
+    def _forget(self, workflow: _Workflow[N]) -> None:
+        for agent in workflow.agents.values():
+            # It may well go on: what it used is not known to be spent.
+            if agent.claim is not None:
+                self._ledger.use(agent.claim.node, None)
+        self._give_up(workflow)
+
+    def _forget_app(self, known: dict[str, _AppAgent]) -> None:
+        self._remembered_agents -= len(known)
+        self._remembered_tokens -= sum(shown.history.tokens_kept for shown in known.values())
+
+    def _is_over_limits(self) -> bool:
+        return (
+            self.workflows > self._limits.most_workflows
+            or self._remembered_agents > self._limits.most_agents
+            or self._remembered_tokens > self._limits.most_tokens
+        )
+
+    def check(self) -> None:
+        """Assert that the books are right; for tests."""
+        known: list[dict[str, Any]] = [
+            workflow.agents for workflow in (*self._live.values(), *self._dormant.values())
+        ]
+        known += self._apps.values()
+        agents = [agent for each in known for agent in each.values()]
+        assert self._remembered_agents == len(agents), "agents are off"
+        kept = sum(agent.history.tokens_kept for agent in agents)
+        assert self._remembered_tokens == kept, "tokens are off"
+        self._ledger.check()

@@ -1,0 +1,72 @@
+"""What an agent's next prompt will very likely share with its last one."""
+
+from __future__ import annotations
+
+from array import array
+
+Tokens = array  # of typecode "q", as SGLang keeps token ids
+
+
+def common_prefix_tokens(one: Tokens[int], other: Tokens[int]) -> int:
+    """How many leading tokens two sequences share. Gallops: O(shared) in C, not in Python."""
+    most = min(len(one), len(other))
+    low, stride = 0, 64
+    while low < most:
+        high = min(low + stride, most)
+        if one[low:high] != other[low:high]:
+            return low + _bisect(one[low:high], other[low:high])
+        low = high
+        stride *= 2
+    return most
+
+
+def _bisect(one: Tokens[int], other: Tokens[int]) -> int:
+    low, high = 0, len(one)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[:middle] == other[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class PrefixHistory:
+    """Learns one agent's prefix from its prompts, one after another.
+
+    The prefix is the longest common prefix of the last two prompts. If the last prompt came back
+    whole, the agent keeps a growing history, and its prefix is everything it has said and heard.
+    Until there are two prompts, `like` (another run's prompts of the same agent) or else the
+    whole prompt stands in.
+    """
+
+    def __init__(self, like: Tokens[int] | None = None) -> None:
+        self.tokens: Tokens[int] | None = like
+        self.prefix_tokens = 0
+        self.prompts = 0
+        self._last_prompt_tokens: int | None = None
+        self._grows = False
+
+    @property
+    def tokens_kept(self) -> int:
+        """How many tokens this history keeps."""
+        return 0 if self.tokens is None else len(self.tokens)
+
+    def see_prompt(self, prompt: Tokens[int]) -> None:
+        """The agent sent a prompt."""
+        if self.tokens is None:
+            shared = len(prompt)
+        else:
+            shared = common_prefix_tokens(self.tokens, prompt)
+        last = self._last_prompt_tokens
+        self._grows = last is not None and shared >= last
+        self.prefix_tokens = len(prompt) if self._grows else shared
+        self.prompts += 1
+        self.tokens = prompt
+        self._last_prompt_tokens = len(prompt)
+
+    def see_answer(self, prompt_and_answer: Tokens[int]) -> None:
+        """The prompt was answered; the next one may hold the answer too."""
+        self.tokens = prompt_and_answer
+        if self._grows:
+            self.prefix_tokens = len(prompt_and_answer)
