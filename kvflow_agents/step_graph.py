@@ -19,8 +19,8 @@ class Join:
 class Outlook:
     """Steps-to-execution from one front, nearest agents first.
 
-    `is_closed` is False when an open agent lies ahead: an agent without steps may then still
-    run, where otherwise it never runs again.
+    `is_closed` is False when an open agent lies ahead or the walk stopped early: an agent without
+    steps may then still run, where otherwise it never runs again.
     """
 
     steps: dict[str, int]
@@ -109,7 +109,7 @@ class StepGraph:
         while level and not walk.is_full:
             level = walk.fire(level, depth)
             depth += 1
-        return Outlook(walk.steps, walk.is_closed)
+        return Outlook(walk.steps, walk.is_closed and not level)
 
 
 class _Walk:
