@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 
-from kvflow_agents.step_graph import StepGraph
+from kvflow_agents.step_graph import Join, StepGraph
 
 START = "__start__"
 END = "__end__"
@@ -30,6 +30,7 @@ class App:
         self.name = graph.fingerprint()
         self.graph = graph
         self._learned: set[tuple[str, str]] = set()
+        self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES
         self._lock = threading.Lock()
 
     def learn(self, before: Collection[str], planned: Collection[str], *, is_start: bool) -> None:
@@ -38,7 +39,7 @@ class App:
         A run that is resumed starts anywhere: a graph that says where it starts is believed.
         """
         graph = self.graph
-        if is_start and any(graph.joins_from(source) for source in before):
+        if is_start and any(_says_what_follows(graph, source) for source in before):
             return
         sources = _sources(graph, before)
         edges = {
@@ -50,12 +51,41 @@ class App:
         if edges:
             self._add(edges)
 
+    def learn_caller(self, agent: str) -> None:
+        """An agent calls the model: if the graph has only the scope it holds, it has both now."""
+        start = start_of(agent)
+        if start in self.graph.passive:
+            self._add({(start, agent)})
+
+    def adopt(self, holder: str, start: str, inner: StepGraph) -> None:
+        """Add a graph that was found at work inside an agent; `start` is where it begins.
+
+        Whatever leads to the holder leads to that start, which takes no step of its own.
+        """
+        with self._lock:
+            graph = self.graph
+            entry = start_of(holder) if start_of(holder) in graph.passive else holder
+            leading = {Join(frozenset({entry}), start)}
+            leading |= {Join(join.sources, start) for join in graph.joins_into(entry)}
+            new = leading.difference(graph.joins_into(start))
+            if new and self._has_room(len(new) + len(inner.joins)):
+                self.graph = graph.including(StepGraph(new, passive={start}))
+                if start not in graph.passive:
+                    self.graph = self.graph.including(inner)
+
     def _add(self, edges: set[tuple[str, str]]) -> None:
         with self._lock:
             new = edges - self._learned
-            if new and len(self._learned) + len(new) <= MAX_LEARNED_EDGES:
+            if new and self._has_room(len(new)):
                 self._learned |= new
                 self.graph = self.graph.with_edges(sorted(new))
+
+    def _has_room(self, joins: int) -> bool:
+        return len(self.graph.joins) + joins <= self._most_joins
+
+
+def _says_what_follows(graph: StepGraph, node: str) -> bool:
+    return bool(graph.joins_from(node)) and node not in graph.open_agents
 
 
 def _sources(graph: StepGraph, before: Collection[str]) -> Collection[str]:

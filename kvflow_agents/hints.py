@@ -56,11 +56,18 @@ def encode_body(hint: Hint) -> dict[str, Any]:
     return {**_scalars(hint), "steps": dict(hint.forecast.steps)}
 
 
-def decode_request(custom_params: Mapping[str, Any] | None) -> Hint | None:
+def decode_request(custom_params: object) -> Hint | None:
     """The hint in a request's `custom_params`, None if it has none; HintError if malformed."""
-    if custom_params is None or FIELD not in custom_params:
+    if not isinstance(custom_params, Mapping) or FIELD not in custom_params:
         return None
     return _decode(custom_params[FIELD], custom_params.get(STEPS_FIELD, {}))
+
+
+def decode_caller(custom_params: Mapping[str, Any] | None) -> Hint | None:
+    """Like `decode_request`, but without the steps: who calls."""
+    if custom_params is None or FIELD not in custom_params:
+        return None
+    return _decode(custom_params[FIELD], {})
 
 
 def decode_body(body: object) -> Hint:
@@ -80,7 +87,23 @@ def agent_name(segments: Iterable[str]) -> str:
     return encoded[-MAX_AGENT_BYTES:].decode("utf-8", "ignore") or "_"
 
 
+def fitting(steps: Steps) -> Steps:
+    """As many of the first agents of `steps` as one hint can hold."""
+    if len(steps) * MAX_AGENT_BYTES <= MAX_NAMES_BYTES:
+        return steps
+    room = MAX_NAMES_BYTES
+    fits: dict[str, int | None] = {}
+    for agent, count in steps.items():
+        room -= len(agent.encode("utf-8", "replace"))
+        if room < 0 or len(fits) == MAX_AGENTS:
+            break
+        fits[agent] = count
+    return fits
+
+
 def _clean(segment: str) -> str:
+    if segment.isprintable() and "/" not in segment:
+        return segment
     return "".join("_" if char == "/" or not _is_allowed(char) else char for char in segment)
 
 

@@ -66,12 +66,15 @@ class StepGraph:
 
     def with_edges(self, edges: Iterable[tuple[str, str]]) -> StepGraph:
         """This graph with (source, target) edges added."""
-        added = (Join(frozenset({source}), target) for source, target in edges)
+        return self.including(StepGraph(Join(frozenset({source}), to) for source, to in edges))
+
+    def including(self, other: StepGraph) -> StepGraph:
+        """This graph and another one, joined where they name the same nodes."""
         return StepGraph(
-            (*self.joins, *added),
-            agents=self.agents,
-            passive=self.passive,
-            open_agents=self.open_agents,
+            (*self.joins, *other.joins),
+            agents=(*self.agents, *other.agents),
+            passive=self.passive | other.passive,
+            open_agents=self.open_agents | other.open_agents,
         )
 
     def fingerprint(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from kvflow_agents.app import START, App, end_of, start_of
 from kvflow_agents.forecast import Forecast, Steps
-from kvflow_agents.hints import MAX_AGENTS, Hint
+from kvflow_agents.hints import MAX_AGENTS, Hint, fitting
 from kvflow_agents.step_graph import Join
 
 ROOT = ""
@@ -17,9 +19,10 @@ class Workflow:
     """Follows a run, scope by scope, and forecasts it.
 
     A *scope* is a graph inside the run: the root is `""`, a subgraph has the path of the agent
-    that holds it. Agents are named by their whole path. Safe to use from several threads.
-    `first_seq` has to be larger than any `seq` an earlier run of the same name has used: the
-    milliseconds of a clock will do.
+    that holds it. Agents are named by their whole path; one that is planned twice in a step runs
+    twice. Where a scope runs several times at once (a fan-out), `run` tells which of them it is.
+    Safe to use from several threads. `first_seq` has to be larger than any `seq` an earlier run
+    of the same name has used: the milliseconds of a clock will do.
     """
 
     def __init__(self, name: str, app: App, *, first_seq: int) -> None:
@@ -27,52 +30,52 @@ class Workflow:
         self.app = app
         self._seq = first_seq
         self._lock = threading.Lock()
-        self._scopes: dict[str, _Scope] = {}
-        self._arrived: dict[Join, set[str]] = {}
+        self._scopes: dict[tuple[str, str], _Scope] = {}
         self._callers: set[str] = set()
         self._steps: Steps | None = None
         self._ended: Forecast | None = None
 
-    def plan(self, scope: str, agents: Collection[str]) -> None:
+    def plan(self, scope: str, agents: Collection[str], *, run: str = "") -> None:
         """A scope begins its next step: all of its last step has run, `agents` run now."""
         with self._lock:
-            for inner in [name for name in self._scopes if _is_inside(name, scope)]:
-                del self._scopes[inner]
-            planned = {self._entry(agent) for agent in agents}
-            last = self._scopes.get(scope)
+            self._forget_inside(scope, scope)
+            planned = [self._entry(agent) for agent in agents]
+            last = self._scopes.get((scope, run))
             before = {self._exit(name) for name in last.ran()} if last else {start_of(scope)}
-            self.app.learn(before, planned, is_start=last is None)
-            self._note_arrivals(before, planned)
-            self._scopes[scope] = _Scope(planned)
+            self.app.learn(before, set(planned), is_start=last is None)
+            self._scopes[scope, run] = state = _Scope(planned, last.arrived if last else {})
+            self._note_arrivals(state, before)
             self._changed()
 
-    def push(self, scope: str, agent: str) -> None:
+    def push(self, scope: str, agent: str, *, run: str = "") -> None:
         """One more agent joins the scope's current step."""
         with self._lock:
-            state = self._scopes.setdefault(scope, _Scope())
+            state = self._scopes.setdefault((scope, run), _Scope())
             planned = self._entry(agent)
             before = {state.last_finished} if state.last_finished else {start_of(scope)}
             self.app.learn(before, {planned}, is_start=False)
-            state.planned.add(planned)
+            state.planned[planned] += 1
             self._changed()
 
-    def finish(self, scope: str, agent: str) -> None:
+    def finish(self, scope: str, agent: str, *, run: str = "") -> None:
         """An agent has run in its scope's current step; others of the step may still be at it."""
         with self._lock:
-            state = self._scopes.get(scope)
+            state = self._scopes.get((scope, run))
             planned = self._entry(agent)
             if state is None or planned not in state.planned:
                 return
-            self._scopes.pop(agent, None)
-            state.planned.discard(planned)
+            state.planned[planned] -= 1
+            if not state.planned[planned]:
+                del state.planned[planned]
+                self._forget_inside(scope, agent)
             state.last_finished = self._exit(planned)
             state.finished.add(state.last_finished)
             self._changed()
 
-    def leave(self, scope: str) -> None:
+    def leave(self, scope: str, *, run: str = "") -> None:
         """A scope has run to its end, though the node that holds it may go on."""
         with self._lock:
-            if self._scopes.pop(scope, None) is not None:
+            if self._scopes.pop((scope, run), None) is not None:
                 self._changed()
 
     def hint(self, agent: str) -> Hint:
@@ -80,13 +83,17 @@ class Workflow:
         with self._lock:
             if agent not in self._callers:
                 self._callers.add(agent)
+                self.app.learn_caller(agent)
                 self._changed()
-            return self._hint(agent, self._forecast())
+            forecast = self._forecast()
+            if self._ended is None:
+                forecast = _with_caller(agent, forecast)
+            return self._hint(agent, forecast)
 
     def end(self, *, resumable: bool) -> Hint:
         """The run is over. A resumable one expects nobody for now; another is done for good."""
         with self._lock:
-            steps: Steps = dict.fromkeys(self._callers) if resumable else {}
+            steps: Steps = fitting(dict.fromkeys(sorted(self._callers))) if resumable else {}
             self._seq += 1
             self._ended = Forecast(self._seq, steps, done=not resumable)
             return self._hint(None, self._ended)
@@ -106,21 +113,34 @@ class Workflow:
         return Hint(self.name, forecast, agent=agent, app=self.app.name)
 
     def _look_ahead(self) -> Steps:
-        # A scope at work stands for the passive node at which it began.
-        at_work = {start_of(scope) for scope in self._scopes if scope != ROOT}
-        front: list[str] = []
-        finished: list[str] = []
-        for state in self._scopes.values():
-            front += sorted(state.planned - at_work)
-            finished += sorted(state.finished)
+        front, finished = self._front()
         outlook = self.app.graph.outlook(
-            front, finished=finished, arrived=self._arrived, most_agents=MAX_AGENTS
+            front, finished=finished, arrived=self._arrived(), most_agents=MAX_AGENTS
         )
-        steps: dict[str, int | None] = dict(list(outlook.steps.items())[:MAX_AGENTS])
+        steps: dict[str, int | None] = dict(outlook.steps)
         if outlook.is_closed:
-            never_again = sorted(self._callers - steps.keys())
-            steps.update(dict.fromkeys(never_again[: MAX_AGENTS - len(steps)]))
-        return steps
+            steps.update(dict.fromkeys(sorted(self._callers - steps.keys())))
+        return fitting(steps)
+
+    def _front(self) -> tuple[list[str], list[str]]:
+        """What is planned now, and what has run in the steps of now."""
+        planned: Counter[str] = Counter()
+        finished: set[str] = set()
+        for state in self._scopes.values():
+            planned.update(state.planned)
+            finished |= state.finished
+        # A scope at work stands for the passive node at which it began.
+        at_work = Counter(start_of(scope) for scope, _ in self._scopes if scope != ROOT)
+        return sorted(planned - at_work), sorted(finished)
+
+    def _arrived(self) -> dict[Join, set[str]]:
+        """What AND joins have seen; of a join in several runs of a scope, the nearest one."""
+        arrived: dict[Join, set[str]] = {}
+        for state in self._scopes.values():
+            for join, seen in state.arrived.items():
+                if len(seen) > len(arrived.get(join, ())):
+                    arrived[join] = seen
+        return arrived
 
     def _entry(self, name: str) -> str:
         """What of the graph runs when `name` does: a subgraph begins at its start."""
@@ -132,31 +152,49 @@ class Workflow:
         scope, _, last = name.rpartition("/")
         return end_of(scope) if last == START and scope else name
 
-    def _note_arrivals(self, before: Iterable[str], planned: Collection[str]) -> None:
+    def _note_arrivals(self, state: _Scope, before: Iterable[str]) -> None:
         """Remember what AND joins have seen, and forget what they have used up."""
         for agent in before:
             for join in self.app.graph.joins_from(agent):
                 if len(join.sources) > 1:
-                    self._arrived.setdefault(join, set()).add(agent)
+                    state.arrived.setdefault(join, set()).add(agent)
         used_up = [
             join
-            for join, seen in self._arrived.items()
-            if join.target in planned and seen >= join.sources
+            for join, seen in state.arrived.items()
+            if join.target in state.planned and seen >= join.sources
         ]
         for join in used_up:
-            del self._arrived[join]
+            del state.arrived[join]
+
+    def _forget_inside(self, scope: str, holder: str) -> None:
+        """Drop what nobody left of the scopes that `holder` held, if one run of `scope` is all."""
+        if sum(path == scope for path, _ in self._scopes) > 1:
+            return
+        for path, run in list(self._scopes):
+            if path != scope and (path == holder or _is_inside(path, holder)):
+                del self._scopes[path, run]
 
 
 class _Scope:
-    """One scope's current step."""
+    """One scope's current step, and what its AND joins have seen so far."""
 
-    def __init__(self, planned: Iterable[str] = ()) -> None:
-        self.planned = set(planned)
+    def __init__(
+        self, planned: Iterable[str] = (), arrived: dict[Join, set[str]] | None = None
+    ) -> None:
+        self.planned = Counter(planned)
         self.finished: set[str] = set()
         self.last_finished: str | None = None
+        self.arrived: dict[Join, set[str]] = {} if arrived is None else arrived
 
     def ran(self) -> set[str]:
-        return self.planned | self.finished
+        return self.planned.keys() | self.finished
+
+
+def _with_caller(agent: str, forecast: Forecast) -> Forecast:
+    """Who calls is at work, even where the graph does not know it."""
+    if forecast.steps.get(agent) is not None:
+        return forecast
+    return replace(forecast, steps=fitting({**forecast.steps, agent: 0}))
 
 
 def _is_inside(scope: str, outer: str) -> bool:
