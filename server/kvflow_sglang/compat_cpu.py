@@ -34,3 +34,15 @@ def set_direct_transfer(transfer: Callable[..., None]) -> None:
     from sglang.srt.mem_cache.pool_host import mha
 
     mha.transfer_kv_direct = transfer
+
+
+def register_dense_models() -> None:
+    """Register common dense models, so that SGLang does not import all its models to find one.
+
+    That takes 3 s and logs a warning for each model that needs a GPU. Other models are still
+    found the usual way (`ModelRegistry.resolve_model_cls`).
+    """
+    from sglang.srt.models import llama, qwen2, qwen3, registry
+
+    for model in (llama.LlamaForCausalLM, qwen2.Qwen2ForCausalLM, qwen3.Qwen3ForCausalLM):
+        registry.ModelRegistry.models.setdefault(model.__name__, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +49,6 @@ def flags(*, host_tier: bool) -> Flags:
         "--max-total-tokens": "32768",
         # Sizes the request table, not the load: the default takes memory for thousands.
         "--max-running-requests": "32",
-        # The first request costs what the warm-up would.
-        "--skip-server-warmup": None,
     }
     if host_tier:
         # The only pair of transfer and layout that is a plain copy of rows, one per token.
@@ -63,7 +62,9 @@ def flags(*, host_tier: bool) -> Flags:
 
 def register() -> None:
     """Entry point of the SGLang plugin `kvflow_cpu`: the CPU engine alone, without kvflow."""
-    substitute_transfers()
+    # SGLang loads plugins in each of its processes; only this one has models and caches.
+    if "sglang.srt.managers.scheduler" in sys.modules:
+        substitute_transfers()
 
 
 def substitute_transfers() -> None:
@@ -72,6 +73,7 @@ def substitute_transfers() -> None:
         return
     from kvflow_sglang import compat_cpu
 
+    compat_cpu.register_dense_models()
     compat_cpu.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
     compat_cpu.set_cpu_host_allocation(_allocate_unpinned)
     compat_cpu.set_direct_transfer(copy_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -98,15 +99,17 @@ class ServerProcess:
         return self
 
     def stop(self, timeout_s: float = 15.0) -> None:
-        """Ask the group to end, kill what is left of it after `timeout_s`, and wait."""
-        if self._process is None:
+        """Ask the server to end, kill what is left of its group after `timeout_s`, and wait."""
+        if self._process is None or self._process.returncode is not None:
             return
-        _signal_group(self._process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline and _group_lives(self._process):
-            time.sleep(0.1)
-        if _group_lives(self._process):
-            _signal_group(self._process.pid, signal.SIGKILL)
+        # Only the leader: it takes a child that ends first for a crash, and waits to diagnose it.
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def log_tail(self, lines: int = TAIL_LINES) -> str:
@@ -145,19 +148,3 @@ class ServerProcess:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        pass  # ended by itself
-
-
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # reaps the leader, which would count as alive otherwise
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -81,7 +81,7 @@ def _write_weights(folder: Path, vocabulary: dict[str, int]) -> None:
         for name, weight in sorted(model.named_parameters()):
             if weight.dim() == 2:  # the norms keep their ones
                 # Wide enough that the two best tokens are far apart next to rounding errors.
-                spread = 1.0 if name.endswith(("embed_tokens.weight", "lm_head.weight")) else 0.2
+                spread = 1.0 if name.endswith(("embed_tokens.weight", "lm_head.weight")) else 0.3
                 weight.normal_(std=spread, generator=generator)
         _keep_to_printable_tokens(model, vocabulary)
     model.generation_config = GenerationConfig(
