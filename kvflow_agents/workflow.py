@@ -38,7 +38,7 @@ class Workflow:
     def plan(self, scope: str, agents: Collection[str], *, run: str = "") -> None:
         """A scope begins its next step: all of its last step has run, `agents` run now."""
         with self._lock:
-            self._forget_inside(scope, scope)
+            self._forget_inside(scope, scope, run)
             planned = [self._entry(agent) for agent in agents]
             last = self._scopes.get((scope, run))
             before = {self._exit(name) for name in last.ran()} if last else {start_of(scope)}
@@ -67,7 +67,7 @@ class Workflow:
             state.planned[planned] -= 1
             if not state.planned[planned]:
                 del state.planned[planned]
-                self._forget_inside(scope, agent)
+                self._forget_inside(scope, agent, run)
             state.last_finished = self._exit(planned)
             state.finished.add(state.last_finished)
             self._changed()
@@ -166,13 +166,13 @@ class Workflow:
         for join in used_up:
             del state.arrived[join]
 
-    def _forget_inside(self, scope: str, holder: str) -> None:
-        """Drop what nobody left of the scopes that `holder` held, if one run of `scope` is all."""
-        if sum(path == scope for path, _ in self._scopes) > 1:
+    def _forget_inside(self, scope: str, holder: str, run: str) -> None:
+        """Drop what nobody left of the scopes that `holder` held, unless other runs hold some."""
+        if any(path == scope and other != run for path, other in self._scopes):
             return
-        for path, run in list(self._scopes):
+        for path, inner_run in list(self._scopes):
             if path != scope and (path == holder or _is_inside(path, holder)):
-                del self._scopes[path, run]
+                del self._scopes[path, inner_run]
 
 
 class _Scope:
