@@ -1,0 +1,99 @@
+"""What an application learns from its runs."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from kvflow_agents import App, Join, StepGraph, app
+
+
+def edge(source: str, target: str) -> Join:
+    return Join(frozenset({source}), target)
+
+
+def test_an_app_is_named_by_its_first_graph() -> None:
+    graph = StepGraph([edge("a", "b")])
+    team = App(graph)
+    team.learn({"b"}, {"c"}, is_start=False)
+    assert team.graph.joins_into("c")
+    assert team.name == graph.fingerprint()
+    assert len(team.name.encode()) <= 64
+
+
+def test_a_known_edge_is_not_learned_again() -> None:
+    team = App(StepGraph([edge("a", "b")]))
+    before = team.graph
+    team.learn({"a"}, {"b"}, is_start=False)
+    assert team.graph is before
+
+
+def test_one_known_source_explains_a_planned_agent() -> None:
+    team = App(StepGraph([edge("a", "b"), edge("x", "c")]))
+    before = team.graph
+    team.learn({"a", "x"}, {"b", "c"}, is_start=False)
+    assert team.graph is before
+
+
+def test_a_join_of_which_one_source_ran_explains_its_target() -> None:
+    team = App(StepGraph([Join(frozenset({"a", "b"}), "c")]))
+    before = team.graph
+    team.learn({"b"}, {"c"}, is_start=False)
+    assert team.graph is before
+
+
+def test_an_unmodelled_successor_is_learned_from_all_that_ran() -> None:
+    team = App(StepGraph([edge("a", "b")]))
+    team.learn({"a", "x"}, {"b", "c"}, is_start=False)
+    assert set(team.graph.joins) == {edge("a", "b"), edge("a", "c"), edge("x", "c")}
+
+
+def test_open_agents_alone_are_held_to_have_led_to_something_unmodelled() -> None:
+    team = App(StepGraph([edge("a", "b")], agents="x", open_agents="x"))
+    team.learn({"a", "x"}, {"c"}, is_start=False)
+    assert list(team.graph.joins_into("c")) == [edge("x", "c")]
+
+
+def test_a_graph_that_says_where_it_starts_is_believed_when_a_run_begins_elsewhere() -> None:
+    team = App(StepGraph([edge(app.START, "a"), edge("a", "b")], passive=[app.START]))
+    team.learn({app.START}, {"b"}, is_start=True)
+    assert list(team.graph.joins_into("b")) == [edge("a", "b")]
+    team.learn({app.START}, {"b"}, is_start=False)
+    assert edge(app.START, "b") in team.graph.joins_into("b")
+
+
+def test_a_graph_that_does_not_say_where_it_starts_learns_it() -> None:
+    team = App(StepGraph(agents="ab"))
+    team.learn({app.START}, {"b"}, is_start=True)
+    assert list(team.graph.joins_into("b")) == [edge(app.START, "b")]
+
+
+def test_what_an_app_learns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_LEARNED_EDGES", 3)
+    team = App(StepGraph([edge("a", "b")]))
+    for number in range(10):
+        team.learn({"a"}, {f"new {number}"}, is_start=False)
+    assert len(team.graph.joins) == 4
+
+
+def test_a_start_and_an_end_lie_inside_their_scope() -> None:
+    assert (app.start_of(""), app.end_of("")) == ("__start__", "__end__")
+    assert (app.start_of("a/b"), app.end_of("a/b")) == ("a/b/__start__", "a/b/__end__")
+
+
+def test_threads_that_learn_at_once_lose_nothing() -> None:
+    team = App(StepGraph())
+    begin = threading.Barrier(8)
+
+    def learn(thread: int) -> None:
+        begin.wait()
+        for number in range(50):
+            team.learn({f"{thread} {number}"}, {f"{thread} {number + 1}"}, is_start=False)
+
+    threads = [threading.Thread(target=learn, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(team.graph.joins) == 8 * 50
