@@ -140,6 +140,7 @@ class ClaimLedger(Generic[N]):
         if user is not None:
             self._labels[node.id] = _Label()
             self._labels[node.id].users.add(user)
+            self._on_change(node)
         self._move_down(node)
 
     def split(self, upper: N, lower: N) -> None:
@@ -150,6 +151,8 @@ class ClaimLedger(Generic[N]):
             copy.users = set(label.users)
             copy.steps = dict(label.steps)
             copy.idle = label.idle
+            self._on_change(upper)
+            self._on_change(lower)
         self._move_down(upper)
 
     def removed(self, node: N) -> None:

@@ -32,7 +32,7 @@ class Limits:
     """Of all remembered prompts together, at 8 bytes a token."""
 
 
-MakeKey = Callable[[Tokens[int], int, Namespace], Key]
+MakeKey = Callable[[Tokens, int, Namespace], Key]
 """The key of the first tokens of a sequence in a namespace, cut to whole pages."""
 
 
@@ -121,7 +121,7 @@ class Foresight(Generic[N]):
         return "accepted"
 
     def prompt_cached(
-        self, caller: Hint, prompt: Tokens[int], namespace: Namespace, leaf: N
+        self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N
     ) -> None:
         """A hinted request's whole prompt is in the tree, `leaf` at its end."""
         self._ledger.use(leaf, caller.workflow)
@@ -136,11 +136,11 @@ class Foresight(Generic[N]):
         agent.history.see_prompt(prompt)
         self._remembered_tokens += agent.history.tokens_kept
         self._learn_for_app(workflow, caller.agent, prompt, namespace)
-        self._claim(workflow, caller.agent, agent, namespace)
+        self._claim_cached(workflow, caller.agent, agent, namespace)
         self._forget_excess()
 
     def answer_cached(
-        self, caller: Hint, prompt_and_answer: Tokens[int], namespace: Namespace, leaf: N
+        self, caller: Hint, prompt_and_answer: Tokens, namespace: Namespace, leaf: N
     ) -> None:
         """A hinted request has finished; its prompt and answer are in the tree."""
         self._ledger.use(leaf, caller.workflow)
@@ -153,7 +153,7 @@ class Foresight(Generic[N]):
         agent.history.see_answer(prompt_and_answer)
         self._remembered_tokens += agent.history.tokens_kept
         if agent.history.prefix_tokens != before:
-            self._claim(workflow, caller.agent, agent, namespace)
+            self._claim_cached(workflow, caller.agent, agent, namespace)
         self._forget_excess()
 
     def turn_over(self, evicted_tokens: int) -> None:
@@ -201,7 +201,7 @@ class Foresight(Generic[N]):
                 self._claim(workflow, name, agent, shown.namespace)
 
     def _learn_for_app(
-        self, workflow: _Workflow[N], name: str, prompt: Tokens[int], namespace: Namespace
+        self, workflow: _Workflow[N], name: str, prompt: Tokens, namespace: Namespace
     ) -> None:
         is_first = workflow.agents[name].history.prompts == 1
         if workflow.app is None or not is_first:
@@ -219,13 +219,21 @@ class Foresight(Generic[N]):
         self._remembered_tokens += shown.history.tokens_kept
         shown.runs += 1
 
+    def _claim_cached(
+        self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
+    ) -> None:
+        """Claim a prefix that is in the tree, to the token."""
+        self._claim(workflow, name, agent, namespace)
+        assert agent.claim is not None
+        if agent.claim.depth_tokens < len(agent.claim.key):
+            self._cut(agent.claim.key)
+
     def _claim(
         self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
     ) -> None:
         tokens = agent.history.tokens
         assert tokens is not None, "an agent without tokens has no prefix"
         key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
-        self._cut(key)
         if agent.claim is not None:
             self._ledger.remove(agent.claim)
         agent.claim = self._ledger.place(key, workflow.steps_of(name))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from array import array
+from typing import TYPE_CHECKING, TypeAlias
 
-Tokens = array  # of typecode "q", as SGLang keeps token ids
+# Of typecode "q", as SGLang keeps token ids. Subscripting `array` needs Python 3.12.
+if TYPE_CHECKING:
+    Tokens: TypeAlias = array[int]
+else:
+    Tokens = array
 
 
-def common_prefix_tokens(one: Tokens[int], other: Tokens[int]) -> int:
+def common_prefix_tokens(one: Tokens, other: Tokens) -> int:
     """How many leading tokens two sequences share. Gallops: O(shared) in C, not in Python."""
     most = min(len(one), len(other))
     low, stride = 0, 64
@@ -20,7 +25,7 @@ def common_prefix_tokens(one: Tokens[int], other: Tokens[int]) -> int:
     return most
 
 
-def _bisect(one: Tokens[int], other: Tokens[int]) -> int:
+def _bisect(one: Tokens, other: Tokens) -> int:
     low, high = 0, len(one)
     while low < high:
         middle = (low + high + 1) // 2
@@ -40,8 +45,8 @@ class PrefixHistory:
     whole prompt stands in.
     """
 
-    def __init__(self, like: Tokens[int] | None = None) -> None:
-        self.tokens: Tokens[int] | None = like
+    def __init__(self, like: Tokens | None = None) -> None:
+        self.tokens: Tokens | None = like
         self.prefix_tokens = 0
         self.prompts = 0
         self._last_prompt_tokens: int | None = None
@@ -52,7 +57,7 @@ class PrefixHistory:
         """How many tokens this history keeps."""
         return 0 if self.tokens is None else len(self.tokens)
 
-    def see_prompt(self, prompt: Tokens[int]) -> None:
+    def see_prompt(self, prompt: Tokens) -> None:
         """The agent sent a prompt."""
         if self.tokens is None:
             shared = len(prompt)
@@ -65,7 +70,7 @@ class PrefixHistory:
         self.tokens = prompt
         self._last_prompt_tokens = len(prompt)
 
-    def see_answer(self, prompt_and_answer: Tokens[int]) -> None:
+    def see_answer(self, prompt_and_answer: Tokens) -> None:
         """The prompt was answered; the next one may hold the answer too."""
         self.tokens = prompt_and_answer
         if self._grows:

@@ -1,0 +1,132 @@
+"""The radix cache backend `kvflow`: SGLang's unified radix cache, told what comes next."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from typing import Any
+
+from kvflow_agents.claims import Key
+from kvflow_agents.errors import HintError
+from kvflow_agents.foresight import Foresight, Namespace, Outcome
+from kvflow_agents.hints import Hint, decode_caller, decode_request
+from kvflow_sglang.compat import RadixKey, UnifiedRadixCache
+from kvflow_sglang.settings import Settings, from_environment
+from kvflow_sglang.tree import ClaimedTreeCore, Node
+
+
+class KVFlowRadixCache(UnifiedRadixCache):
+    """Learns prefixes from hinted requests and evicts by their forecasts.
+
+    Everything it decides follows from requests and control messages, which every rank gets in
+    the same order: ranks agree without talking to each other.
+    """
+
+    tree_core: ClaimedTreeCore
+    foresight: Foresight[Node]
+
+    def __init__(self, params: Any) -> None:
+        self.settings: Settings = from_environment()
+        self.outcomes: Counter[str] = Counter()
+        super().__init__(params)
+
+    def reset(self) -> None:
+        super().reset()
+        device_tokens = self.token_to_kv_pool_allocator.size
+        self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
+        self.foresight = Foresight(
+            self.tree_core.ledger,
+            make_key=self._make_key,
+            cut=self.touch_prefix,
+            lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
+        )
+
+    def init_hicache(self, server_args: Any, params: Any) -> None:
+        super().init_hicache(server_args, params)
+        host_tokens = self.cache_controller.mem_pool_host.size
+        self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
+
+    def hear_request(self, custom_params: Any) -> None:
+        """Take in the hint of a request that has just arrived, if it has one."""
+        try:
+            hint = decode_request(custom_params)
+        except HintError as error:
+            self.outcomes[f"refused_{error.reason}"] += 1
+            return
+        if hint is not None:
+            self.hear(hint)
+
+    def hear(self, hint: Hint) -> Outcome:
+        """Take in a forecast."""
+        outcome = self.foresight.hear(hint)
+        self.outcomes[outcome] += 1
+        return outcome
+
+    def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+        caller = _caller_of(req)
+        tokens_before = req.kv.cache_inserted_len
+        self.tree_core.user = None if caller is None else caller.workflow
+        try:
+            super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
+        finally:
+            self.tree_core.user = None
+        self._learn(req, caller, tokens_before)
+
+    def evict(self, params: Any) -> Any:
+        result = super().evict(params)
+        self.foresight.turn_over(result.num_tokens_evicted)
+        return result
+
+    def evict_for_alloc(self, params: Any, **kwargs: Any) -> Any:
+        result = super().evict_for_alloc(params, **kwargs)
+        self.foresight.turn_over(result.num_tokens_evicted)
+        return result
+
+    def status(self) -> dict[str, int]:
+        """What the cache knows and protects, for `GET /kvflow/status`."""
+        tree = self.tree_core
+        return {
+            "workflows": self.foresight.workflows,
+            "agents": self.foresight.agents,
+            "expected_device_tokens": tree.expected_device_tokens,
+            "expected_host_tokens": tree.expected_host_tokens,
+            "device_leaves": len(tree.evictable_device_leaves),
+            "host_leaves": len(tree.evictable_host_leaves),
+            **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
+        }
+
+    def _learn(self, req: Any, caller: Hint | None, tokens_before: int) -> None:
+        leaf = None if self.disable else self.tree_core.node_or_none(req.last_node)
+        if leaf is None or leaf is self.tree_core.root_node:
+            return
+        if caller is None:
+            self.tree_core.ledger.use(leaf, None)
+            return
+        tokens = req.kv.cache_inserted_len
+        prompt_tokens = len(req.origin_input_ids)
+        # Only whole pages are cached.
+        whole_prompt_tokens = prompt_tokens - prompt_tokens % self.page_size
+        namespace = Namespace(req.extra_key, req.cache_salt)
+        if tokens_before < whole_prompt_tokens <= tokens:
+            self.foresight.prompt_cached(caller, req.origin_input_ids, namespace, leaf)
+        if req.finished():
+            prompt_and_answer = req.full_untruncated_fill_ids[:tokens]
+            self.foresight.answer_cached(caller, prompt_and_answer, namespace, leaf)
+        else:
+            self.tree_core.ledger.use(leaf, caller.workflow)
+
+    def _make_key(self, tokens: array[int], prefix_tokens: int, namespace: Namespace) -> Key:
+        key: Key = RadixKey(
+            tokens[:prefix_tokens],
+            namespace.extra_key,
+            is_bigram=self.tree_core.is_eagle,
+            cache_salt=namespace.cache_salt,
+        ).page_aligned(self.page_size)
+        return key
+
+
+def _caller_of(req: Any) -> Hint | None:
+    try:
+        return decode_caller(req.sampling_params.custom_params)
+    except HintError:
+        return None

@@ -1,0 +1,61 @@
+"""What is checked of a request before it may reach a scheduler."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from kvflow_agents.errors import HintError
+from kvflow_agents.hints import FIELD, STEPS_FIELD, decode_request
+
+
+class Doorman:
+    """Takes malformed hints off requests, and counts them by reason.
+
+    The request itself goes on: a hint is advice. Only `custom_params` that the msgpack transport
+    cannot carry are refused, hint or not: they would kill the scheduler behind it.
+    """
+
+    def __init__(self, *, allows_nesting: bool) -> None:
+        """`allows_nesting`: whether the transport takes any JSON (pickle) or one level."""
+        self._allows_nesting = allows_nesting
+        self.refused: Counter[str] = Counter()
+
+    def admit(self, request: Any) -> None:
+        """Clean the sampling parameters of SGLang's `GenerateReqInput`; ValueError to refuse."""
+        params = getattr(request, "sampling_params", None)
+        for each in params if isinstance(params, list) else [params]:
+            if isinstance(each, dict) and isinstance(each.get("custom_params"), Mapping):
+                each["custom_params"] = self._clean(each["custom_params"])
+
+    def _clean(self, custom_params: Mapping[str, Any]) -> dict[str, Any]:
+        cleaned = dict(custom_params)
+        try:
+            hint = decode_request(cleaned)
+        except HintError as error:
+            self.refused[error.reason] += 1
+            hint = None
+        if hint is None:
+            cleaned.pop(FIELD, None)
+            cleaned.pop(STEPS_FIELD, None)
+        else:
+            # What a later version may nest is not known to be safe.
+            cleaned[FIELD] = {k: v for k, v in cleaned[FIELD].items() if _is_scalar(v)}
+        if not self._allows_nesting:
+            _refuse_nesting(cleaned)
+        return cleaned
+
+
+def _refuse_nesting(custom_params: Mapping[str, Any]) -> None:
+    for name, value in custom_params.items():
+        inner = value.values() if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping | list) and not all(map(_is_scalar, inner)):
+            raise ValueError(
+                f"custom_params[{name!r}] nests deeper than this server can carry: "
+                "use lists and objects of plain values"
+            )
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)

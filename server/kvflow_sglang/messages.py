@@ -1,0 +1,53 @@
+"""What the HTTP process and the schedulers say to each other."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_sglang.compat import BaseReq
+
+
+class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """A forecast that came without a request; the fields of a hint."""
+
+    workflow: str
+    seq: int
+    steps: dict[str, Optional[int]]  # noqa: UP045  msgspec resolves it at run time
+    done: bool = False
+    app: Optional[str] = None  # noqa: UP045
+
+
+class ForecastAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """What became of the forecast: accepted, stale or ended."""
+
+    outcome: str
+
+
+class StatusRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """Asks for the cache's status."""
+
+
+class StatusAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """The cache's counts by name."""
+
+    counts: dict[str, int]
+
+
+def to_message(hint: Hint) -> Any:
+    """A hint as a message."""
+    forecast = hint.forecast
+    return ForecastRequest(
+        workflow=hint.workflow,
+        app=hint.app,
+        seq=forecast.seq,
+        steps=dict(forecast.steps),
+        done=forecast.done,
+    )
+
+
+def to_hint(message: Any) -> Hint:
+    """The hint in a message."""
+    forecast = Forecast(message.seq, message.steps, message.done)
+    return Hint(message.workflow, forecast, app=message.app)

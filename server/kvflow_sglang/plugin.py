@@ -1,0 +1,136 @@
+"""Ties kvflow into SGLang's processes, if the server was asked for it, completely or not at all."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from kvflow_agents.errors import ConfigurationError, IncompatibleServerError
+from kvflow_sglang import compat
+from kvflow_sglang.compat import HookRegistry, HookType
+
+BACKEND = "kvflow"
+HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK]
+SCHEDULER_HOOKS = [compat.ARRIVAL_HOOK, compat.DISPATCH_HOOK]
+
+logger = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Entry point of SGLang's plugins, run once in every process before anything is built.
+
+    It only makes the backend known. What changes SGLang happens when a server that was started
+    with `--radix-cache-backend kvflow` is built, so other servers of the environment stay stock.
+    """
+    if multiprocessing.parent_process() is None:
+        HookRegistry.register(compat.LAUNCH_HOOK, _launch, HookType.AROUND)
+        if _is_asked_for(sys.argv):
+            # A hook that fails to apply is only logged by SGLang: look before it is tried.
+            _exit_unless(compat.check_names, compat.LAUNCHER_NAMES)
+    elif "sglang.srt.managers.scheduler" in sys.modules:
+        compat.register_radix_cache_backend(BACKEND, make_cache)
+
+
+def make_cache(context: Any) -> Any:
+    """Build the radix cache of one scheduler; SGLang's `RadixCacheFactory`.
+
+    IncompatibleServerError, which ends the server, if anything kvflow needs is not there.
+    """
+    from kvflow_sglang.cache import KVFlowRadixCache
+    from kvflow_sglang.messages import ForecastAnswer, ForecastRequest, StatusAnswer, StatusRequest
+    from kvflow_sglang.tree import ClaimedFullComponent, ClaimedTreeCore
+
+    compat.check_names(compat.SCHEDULER_NAMES)
+    compat.check_server(context.server_args)
+    if context.is_hybrid_swa or context.is_hybrid_ssm:
+        raise IncompatibleServerError(
+            "kvflow works with full attention only: this model has sliding-window or state-space "
+            "layers; start without --radix-cache-backend kvflow"
+        )
+    compat.hook_custom_types(ForecastRequest, ForecastAnswer, StatusRequest, StatusAnswer)
+    HookRegistry.register(compat.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
+    HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
+    HookRegistry.apply_hooks()
+    compat.check_hooks(SCHEDULER_HOOKS)
+    if compat.get_tree_core_factory(BACKEND) is None:
+        compat.register_tree_core_backend(BACKEND, ClaimedTreeCore)
+    context.params.tree_core_backend = BACKEND
+    context.params.component_registry_override = {compat.FULL: ClaimedFullComponent}
+    cache = compat.create_unified_radix_cache(context, cache_class=KVFlowRadixCache)
+    logger.info("kvflow evicts by forecast: %s", cache.settings)
+    return cache
+
+
+def _is_asked_for(argv: list[str]) -> bool:
+    return BACKEND in argv or f"--radix-cache-backend={BACKEND}" in argv
+
+
+def _exit_unless(check: Callable[[Any], None], argument: Any) -> None:
+    try:
+        check(argument)
+    except (ConfigurationError, IncompatibleServerError) as error:
+        # SGLang logs what plugins raise and goes on; this is not an `Exception`.
+        sys.exit(f"kvflow: {error}")
+
+
+def _launch(
+    launch: Callable[..., Any], cls: Any, server_args: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Around `Engine._launch_subprocesses`: add endpoints and door before anything runs."""
+    if server_args.radix_cache_backend == BACKEND:
+        _exit_unless(_prepare_http, server_args)
+    return launch(cls, server_args, *args, **kwargs)
+
+
+def _prepare_http(server_args: Any) -> None:
+    from sglang.srt.entrypoints import http_server
+    from sglang.srt.environ import envs
+    from sglang.srt.managers.tokenizer_control_mixin import _COMMUNICATOR_SPECS
+
+    from kvflow_sglang import settings
+    from kvflow_sglang.doorman import Doorman
+    from kvflow_sglang.endpoints import make_router
+    from kvflow_sglang.messages import ForecastAnswer, ForecastRequest, StatusAnswer, StatusRequest
+
+    compat.check_names(compat.LAUNCHER_NAMES)
+    compat.check_server(server_args)
+    settings.from_environment()
+    doorman = Doorman(allows_nesting=envs.SGLANG_USE_PICKLE_IPC.get())
+    compat.hook_custom_types(ForecastRequest, ForecastAnswer, StatusRequest, StatusAnswer)
+    _COMMUNICATOR_SPECS.append(("kvflow_forecast", ForecastAnswer))
+    _COMMUNICATOR_SPECS.append(("kvflow_status", StatusAnswer))
+    HookRegistry.register(compat.HTTP_HOOK, partial(_admit, doorman), HookType.BEFORE)
+    HookRegistry.apply_hooks()
+    compat.check_hooks(HTTP_HOOKS)
+    http_server.app.include_router(make_router(doorman, [*HTTP_HOOKS, *SCHEDULER_HOOKS]))
+
+
+def _admit(doorman: Any, manager: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+    """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
+    doorman.admit(request)
+
+
+def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+    """Before `Scheduler.handle_generate_request`: a hint acts when its request arrives."""
+    scheduler.tree_cache.hear_request(request.sampling_params.custom_params)
+
+
+def _add_handlers(result: Any, scheduler: Any) -> None:
+    """After `Scheduler.init_request_dispatcher`: answer the HTTP process."""
+    from sglang.utils import TypeBasedDispatcher
+
+    from kvflow_sglang import messages
+
+    def hear(message: Any) -> Any:
+        return messages.ForecastAnswer(outcome=scheduler.tree_cache.hear(messages.to_hint(message)))
+
+    def status(message: Any) -> Any:
+        return messages.StatusAnswer(counts=scheduler.tree_cache.status())
+
+    scheduler._request_dispatcher += TypeBasedDispatcher(
+        [(messages.ForecastRequest, hear), (messages.StatusRequest, status)]
+    )

@@ -1,0 +1,153 @@
+"""The prefix tree that evicts by forecast: SGLang's Python tree core with claims on its nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvflow_agents.claims import ClaimLedger
+from kvflow_agents.eviction import EvictionQueue, Rank, Standing, rank
+from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
+
+Node = Any  # sglang's UnifiedTreeNode
+
+
+class ClaimedTreeCore(UnifiedTreeCore):
+    """Reports what happens to its nodes to a ledger, and keeps its leaves in order of eviction.
+
+    The stock core builds a heap of all leaves for every eviction; here both sets of leaves are
+    queues that persist. `user` is the workflow whose request is being inserted.
+    """
+
+    ledger: ClaimLedger[Node]
+    evictable_device_leaves: EvictionQueue[Node]
+    evictable_host_leaves: EvictionQueue[Node]
+    user: str | None = None
+    # How many expected tokens a tier may hold before they compete by recency; None: no limit.
+    most_expected_device_tokens: float | None = None
+    most_expected_host_tokens: float | None = None
+
+    def reset(self) -> None:
+        super().reset()
+        self.ledger = ClaimLedger(
+            self.root_node, page_size=self.page_size, on_change=self._on_claims_change
+        )
+        self.evictable_device_leaves = EvictionQueue(self._rank)
+        self.evictable_host_leaves = EvictionQueue(self._rank)
+        self.expected_device_tokens = 0
+        self.expected_host_tokens = 0
+        self._expected_tokens: dict[int, tuple[int, int]] = {}
+
+    def first_device_victim(self) -> Node | None:
+        """The device leaf to evict next; it stays in the tree."""
+        over = _exceeds(self.expected_device_tokens, self.most_expected_device_tokens)
+        return self.evictable_device_leaves.first(expected_compete=over)
+
+    def first_host_victim(self) -> Node | None:
+        """The host leaf to evict next; it stays in the tree."""
+        over = _exceeds(self.expected_host_tokens, self.most_expected_host_tokens)
+        return self.evictable_host_leaves.first(expected_compete=over)
+
+    def node_or_none(self, node_id: int) -> Node | None:
+        """A node that may be gone by now."""
+        return self._node_arena.get(node_id)
+
+    def _rank(self, node: Node) -> Rank:
+        standing, steps = self.ledger.standing(node)
+        return rank(standing, steps, node.last_access_time, node.id)
+
+    def _on_claims_change(self, node: Node) -> None:
+        self.evictable_device_leaves.refresh(node)
+        self.evictable_host_leaves.refresh(node)
+        self._count_expected(node)
+
+    def _count_expected(self, node: Node) -> None:
+        """Keep the totals of expected tokens in step with one node."""
+        device_tokens = host_tokens = 0
+        if self.ledger.standing(node)[0] is Standing.EXPECTED:
+            data = node.component_data[FULL]
+            device_tokens = 0 if data.value is None else len(node.key)
+            host_tokens = 0 if data.host_value is None else len(node.key)
+        self._note_expected(node.id, device_tokens, host_tokens)
+
+    def _note_expected(self, node_id: int, device_tokens: int, host_tokens: int) -> None:
+        old_device, old_host = self._expected_tokens.pop(node_id, (0, 0))
+        if device_tokens or host_tokens:
+            self._expected_tokens[node_id] = (device_tokens, host_tokens)
+        self.expected_device_tokens += device_tokens - old_device
+        self.expected_host_tokens += host_tokens - old_host
+
+    # What follows overrides the stock core where a node is made, cut, moved or dropped.
+
+    def _add_new_node(self, *args: Any, **kwargs: Any) -> Node:
+        node = super()._add_new_node(*args, **kwargs)
+        self.ledger.added(node, self.user)
+        return node
+
+    def _split_node(self, key: Any, child: Node, split_len: int) -> tuple[Node, Any]:
+        upper, action = super()._split_node(key, child, split_len)
+        self.ledger.split(upper, child)
+        return upper, action
+
+    def _unregister_node(self, node: Node) -> None:
+        super()._unregister_node(node)
+        self.ledger.removed(node)
+        self._note_expected(node.id, 0, 0)
+
+    def _update_evictable_leaf_sets(self, node: Node) -> None:
+        super()._update_evictable_leaf_sets(node)
+        if node is not self.root_node:
+            self._count_expected(node)
+
+    def commit_backup(self, node_id: int, *args: Any, **kwargs: Any) -> None:
+        super().commit_backup(node_id, *args, **kwargs)
+        self._count_expected(self.node_by_id(node_id))
+
+    def insert_host(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().insert_host(*args, **kwargs)
+        if result.inserted_host_node is not None:
+            self.ledger.added(self.node_by_id(result.inserted_host_node), None)
+        return result
+
+
+class ClaimedFullComponent(FullComponent):
+    """Takes its victims from the tree's queues instead of a heap made for each eviction."""
+
+    def _evict_device_start(self, request_cnt: int) -> None:
+        self._evict_device_request_cnt = request_cnt
+        self._evict_device_last_node = None
+
+    def _evict_device_next_node(
+        self, tracker: Any, device_frees: Any, host_frees: Any, cache_actions: Any
+    ) -> int | None:
+        if tracker[FULL] >= self._evict_device_request_cnt:
+            return None
+        victim = self.tree_core.first_device_victim()
+        # A victim that could not be evicted comes up again: there is no progress to be made.
+        if victim is None or victim is self._evict_device_last_node:
+            return None
+        self._evict_device_last_node = victim
+        node_id: int = victim.id
+        return node_id
+
+    def _evict_device_end(self) -> None:
+        self._evict_device_last_node = None
+
+    def drive_host_eviction(
+        self,
+        num_tokens: int,
+        tracker: Any,
+        device_frees: Any,
+        host_frees: Any,
+        cache_actions: Any,
+    ) -> None:
+        while tracker[FULL] < num_tokens:
+            victim = self.tree_core.first_host_victim()
+            if victim is None:
+                return
+            self.tree_core._evict_host_leaf(
+                victim, tracker, device_frees, host_frees, cache_actions=cache_actions
+            )
+
+
+def _exceeds(tokens: int, most_tokens: float | None) -> bool:
+    return most_tokens is not None and tokens > most_tokens
