@@ -15,3 +15,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     model.make(folder, tiny_model.write)
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # SGLang and its dependencies warn at import of what this machine or Python lacks.
+    for module in ("sglang", "torch", "transformers", "flashinfer", "modelscope", "datasets"):
+        config.addinivalue_line("filterwarnings", f"ignore:::{module}.*")
