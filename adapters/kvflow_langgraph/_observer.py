@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from kvflow_agents import App, Call, Carrier, StepGraph, agent_name
+from kvflow_agents.app import START
 from kvflow_langgraph import _internals as internals
 from kvflow_langgraph._apps import Apps
 from kvflow_langgraph._internals import Loop, LoopTask
@@ -61,8 +62,12 @@ class Observer:
             return
         scope.tasks = {}
         tasks = internals.tasks_of(loop)
-        agents = [self._add(scope, task).agent for task in tasks]
-        scope.run.workflow.plan(scope.name, agents, run=scope.key)
+        known = [self._add(scope, task) for task in tasks]
+        # LangGraph takes a graph's input in a step of its own. The start of an inner graph is in
+        # the plan already: as what its holder runs.
+        agents = [task.agent for task in known if task.path[-1] != START or not scope.key]
+        if agents:
+            scope.run.workflow.plan(scope.name, agents, run=scope.key)
         for task in tasks:
             if internals.has_run(task):
                 self.finished(task)

@@ -23,7 +23,7 @@ class Subscriptions:
     def __init__(self) -> None:
         self.observer = Observer(self._carriers_for)
         self.patches = Patches(self.observer)
-        self._courier = Courier()
+        self.courier = Courier()
         self._carriers: list[Carrier] = []
         self._of_process: Carrier | None = None
         self._of_process_urls: tuple[str, ...] | None = None
@@ -34,7 +34,7 @@ class Subscriptions:
     def subscribe(self, base_urls: Iterable[str] | None) -> Carrier:
         """A carrier for runs that mention it; ConfigurationError if it cannot be."""
         with self._lock:
-            carrier = Carrier(lambda: self.observer.call(carrier), base_urls, courier=self._courier)
+            carrier = Carrier(lambda: self.observer.call(carrier), base_urls, courier=self.courier)
             if self.patches.apply():
                 self._carriers.append(carrier)
                 try:

@@ -1,0 +1,189 @@
+"""An OpenAI-compatible server in a thread: answers by script, records what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from aiohttp import web
+
+from kvflow_agents.forecast import Steps
+from kvflow_agents.hints import Hint, decode_body, decode_request
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A reply that calls a tool."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+Reply = str | ToolCall
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat completion as it arrived."""
+
+    body: dict[str, Any]
+    hint: Hint | None
+
+    @property
+    def text(self) -> str:
+        return json.dumps(self.body["messages"])
+
+    @property
+    def agent(self) -> str | None:
+        return self.hint.agent if self.hint else None
+
+    @property
+    def workflow(self) -> str | None:
+        return self.hint.workflow if self.hint else None
+
+    @property
+    def steps(self) -> Steps:
+        assert self.hint is not None, f"a request without a hint: {self.text}"
+        return self.hint.forecast.steps
+
+
+class FakeOpenAI:
+    """Use as a context manager. A hint that is not well-formed is answered with status 400."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.forecasts: list[Hint] = []
+        self.base_url = ""
+        self.delay_s = 0.0
+        self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._runner: web.AppRunner | None = None
+
+    def script(self, marker: str, *replies: Reply) -> None:
+        """Answer requests that mention `marker` so, one after the other; others with `ok`."""
+        self._scripts[marker].extend(replies)
+
+    @property
+    def agents(self) -> list[str | None]:
+        """Who has called, in order."""
+        return [request.agent for request in self.requests]
+
+    def clear(self) -> None:
+        """Forget what was asked so far."""
+        self.requests.clear()
+        self.forecasts.clear()
+
+    def stop(self) -> None:
+        """Go away, as a server does that crashes."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            asyncio.run_coroutine_threadsafe(self._clean_up(runner), self._loop).result(10)
+
+    def __enter__(self) -> FakeOpenAI:
+        self._thread.start()
+        port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _clean_up(self, runner: web.AppRunner) -> None:
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # transports close in the loop's next rounds
+
+    async def _start(self) -> int:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/kvflow/forecast", self._take_forecast)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def _take_forecast(self, request: web.Request) -> web.Response:
+        self.forecasts.append(decode_body(await request.json()))
+        return web.json_response({})
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        received = Request(body, decode_request(body.get("custom_params")))
+        self.requests.append(received)
+        reply = self._reply_to(received)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if body.get("stream"):
+            return await _stream(request, reply)
+        choice = {"index": 0, "message": _message(reply), "finish_reason": _reason(reply)}
+        response = web.json_response(_envelope("chat.completion", choice))
+        response.force_close()  # no client is left with an open connection
+        return response
+
+    def _reply_to(self, request: Request) -> Reply:
+        for marker, replies in self._scripts.items():
+            if replies and marker in request.text:
+                return replies.popleft()
+        return "ok"
+
+
+async def _stream(request: web.Request, reply: Reply) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    response.force_close()
+    await response.prepare(request)
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    if isinstance(reply, str):
+        deltas += [{"content": char} for char in reply]
+    else:
+        deltas.append({"tool_calls": [{"index": 0, **_tool_call(reply)}]})
+    for delta in deltas:
+        await _send(response, {"index": 0, "delta": delta, "finish_reason": None})
+    await _send(response, {"index": 0, "delta": {}, "finish_reason": _reason(reply)})
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+async def _send(response: web.StreamResponse, choice: dict[str, Any]) -> None:
+    chunk = _envelope("chat.completion.chunk", choice)
+    await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+
+
+def _envelope(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-0",
+        "object": kind,
+        "created": 0,
+        "model": "fake",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+
+
+def _message(reply: Reply) -> dict[str, Any]:
+    if isinstance(reply, str):
+        return {"role": "assistant", "content": reply}
+    return {"role": "assistant", "content": None, "tool_calls": [_tool_call(reply)]}
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": json.dumps(call.arguments)}
+    return {"id": f"call_{call.name}", "type": "function", "function": function}
+
+
+def _reason(reply: Reply) -> str:
+    return "stop" if isinstance(reply, str) else "tool_calls"
