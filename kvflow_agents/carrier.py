@@ -84,7 +84,7 @@ class Carrier:
             self.counts.anonymous += 1
             return
         extra_json = options.extra_json or {}
-        params = extra_json.get(PARAMS_FIELD) or {}
+        params = {**options.json_data, **extra_json}.get(PARAMS_FIELD) or {}
         if FIELD in params:
             return
         hint = call.workflow.hint(call.agent)
@@ -94,7 +94,7 @@ class Carrier:
     def announce(self, hint: Hint) -> None:
         """Tell the servers that have seen the hint's workflow, in the background."""
         with self._lock:
-            servers = self._workflow_servers.get(hint.workflow, set())
+            servers = tuple(self._workflow_servers.get(hint.workflow, ()))
             if hint.forecast.done:
                 self._workflow_servers.pop(hint.workflow, None)
         for server in servers:
@@ -119,11 +119,12 @@ class Carrier:
 
 
 def _is_hintable(options: Any) -> bool:
-    body = options.json_data
+    # A whole URL need not lead to the client's server, and a raw body takes no field.
     return (
         options.method.lower() == "post"
+        and options.url.startswith("/")
         and options.url.rstrip("/").endswith(HINTED_PATHS)
-        and (body is None or isinstance(body, Mapping))
+        and isinstance(options.json_data, Mapping)
     )
 
 
