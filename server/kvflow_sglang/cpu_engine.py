@@ -40,14 +40,14 @@ def flags(*, host_tier: bool) -> Flags:
         # The default for CPUs calls AMX kernels.
         "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
-        # Half precision is emulated on a plain CPU: slower, and less exact.
+        # Plain x86 has no arithmetic in half precision, which `auto` would pick.
         "--dtype": "float32",
-        # There is nothing to capture; compiling takes minutes.
+        # There is nothing to capture on a CPU.
         "--cuda-graph-backend-decode": "disabled",
         "--cuda-graph-backend-prefill": "disabled",
-        # The pool would take most of the machine's memory.
+        # As shipped, the pool takes 72% of the machine's memory, and the host tier twice that.
         "--max-total-tokens": "32768",
-        # Sizes the request table, not the load: the default takes memory for thousands.
+        # A row of the request table holds a whole context; more at once would crawl anyway.
         "--max-running-requests": "32",
     }
     if host_tier:
@@ -64,6 +64,9 @@ def register() -> None:
     """Entry point of the SGLang plugin `kvflow_cpu`: the CPU engine alone, without kvflow."""
     # SGLang loads plugins in each of its processes; only this one has models and caches.
     if "sglang.srt.managers.scheduler" in sys.modules:
+        from kvflow_sglang import compat_cpu
+
+        compat_cpu.register_dense_models()
         substitute_transfers()
 
 
@@ -73,7 +76,6 @@ def substitute_transfers() -> None:
         return
     from kvflow_sglang import compat_cpu
 
-    compat_cpu.register_dense_models()
     compat_cpu.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
     compat_cpu.set_cpu_host_allocation(_allocate_unpinned)
     compat_cpu.set_direct_transfer(copy_rows)

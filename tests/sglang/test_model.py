@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import string
 import subprocess
 import zipfile
@@ -167,3 +168,21 @@ def test_tiny_is_seeded_without_touching_the_callers_randomness(tmp_path: Path) 
     state = torch.random.get_rng_state()
     tiny_model.write(tmp_path)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.skipif("KVFLOW_TEST_DOWNLOADS" not in os.environ, reason="downloads 98 MB")
+def test_smollm2_answers_in_its_chat_format(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    smollm2.write(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    assert text.endswith("<|im_start|>assistant\n")
+    prompt = torch.tensor([tokenizer.encode(text)])
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path)
+    made = llama.generate(prompt, max_new_tokens=16, do_sample=False)
+    answer = tokenizer.decode(made[0, prompt.shape[1] :])
+    assert "Paris" in answer
+    assert answer.endswith("<|im_end|>")
