@@ -120,9 +120,7 @@ class Foresight(Generic[N]):
         self._renew(workflow, hint.forecast)
         return "accepted"
 
-    def prompt_cached(
-        self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N
-    ) -> None:
+    def prompt_cached(self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N) -> None:
         """A hinted request's whole prompt is in the tree, `leaf` at its end."""
         self._ledger.use(leaf, caller.workflow)
         workflow = self._find(caller.workflow)
@@ -236,7 +234,9 @@ class Foresight(Generic[N]):
         key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
         if agent.claim is not None:
             self._ledger.remove(agent.claim)
-        agent.claim = self._ledger.place(key, workflow.steps_of(name))
+        # A forecast that has expired stays so until a newer one is heard.
+        steps = workflow.steps_of(name) if workflow.name in self._live else None
+        agent.claim = self._ledger.place(key, steps)
 
     def _end(self, hint: Hint) -> None:
         workflow = self._live.pop(hint.workflow, None) or self._dormant.pop(hint.workflow, None)
@@ -255,15 +255,16 @@ class Foresight(Generic[N]):
                 self._ledger.remove(agent.claim)
 
     def _forget_excess(self) -> None:
+        while self.workflows > self._limits.most_workflows:
+            self._forget((self._dormant or self._live).popitem(last=False)[1])
         while self._is_over_limits():
+            # Whoever is heard right now comes last of its kind, but is no exception.
             if self._dormant:
                 self._forget(self._dormant.popitem(last=False)[1])
-            elif len(self._apps) > 1:
+            elif len(self._apps) > 1 or not self._live:
                 self._forget_app(self._apps.popitem(last=False)[1])
-            elif len(self._live) > 1:
-                self._forget(self._live.popitem(last=False)[1])
             else:
-                break  # one workflow alone may be as large as it is
+                self._forget(self._live.popitem(last=False)[1])
 
     def _forget(self, workflow: _Workflow[N]) -> None:
         for agent in workflow.agents.values():
@@ -278,8 +279,7 @@ class Foresight(Generic[N]):
 
     def _is_over_limits(self) -> bool:
         return (
-            self.workflows > self._limits.most_workflows
-            or self._remembered_agents > self._limits.most_agents
+            self._remembered_agents > self._limits.most_agents
             or self._remembered_tokens > self._limits.most_tokens
         )
 

@@ -1,0 +1,497 @@
+"""What a server makes of hints and prompts: whose prefix is protected, how long, and when not."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kvflow_agents.eviction import Standing
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.foresight import Foresight, Limits, Namespace, Outcome
+from kvflow_agents.hints import Hint
+from kvflow_agents.prefix import Tokens
+from tests.agents.radix_tree import NOWHERE, Path, RadixTree, TreeNode
+
+LIFETIME = 1000
+ORDINARY = (Standing.ORDINARY, None)
+SPENT = (Standing.SPENT, None)
+
+
+def expected(steps: int) -> tuple[Standing, int]:
+    return (Standing.EXPECTED, steps)
+
+
+class Server:
+    """A tree and what is known of its users, told of requests as a server tells it."""
+
+    def __init__(self, limits: Limits | None = None, page_size: int = 1) -> None:
+        self.tree = RadixTree(page_size)
+        self.foresight: Foresight[TreeNode] = Foresight(
+            self.tree.ledger,
+            make_key=self.tree.make_key,
+            cut=self.tree.cut,
+            lifetime_tokens=LIFETIME,
+            limits=limits,
+        )
+
+    def hear(
+        self,
+        workflow: str,
+        seq: int,
+        steps: Mapping[str, int | None] | None = None,
+        *,
+        done: bool = False,
+        app: str | None = None,
+    ) -> Outcome:
+        outcome = self.foresight.hear(Hint(workflow, Forecast(seq, steps or {}, done), app=app))
+        self.foresight.check()
+        return outcome
+
+    def call(
+        self,
+        workflow: str,
+        agent: str | None,
+        prompt: str,
+        answer: str = "",
+        namespace: Namespace = NOWHERE,
+    ) -> None:
+        """The prompt's KV is computed and stored, then the answer's."""
+        caller = Hint(workflow, Forecast(0), agent=agent)
+        leaf = self.tree.insert(Path(tokens(prompt), namespace), workflow)
+        self.foresight.prompt_cached(caller, tokens(prompt), namespace, leaf)
+        self.foresight.check()
+        whole = tokens(prompt + answer)
+        leaf = self.tree.insert(Path(whole, namespace), workflow)
+        self.foresight.answer_cached(caller, whole, namespace, leaf)
+        self.foresight.check()
+
+    def chat(self, prompt: str) -> None:
+        """Somebody who tells nothing."""
+        self.tree.insert(Path(tokens(prompt)), None)
+
+    def standing(
+        self, text: str, namespace: Namespace = NOWHERE
+    ) -> tuple[Standing, int | None] | None:
+        """Of the token at the end of a text, None if the tree lacks it. Splits nothing."""
+        whole = Path(tokens(text), namespace)
+        node, depth = self.tree.root, 0
+        while depth < len(whole):
+            child = node.children.get(whole.child_key_at(depth, self.tree.page_size))
+            if child is None:
+                return None
+            shared = child.key.match_at(whole, depth)
+            depth += shared
+            if depth < len(whole) and shared < len(child.key):
+                return None
+            node = child
+        return self.tree.ledger.standing(node)
+
+
+def tokens(text: str) -> Tokens:
+    return array("q", map(ord, text))
+
+
+def test_a_forecast_protects_a_prefix_that_was_seen() -> None:
+    server = Server()
+    assert server.hear("w", 0, {"writer": 2}) == "accepted"
+    server.call("w", "writer", "You write. Do A", " done")
+    assert server.standing("You write. Do A") == expected(2)
+    assert server.standing("You write. Do A done") == SPENT
+    server.hear("w", 1, {"writer": 0})
+    assert server.standing("You write. Do A") == expected(0)
+    server.call("w", "writer", "You write. Do B", " done")
+    assert server.standing("You write. Do ") == expected(0)
+    assert server.standing("You write. Do A") == SPENT
+    assert server.standing("You write. Do B") == SPENT
+
+
+def test_a_growing_history_is_protected_answers_included() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 1})
+    server.call("w", "a", "Hello", " you")
+    server.call("w", "a", "Hello you, again", " yes")
+    assert server.standing("Hello you, again yes") == expected(1)
+
+
+def test_an_agent_no_longer_expected_is_ordinary_and_so_is_one_unheard_of() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 1, "b": 1})
+    server.call("w", "a", "AAAA")
+    server.call("w", "b", "BBBB")
+    server.call("w", "c", "CCCC")
+    assert server.hear("w", 1, {"a": None}) == "accepted"
+    assert {server.standing(text) for text in ("AAAA", "BBBB", "CCCC")} == {ORDINARY}
+
+
+@pytest.mark.parametrize("seq", [0, 4, 5])
+def test_forecasts_repeated_or_out_of_order_change_nothing(seq: int) -> None:
+    server = Server()
+    server.hear("w", 5, {"a": 1})
+    server.call("w", "a", "AAAA")
+    assert server.hear("w", seq, {"a": 9}) == "stale"
+    assert server.hear("w", seq, done=True) == "stale"
+    assert server.standing("AAAA") == expected(1)
+
+
+def test_a_workflow_that_has_ended_leaves_nothing_protected() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 0, "b": 1})
+    server.call("w", "a", "Shared. A", "!")
+    server.call("w", "b", "Shared. B", "!")
+    assert server.hear("w", 1, done=True) == "accepted"
+    assert set(server.tree.standings().values()) == {SPENT}
+    assert (server.foresight.workflows, server.foresight.agents) == (0, 0)
+
+
+def test_what_others_have_used_outlives_the_workflow() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 0})
+    server.call("w", "a", "Shared. A")
+    server.chat("Shared. Chat")
+    server.hear("w", 1, done=True)
+    assert server.standing("Shared. ") == ORDINARY
+    assert server.standing("Shared. A") == SPENT
+
+
+@pytest.mark.parametrize("seq", [0, 6, 7])
+def test_a_late_forecast_does_not_bring_an_ended_workflow_back(seq: int) -> None:
+    server = Server()
+    server.hear("w", 5, {"a": 0})
+    server.hear("w", 7, done=True)
+    assert server.hear("w", seq, {"a": 0}) == "ended"
+    assert server.hear("w", seq, done=True) == "ended"
+    assert server.foresight.workflows == 0
+    server.call("w", "a", "AAAA")
+    assert server.standing("AAAA") == SPENT
+    assert server.foresight.agents == 0
+
+
+def test_the_name_of_an_ended_workflow_serves_a_later_run() -> None:
+    server = Server()
+    server.hear("w", 5, {"a": 0})
+    server.call("w", "a", "AAAA old")
+    server.hear("w", 7, done=True)
+    assert server.hear("w", 8, {"a": 3}) == "accepted"
+    # Nothing is left of what the earlier run had shown.
+    assert server.foresight.agents == 0
+    server.call("w", "a", "AAAA new")
+    assert server.standing("AAAA new") == expected(3)
+    assert server.standing("AAAA old") == SPENT
+
+
+def test_an_end_may_be_the_first_that_is_heard() -> None:
+    server = Server()
+    assert server.hear("w", 3, done=True) == "accepted"
+    assert server.hear("w", 3, {"a": 0}) == "ended"
+
+
+def test_calls_without_a_forecast_or_an_agent_protect_nothing() -> None:
+    server = Server()
+    server.call("w", "a", "AAAA")
+    server.hear("w", 0, {"a": 0})
+    server.call("w", None, "BBBB")
+    assert server.standing("AAAA") == SPENT
+    assert server.standing("BBBB") == SPENT
+    assert server.foresight.agents == 0
+
+
+def test_without_pressure_no_forecast_is_lost() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 2})
+    server.call("w", "a", "AAAA")
+    server.foresight.turn_over(LIFETIME)
+    assert server.standing("AAAA") == expected(2)
+
+
+def test_a_silent_workflow_becomes_ordinary_and_a_hint_revives_it() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 2})
+    server.hear("other", 0, {"b": 1})
+    server.call("w", "a", "AAAA")
+    server.call("other", "b", "BBBB")
+    server.foresight.turn_over(LIFETIME // 2)
+    server.hear("other", 1, {"b": 1})
+    server.foresight.turn_over(LIFETIME // 2 + 1)
+    server.foresight.check()
+    assert server.standing("AAAA") == ORDINARY
+    assert server.standing("BBBB") == expected(1)
+    assert server.foresight.workflows == 2
+    assert server.hear("w", 0, {"a": 1}) == "stale"
+    assert server.standing("AAAA") == ORDINARY
+    assert server.hear("w", 1, {"a": 1}) == "accepted"
+    assert server.standing("AAAA") == expected(1)
+    server.foresight.turn_over(LIFETIME + 1)
+    assert server.standing("AAAA") == ORDINARY
+
+
+def test_a_call_alone_does_not_revive_a_forecast_that_has_expired() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 2})
+    server.call("w", "a", "AAAA")
+    server.foresight.turn_over(LIFETIME + 1)
+    server.call("w", "a", "AAAA")
+    assert server.standing("AAAA") == ORDINARY
+
+
+def test_an_end_finds_a_silent_workflow() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 2})
+    server.call("w", "a", "AAAA")
+    server.foresight.turn_over(LIFETIME + 1)
+    server.hear("w", 1, done=True)
+    assert server.standing("AAAA") == SPENT
+    assert server.foresight.workflows == 0
+
+
+def run_of_app(server: Server, workflow: str, task: str, app: str = "app") -> None:
+    server.hear(workflow, 0, {"writer": 3}, app=app)
+    server.call(workflow, "writer", f"You write. Do {task}", "!")
+    server.hear(workflow, 1, done=True, app=app)
+
+
+def test_agents_yet_to_call_are_expected_like_those_of_other_runs() -> None:
+    server = Server()
+    run_of_app(server, "one", "A")
+    server.hear("early", 0, {"writer": 3}, app="app")
+    assert server.standing("You write. Do A") == SPENT  # one run shows no prefix yet
+    run_of_app(server, "two", "B")
+    server.hear("three", 0, {"writer": 3, "critic": 4}, app="app")
+    assert server.standing("You write. Do ") == expected(3)
+    server.hear("elsewhere", 0, {"writer": 0}, app="other app")
+    server.hear("nowhere", 0, {"writer": 0})
+    server.hear("three", 1, {"writer": 2}, app="app")
+    assert server.standing("You write. Do ") == expected(2)
+    server.call("three", "writer", "You write. Do C", "!")
+    assert server.standing("You write. Do ") == expected(2)
+    assert server.standing("You write. Do C") == SPENT
+    server.hear("three", 2, done=True)
+    assert server.standing("You write. Do ") == ORDINARY
+
+
+def test_a_prefix_of_the_app_is_claimed_even_before_the_tree_has_it_again() -> None:
+    server = Server()
+    run_of_app(server, "one", "A")
+    run_of_app(server, "two", "B")
+    for _ in range(3):
+        for leaf in server.tree.leaves():
+            server.tree.remove(leaf)
+    assert not list(server.tree.nodes())
+    server.hear("three", 0, {"writer": 3}, app="app")
+    server.chat("You write. Do ")
+    assert server.standing("You write. Do ") == expected(3)
+
+
+def test_only_the_first_call_of_a_run_teaches_the_app() -> None:
+    server = Server()
+    server.hear("one", 0, {"writer": 1}, app="app")
+    server.call("one", "writer", "You write. Do A")
+    server.call("one", "writer", "Summary instead")
+    server.call("one", "writer", "Summary again")
+    run_of_app(server, "two", "B")
+    server.hear("three", 0, {"writer": 3}, app="app")
+    assert server.standing("You write. Do ") == expected(3)
+
+
+def test_namespaces_keep_equal_tokens_apart() -> None:
+    server = Server()
+    one, other = Namespace("lora-a"), Namespace(None, "salt")
+    server.hear("w", 0, {"a": 1, "b": 5})
+    server.call("w", "a", "Same", namespace=one)
+    server.call("w", "b", "Same", namespace=other)
+    server.chat("Same")
+    assert server.standing("Same", one) == expected(1)
+    assert server.standing("Same", other) == expected(5)
+    assert server.standing("Same") == ORDINARY
+
+
+def test_an_app_is_not_learned_across_namespaces() -> None:
+    server = Server()
+    namespace = Namespace("lora-a")
+    run_of_app(server, "one", "A")
+    server.hear("two", 0, {"writer": 3}, app="app")
+    server.call("two", "writer", "You write. Do B", namespace=namespace)
+    server.hear("two", 1, done=True)
+    server.hear("three", 0, {"writer": 3}, app="app")
+    server.chat("You write. Do A")
+    assert server.standing("You write. Do A") == ORDINARY
+
+
+def test_prefixes_are_claimed_in_whole_pages() -> None:
+    server = Server(page_size=4)
+    server.hear("w", 0, {"a": 1})
+    server.call("w", "a", "12345678ab")
+    server.call("w", "a", "123456zzzz")
+    assert server.standing("1234") == expected(1)
+    assert server.standing("12345678") == SPENT
+
+
+def test_beyond_most_workflows_the_one_silent_longest_is_forgotten() -> None:
+    server = Server(Limits(most_workflows=2))
+    for name in "abc":
+        server.hear(name, 0, {name: 1})
+        server.call(name, name, name * 4)
+    assert server.foresight.workflows == 2
+    # It may well go on: unlike that of an ended workflow, its prefix is not known to be spent.
+    assert server.standing("aaaa") == ORDINARY
+    assert server.standing("bbbb") == expected(1)
+    server.hear("b", 1, {"b": 1})
+    server.hear("d", 0)
+    assert server.standing("bbbb") == expected(1)
+    assert server.standing("cccc") == ORDINARY
+
+
+def test_expired_workflows_are_forgotten_before_live_ones() -> None:
+    server = Server(Limits(most_workflows=2))
+    server.hear("a", 0, {"a": 1})
+    server.foresight.turn_over(LIFETIME + 1)
+    server.hear("b", 0, {"b": 1})
+    server.hear("c", 0)
+    assert server.foresight.workflows == 2
+    assert server.hear("a", 0) == "accepted"  # as if never heard of
+
+
+def test_too_many_workflows_cost_no_app_what_it_has_learned() -> None:
+    server = Server(Limits(most_workflows=1))
+    for app in ("app", "other"):
+        run_of_app(server, f"{app} one", f"{app} A", app=app)
+        run_of_app(server, f"{app} two", f"{app} B", app=app)
+    server.hear("silent", 0)
+    server.hear("next", 0)
+    server.hear("now", 0, {"writer": 3}, app="app")
+    assert server.foresight.workflows == 1
+    assert server.standing("You write. Do app ") == expected(3)
+
+
+def test_ended_workflows_are_remembered_only_so_far_back() -> None:
+    server = Server(Limits(most_workflows=3))
+    for number in range(10):
+        server.hear(f"w{number}", 0, done=True)
+    assert len(server.foresight._ended) == 3
+    assert server.hear("w9", 0) == "ended"
+
+
+def test_beyond_most_agents_the_workflow_silent_longest_is_forgotten() -> None:
+    server = Server(Limits(most_agents=3))
+    for name in "ab":
+        server.hear(name, 0, {"1": 1, "2": 1})
+        server.call(name, "1", name * 4)
+    server.call("b", "2", "2222")
+    assert server.foresight.agents == 3
+    server.call("b", "3", "3333")
+    assert (server.foresight.agents, server.foresight.workflows) == (3, 1)
+    assert server.standing("aaaa") == ORDINARY
+    assert server.standing("bbbb") == expected(1)
+
+
+def test_beyond_most_tokens_the_workflow_silent_longest_is_forgotten() -> None:
+    server = Server(Limits(most_tokens=100))
+    for name in "abc":
+        server.hear(name, 0, {name: 1})
+        server.call(name, name, name * 40)
+    assert server.foresight.workflows == 2
+    assert server.standing("a" * 40) == ORDINARY
+    assert server.standing("b" * 40) == expected(1)
+
+
+@pytest.mark.parametrize("app", [None, "app"])
+def test_one_workflow_alone_cannot_exceed_the_limits(app: str | None) -> None:
+    server = Server(Limits(most_agents=10, most_tokens=1000))
+    for number in range(100):
+        server.hear("w", number, {"a": 0}, app=app)
+        server.call("w", f"agent {number}", f"{number} " * 10)
+        assert server.foresight.agents <= 10
+    assert server.foresight.workflows <= 1
+    server.hear("w", 100, {"b": 0}, app=app)
+    server.call("w", "b", "BBBB")
+    assert server.standing("BBBB") == expected(0)
+
+
+def test_one_app_alone_cannot_exceed_the_limits() -> None:
+    server = Server(Limits(most_agents=10, most_tokens=1000))
+    for number in range(100):
+        server.hear(f"w{number}", 0, {"a": 0}, app="app")
+        server.call(f"w{number}", f"agent {number}", f"{number} " * 10)
+        server.hear(f"w{number}", 1, done=True)
+        assert server.foresight.agents <= 10
+
+
+class ForesightMachine(RuleBasedStateMachine):
+    """Any traffic within tight limits: the books balance, and all is let go at the end."""
+
+    workflows = st.sampled_from(["v", "w", "x"])
+    agents = st.sampled_from(["a", "b", "c"])
+    steps = st.dictionaries(agents, st.one_of(st.none(), st.integers(0, 3)))
+    texts = st.text("01", min_size=1, max_size=8)
+    namespaces = st.sampled_from([NOWHERE, Namespace("lora")])
+
+    @initialize(most=st.integers(1, 6), page_size=st.sampled_from([1, 2]))
+    def start(self, most: int, page_size: int) -> None:
+        limits = Limits(most_workflows=most, most_agents=most, most_tokens=8 * most)
+        self.limits = limits
+        self.server = Server(limits, page_size)
+
+    @rule(
+        workflow=workflows,
+        seq=st.integers(0, 20),
+        steps=steps,
+        done=st.booleans(),
+        app=st.sampled_from([None, "app", "other"]),
+    )
+    def hear(
+        self, workflow: str, seq: int, steps: dict[str, int | None], done: bool, app: str | None
+    ) -> None:
+        self.server.hear(workflow, seq, {} if done else steps, done=done, app=app)
+
+    @rule(workflow=workflows, agent=agents, prompt=texts, answer=texts, namespace=namespaces)
+    def call(
+        self, workflow: str, agent: str, prompt: str, answer: str, namespace: Namespace
+    ) -> None:
+        self.server.call(workflow, agent, prompt, answer, namespace)
+
+    @rule(prompt=texts)
+    def chat(self, prompt: str) -> None:
+        self.server.chat(prompt)
+
+    @rule(pick=st.integers(0, 100))
+    def evict(self, pick: int) -> None:
+        leaves = self.server.tree.leaves()
+        if leaves:
+            leaf = leaves[pick % len(leaves)]
+            self.server.tree.remove(leaf)
+            self.server.foresight.turn_over(len(leaf.key) * LIFETIME // 16)
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.server.foresight.check()
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        foresight = self.server.foresight
+        assert foresight.workflows <= self.limits.most_workflows
+        assert foresight.agents <= self.limits.most_agents
+        assert foresight._remembered_tokens <= self.limits.most_tokens
+
+    @invariant()
+    def only_live_workflows_protect(self) -> None:
+        foresight = self.server.foresight
+        if not foresight._live:
+            standings = self.server.tree.standings().values()
+            assert all(standing is not Standing.EXPECTED for standing, _ in standings)
+
+    def teardown(self) -> None:
+        for workflow in "vwx":
+            self.server.hear(workflow, 21, done=True)
+        assert self.server.foresight.workflows == 0
+        standings = self.server.tree.standings().values()
+        assert all(standing is not Standing.EXPECTED for standing, _ in standings)
+
+
+ForesightMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
+TestForesightMachine = ForesightMachine.TestCase
