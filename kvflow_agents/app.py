@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
-from kvflow_agents.step_graph import Join, StepGraph
+from kvflow_agents.step_graph import Join, Outlook, StepGraph
 
 START = "__start__"
 END = "__end__"
 # A graph whose every step leads somewhere new would grow for ever.
 MAX_LEARNED_EDGES = 10_000
+# Bounds the steps kept of outlooks, all together: some megabytes.
+MAX_REMEMBERED_STEPS = 65_536
 
 
 def start_of(scope: str) -> str:
@@ -31,7 +33,37 @@ class App:
         self.graph = graph
         self._learned: set[tuple[str, str]] = set()
         self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES
+        self._outlooks: dict[object, tuple[StepGraph, Outlook]] = {}
+        self._remembered_steps = 0
         self._lock = threading.Lock()
+
+    def outlook(
+        self,
+        front: Sequence[str],
+        finished: Sequence[str],
+        arrived: Mapping[Join, Collection[str]],
+        *,
+        most_agents: int,
+    ) -> Outlook:
+        """The graph's outlook, made once for all the runs that pass through the same front."""
+        graph = self.graph
+        seen = frozenset((join, frozenset(sources)) for join, sources in arrived.items())
+        front_key = (tuple(front), tuple(finished), seen, most_agents)
+        of_graph, outlook = self._outlooks.get(front_key, (None, None))
+        if outlook is None or of_graph is not graph:
+            outlook = graph.outlook(
+                front, finished=finished, arrived=arrived, most_agents=most_agents
+            )
+            self._remember(front_key, graph, outlook)
+        return outlook
+
+    def _remember(self, front_key: object, graph: StepGraph, outlook: Outlook) -> None:
+        with self._lock:
+            self._remembered_steps += len(outlook.steps)
+            if self._remembered_steps > MAX_REMEMBERED_STEPS:
+                self._outlooks.clear()
+                self._remembered_steps = len(outlook.steps)
+            self._outlooks[front_key] = (graph, outlook)
 
     def learn(self, before: Collection[str], planned: Collection[str], *, is_start: bool) -> None:
         """Add the edges that explain `planned` after `before`, where the graph has none.

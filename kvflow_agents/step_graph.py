@@ -154,7 +154,9 @@ class _Walk:
             self.is_closed = False
             if not joins:
                 return self.graph.agents
-        return [join.target for join in joins if self._completes(join, name)]
+        return [
+            join.target for join in joins if len(join.sources) == 1 or self._completes(join, name)
+        ]
 
     def _completes(self, join: Join, source: str) -> bool:
         seen = self.arrived.get(join, ())

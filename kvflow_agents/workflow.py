@@ -114,9 +114,7 @@ class Workflow:
 
     def _look_ahead(self) -> Steps:
         front, finished = self._front()
-        outlook = self.app.graph.outlook(
-            front, finished=finished, arrived=self._arrived(), most_agents=MAX_AGENTS
-        )
+        outlook = self.app.outlook(front, finished, self._arrived(), most_agents=MAX_AGENTS)
         steps: dict[str, int | None] = dict(outlook.steps)
         if outlook.is_closed:
             steps.update(dict.fromkeys(sorted(self._callers - steps.keys())))
@@ -124,6 +122,8 @@ class Workflow:
 
     def _front(self) -> tuple[list[str], list[str]]:
         """What is planned now, and what has run in the steps of now."""
+        if len(self._scopes) == 1 and (root := self._scopes.get((ROOT, ""))):
+            return sorted(root.planned), sorted(root.finished)
         planned: Counter[str] = Counter()
         finished: set[str] = set()
         for state in self._scopes.values():
