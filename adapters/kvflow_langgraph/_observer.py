@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -15,6 +16,8 @@ from kvflow_langgraph._apps import Apps
 from kvflow_langgraph._internals import Loop, LoopTask
 from kvflow_langgraph._runs import Run, Runs
 from kvflow_langgraph._structure import Path, inner_path
+
+_agent_name = lru_cache(maxsize=8192)(agent_name)
 
 Subscribers = Callable[[Loop, Any], Collection[Carrier]]
 """The carriers that want a root loop's run hinted, given the loop and its graph."""
@@ -105,9 +108,10 @@ class Observer:
         return Call(task.scope.run.workflow, task.agent)
 
     def _scope_of(self, loop: Loop) -> Scope | None:
-        if loop not in self._scopes:
-            self._scopes[loop] = self._enter(loop)
-        return self._scopes[loop]
+        scope = self._scopes.get(loop)
+        if scope is None and loop not in self._scopes:
+            scope = self._scopes[loop] = self._enter(loop)
+        return scope
 
     def _enter(self, loop: Loop) -> Scope | None:
         # A graph that a node runs on a thread of its own is a root to LangGraph, not to us.
@@ -132,7 +136,7 @@ class Observer:
 
     def _add(self, scope: Scope, task: LoopTask) -> Task:
         path = (*scope.path, task.name)
-        known = Task(scope, path, agent_name(path))
+        known = Task(scope, path, _agent_name(path))
         scope.tasks[task.id] = known
         self._tasks[task.id] = known
         return known

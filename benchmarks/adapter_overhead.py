@@ -1,0 +1,234 @@
+"""What the LangGraph adapter costs: its own time per model call, its memory over many runs.
+
+    python benchmarks/adapter_overhead.py [--runs 10000] [--json FILE]
+
+A graph of 20 agents in a line calls a model that is answered inside the process. Every moment
+inside the adapter and the carrier is counted, the forecasts' and the hints' making included;
+what belongs to a call is all of it since the call before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import httpx
+import openai
+from langgraph.graph import START, StateGraph
+from rich.console import Console
+from rich.table import Table
+
+import kvflow_langgraph
+from kvflow_agents.failsafe import Failsafe
+
+AGENTS = 20
+ANSWER = {
+    "id": "0",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "stub",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
+    ],
+}
+
+
+class State(TypedDict, total=False):
+    count: Annotated[int, lambda old, new: new]
+
+
+class OwnTime:
+    """Counts the time inside the adapter, all of which goes through one gate: the failsafe."""
+
+    def __init__(self) -> None:
+        self.wall_us: list[float] = []
+        self.cpu_us: list[float] = []
+        self._wall_ns = self._cpu_ns = 0
+        self._original: Any = Failsafe.__call__
+
+    def start(self) -> None:
+        original = self._original
+
+        def timed(failsafe: Failsafe, function: Any, *args: Any, **kwargs: Any) -> Any:
+            wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+            try:
+                return original(failsafe, function, *args, **kwargs)
+            finally:
+                self._cpu_ns += time.thread_time_ns() - cpu
+                self._wall_ns += time.perf_counter_ns() - wall
+
+        self._put_in_place(timed)
+
+    def stop(self) -> None:
+        self._put_in_place(self._original)
+
+    def next_call(self) -> None:
+        """A request has left: what was spent on it is complete."""
+        self.wall_us.append(self._wall_ns / 1000)
+        self.cpu_us.append(self._cpu_ns / 1000)
+        self._wall_ns = self._cpu_ns = 0
+
+    def _put_in_place(self, gate: Any) -> None:
+        Failsafe.__call__ = gate  # type: ignore[method-assign]
+
+
+def make_graph(agents: int, base_url: str, on_request: Callable[[], None]) -> Any:
+    def answer(request: httpx.Request) -> httpx.Response:
+        on_request()
+        return httpx.Response(200, json=ANSWER)
+
+    client = openai.OpenAI(
+        base_url=base_url,
+        api_key="key",
+        # The older httpx is taken by every version of the SDK.
+        http_client=httpx.Client(transport=httpx.MockTransport(answer)),  # type: ignore[arg-type,unused-ignore]
+    )
+
+    def agent(state: State) -> State:
+        client.chat.completions.create(model="stub", messages=[{"role": "user", "content": "hi"}])
+        return {"count": state.get("count", 0) + 1}
+
+    graph = StateGraph(State)
+    names = [f"agent{number:02}" for number in range(agents)]
+    for name in names:
+        graph.add_node(name, agent)
+    for before, after in zip([START, *names], names, strict=False):
+        graph.add_edge(before, after)
+    return graph.compile()
+
+
+def measure_time(runs: int, base_url: str) -> dict[str, float]:
+    own = OwnTime()
+    graph = make_graph(AGENTS, base_url, own.next_call)
+    kvflow_langgraph.instrument(base_urls=[base_url])
+    for _ in range(20):
+        graph.invoke({})
+    own.wall_us.clear()
+    own.cpu_us.clear()
+    own.start()
+    for _ in range(runs):
+        graph.invoke({})
+    own.stop()
+    kvflow_langgraph.uninstrument()
+    wall = statistics.quantiles(own.wall_us, n=1000)
+    cpu = statistics.quantiles(own.cpu_us, n=1000)
+    return {
+        "calls": len(own.wall_us),
+        "wall_p50_us": wall[499],
+        "wall_p99_us": wall[989],
+        "cpu_p50_us": cpu[499],
+        "cpu_p99_us": cpu[989],
+    }
+
+
+def measure_run(runs: int, base_url: str) -> dict[str, float]:
+    """Whole runs, with and without in turn, so that both see the same machine."""
+    graph = make_graph(AGENTS, base_url, lambda: None)
+    plain_ms, hinted_ms = [], []
+    for _ in range(runs):
+        plain_ms.append(_time_ms(lambda: graph.invoke({})))
+        kvflow_langgraph.instrument(base_urls=[base_url])
+        hinted_ms.append(_time_ms(lambda: graph.invoke({})))
+        kvflow_langgraph.uninstrument()
+    return {
+        "plain_run_ms": statistics.median(plain_ms),
+        "hinted_run_ms": statistics.median(hinted_ms),
+    }
+
+
+def measure_memory(runs: int, base_url: str) -> dict[str, float]:
+    """Memory allocated by our code and still alive, after half of the runs and after all."""
+    graph = make_graph(3, base_url, lambda: None)
+    kvflow_langgraph.instrument(base_urls=[base_url])
+    graph.invoke({})
+    tracemalloc.start()
+    alive: list[float] = []
+    for run in range(1, runs + 1):
+        graph.invoke({}, {"configurable": {"thread_id": str(run)}})
+        if run in (runs // 2, runs):
+            alive.append(_ours_kib())
+    tracemalloc.stop()
+    kvflow_langgraph.uninstrument()
+    return {"runs": runs, "half_kib": alive[0], "all_kib": alive[1]}
+
+
+def _ours_kib() -> float:
+    gc.collect()
+    snapshot = tracemalloc.take_snapshot()
+    ours = snapshot.filter_traces([tracemalloc.Filter(True, "*/kvflow_*")])
+    return sum(stat.size for stat in ours.statistics("filename")) / 1024
+
+
+class NoForecasts(BaseHTTPRequestHandler):
+    """A server without kvflow: asked for a forecast once, and not again."""
+
+    def do_POST(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Somewhere to announce ends to, so that none of that goes on in the background."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoForecasts) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}/v1"
+        http.shutdown()
+
+
+def _time_ms(function: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    function()
+    return (time.perf_counter() - begin) * 1000
+
+
+def show(result: dict[str, dict[str, float]]) -> None:
+    own, run, memory = result["time"], result["run"], result["memory"]
+    table = Table(title=f"LangGraph adapter, {AGENTS} agents in a line")
+    for heading in ("measure", "value", "target"):
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for clock in ("wall", "cpu"):
+        for percentile, target in (("p50", "< 100 us"), ("p99", "< 1000 us")):
+            value = own[f"{clock}_{percentile}_us"]
+            table.add_row(
+                f"own {clock} time per model call, {percentile}", f"{value:.0f} us", target
+            )
+    table.add_row("run without, median", f"{run['plain_run_ms']:.1f} ms", "")
+    table.add_row("run with, median", f"{run['hinted_run_ms']:.1f} ms", "")
+    half, all_runs = int(memory["runs"] / 2), int(memory["runs"])
+    table.add_row(f"memory after {half} runs", f"{memory['half_kib']:.0f} KiB", "")
+    table.add_row(f"memory after {all_runs} runs", f"{memory['all_kib']:.0f} KiB", "flat")
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=10_000, help="runs of the memory test")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
+    options = parser.parse_args()
+    with server() as base_url:
+        result = {
+            "time": measure_time(200, base_url),
+            "run": measure_run(100, base_url),
+            "memory": measure_memory(options.runs, base_url),
+        }
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
