@@ -63,9 +63,9 @@ def decode_request(custom_params: object) -> Hint | None:
     return _decode(custom_params[FIELD], custom_params.get(STEPS_FIELD, {}))
 
 
-def decode_caller(custom_params: Mapping[str, Any] | None) -> Hint | None:
+def decode_caller(custom_params: object) -> Hint | None:
     """Like `decode_request`, but without the steps: who calls."""
-    if custom_params is None or FIELD not in custom_params:
+    if not isinstance(custom_params, Mapping) or FIELD not in custom_params:
         return None
     return _decode(custom_params[FIELD], {})
 

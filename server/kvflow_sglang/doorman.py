@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvflow_agents.errors import HintError
-from kvflow_agents.hints import FIELD, STEPS_FIELD, decode_request
+from kvflow_agents.hints import FIELD, STEPS_FIELD, decode_request, encode_request
 
 
 class Doorman:
@@ -26,22 +26,25 @@ class Doorman:
         """Clean the sampling parameters of SGLang's `GenerateReqInput`; ValueError to refuse."""
         params = getattr(request, "sampling_params", None)
         for each in params if isinstance(params, list) else [params]:
-            if isinstance(each, dict) and isinstance(each.get("custom_params"), Mapping):
+            if isinstance(each, dict) and each.get("custom_params") is not None:
                 each["custom_params"] = self._clean(each["custom_params"])
 
-    def _clean(self, custom_params: Mapping[str, Any]) -> dict[str, Any]:
+    def _clean(self, custom_params: object) -> object:
+        if not isinstance(custom_params, Mapping):
+            if self._allows_nesting:
+                return custom_params  # no hint, and nothing that a scheduler minds
+            raise ValueError("custom_params must be an object")
         cleaned = dict(custom_params)
         try:
             hint = decode_request(cleaned)
         except HintError as error:
             self.refused[error.reason] += 1
             hint = None
-        if hint is None:
-            cleaned.pop(FIELD, None)
-            cleaned.pop(STEPS_FIELD, None)
-        else:
-            # What a later version may nest is not known to be safe.
-            cleaned[FIELD] = {k: v for k, v in cleaned[FIELD].items() if _is_scalar(v)}
+        cleaned.pop(FIELD, None)
+        cleaned.pop(STEPS_FIELD, None)
+        if hint is not None:
+            # Not as it came: what a later version may add is not known to be safe.
+            cleaned |= encode_request(hint)
         if not self._allows_nesting:
             _refuse_nesting(cleaned)
         return cleaned
