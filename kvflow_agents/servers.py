@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -19,7 +19,7 @@ class Server:
     """One server as a client reaches it: its root (no `/v1`) and the key it was given."""
 
     root_url: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 class AllowedServers:
@@ -66,7 +66,10 @@ def root_of(base_url: str) -> str:
 
 @lru_cache(maxsize=256)
 def _is_allowed(allowed: tuple[_Location, ...], base_url: str) -> bool:
-    location = _parse(base_url)
+    try:
+        location = _parse(base_url)
+    except ConfigurationError:  # the client reaches its server in a way of its own
+        return False
     return any(entry.covers(location) for entry in allowed)
 
 
