@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import queue
 import threading
 import urllib.error
@@ -21,28 +22,33 @@ class Courier:
     """Posts hints to servers from one daemon thread; `send` never blocks and never raises.
 
     What cannot be delivered is counted: a full queue, a server that is gone or refuses. A server
-    that has no such endpoint is not asked again.
+    that has no such endpoint is not asked again. A forked child begins with nothing to send.
     """
 
     def __init__(self, *, timeout_s: float = 2.0, most_waiting: int = 256) -> None:
         self.sent = 0
         self.undelivered = 0
         self._timeout_s = timeout_s
-        self._waiting: queue.Queue[tuple[Server, Hint]] = queue.Queue(most_waiting)
+        self._most_waiting = most_waiting
         self._without_endpoint: set[str] = set()
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._begin()
+        atexit.register(self.flush, 0.5)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._waiting: queue.Queue[tuple[Server, Hint]] = queue.Queue(self._most_waiting)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def send(self, server: Server, hint: Hint) -> None:
         """Post a hint to a server, some time soon."""
-        if server.root_url in self._without_endpoint:
-            return
         try:
             self._waiting.put_nowait((server, hint))
-        except queue.Full:
+            self._start()
+        except (queue.Full, RuntimeError):  # or no thread can start: the interpreter ends
             self.undelivered += 1
-            return
-        self._start()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything sent so far has been tried; False if that takes too long."""
@@ -54,10 +60,7 @@ class Courier:
 
     def _start(self) -> None:
         with self._lock:
-            # A forked child inherits the object, not the thread.
             if self._thread is None or not self._thread.is_alive():
-                if self._thread is None:
-                    atexit.register(self.flush, 0.5)
                 self._thread = threading.Thread(target=self._run, name="kvflow", daemon=True)
                 self._thread.start()
 
@@ -70,14 +73,15 @@ class Courier:
                 self._waiting.task_done()
 
     def _post(self, server: Server, hint: Hint) -> None:
+        if server.root_url in self._without_endpoint:
+            return
         headers = {"Content-Type": "application/json"}
         if server.api_key:
             headers["Authorization"] = f"Bearer {server.api_key}"
-        request = urllib.request.Request(
-            server.root_url + FORECAST_PATH, json.dumps(encode_body(hint)).encode(), headers
-        )
+        url, body = server.root_url + FORECAST_PATH, json.dumps(encode_body(hint)).encode()
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s):
+            request = urllib.request.Request(url, body, headers)
+            with self._opener.open(request, timeout=self._timeout_s):
                 self.sent += 1
         except urllib.error.HTTPError as error:
             self.undelivered += 1
@@ -86,3 +90,10 @@ class Courier:
                 logger.info("%s has no %s: it is not kvflow", server.root_url, FORECAST_PATH)
         except (OSError, HTTPException, ValueError):
             self.undelivered += 1
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would take the API key to whoever it names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
