@@ -152,5 +152,7 @@ def _problem(name: str, wanted: str | None) -> str | None:
         return f"{name} is missing"
     if wanted is None:
         return None
+    if not callable(found):
+        return f"{name} is no function"
     parameters = " ".join(inspect.signature(found).parameters)
     return None if parameters == wanted else f"{name} takes ({parameters})"
