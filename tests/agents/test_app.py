@@ -69,11 +69,53 @@ def test_a_graph_that_does_not_say_where_it_starts_learns_it() -> None:
     assert list(team.graph.joins_into("b")) == [edge(app.START, "b")]
 
 
+def test_a_holder_that_calls_the_model_is_learned_beside_its_scope() -> None:
+    team = App(StepGraph([edge("a", "t/__start__")], agents=["t/b"], passive=["t/__start__"]))
+    team.learn_caller("t")
+    team.learn_caller("a")  # known as an agent already
+    assert team.graph.outlook(["a"]).steps == {"a": 0, "t": 1}
+    assert len(team.graph.joins) == 2
+
+
+def adopting() -> tuple[App, StepGraph]:
+    """An app with an AND join into the agent `tools`, and a graph that is found at work there."""
+    team = App(StepGraph([Join(frozenset({"a", "b"}), "tools"), edge("tools", "a")]))
+    start = "tools/x/__start__"
+    return team, StepGraph(
+        [edge(start, "tools/x/c"), edge("tools/x/c", "tools/x/d")], passive=[start]
+    )
+
+
+def test_an_adopted_graph_begins_whenever_its_holder_runs() -> None:
+    team, inner = adopting()
+    team.adopt("tools", "tools/x/__start__", inner)
+    assert "tools/x/c" not in team.graph.outlook(["a"]).steps
+    assert team.graph.outlook(["a", "b"]).steps == {
+        "a": 0,
+        "b": 0,
+        "tools": 1,
+        "tools/x/c": 1,
+        "tools/x/d": 2,
+    }
+
+
+def test_adopting_a_graph_again_adds_only_what_leads_to_it_since() -> None:
+    team, inner = adopting()
+    team.adopt("tools", "tools/x/__start__", inner)
+    adopted = team.graph
+    team.adopt("tools", "tools/x/__start__", StepGraph())
+    assert team.graph is adopted
+    team.learn({"e"}, {"tools"}, is_start=False)
+    team.adopt("tools", "tools/x/__start__", StepGraph())
+    assert team.graph.outlook(["e"]).steps["tools/x/c"] == 1
+
+
 def test_what_an_app_learns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MAX_LEARNED_EDGES", 3)
     team = App(StepGraph([edge("a", "b")]))
     for number in range(10):
         team.learn({"a"}, {f"new {number}"}, is_start=False)
+        team.adopt("a", f"a/{number}/__start__", StepGraph([edge("c", f"d{number}")]))
     assert len(team.graph.joins) == 4
 
 

@@ -22,9 +22,11 @@ from kvflow_agents.hints import (
     MAX_WORKFLOW_BYTES,
     REASONS,
     decode_body,
+    decode_caller,
     decode_request,
     encode_body,
     encode_request,
+    fitting,
 )
 
 MINIMAL = {"v": 1, "workflow": "run", "seq": 7}
@@ -98,6 +100,16 @@ def test_absent_fields_have_defaults() -> None:
 )
 def test_a_request_without_a_hint_has_none(params: object) -> None:
     assert decode_request(params) is None
+    assert decode_caller(params) is None
+
+
+@given(hints())
+def test_who_calls_is_decoded_without_the_steps(hint: Hint) -> None:
+    forecast = Forecast(hint.forecast.seq, {}, hint.forecast.done)
+    without_steps = Hint(hint.workflow, forecast, hint.agent, hint.app)
+    assert decode_caller({**encode_request(hint), "kvflow_steps": "unread"}) == without_steps
+    with pytest.raises(HintError):
+        decode_caller({"kvflow": {**MINIMAL, "agent": 3}})
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -239,6 +251,18 @@ def test_the_names_of_all_agents_together_are_limited() -> None:
     steps = {f"{number:x<{MAX_AGENT_BYTES}}": 1 for number in range(whole)}
     decode_body({**MINIMAL, "steps": steps})
     assert refusal({**MINIMAL, "steps": {**steps, "y": 1}}) == "size"
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 60, "ä" * 100])
+def test_steps_that_fit_are_the_first_that_one_hint_holds(name: str) -> None:
+    steps = {f"{name}{number:05}": number for number in range(2 * MAX_AGENTS)}
+    fits = fitting(steps)
+    assert list(fits) == list(steps)[: len(fits)]
+    assert decode_body({**MINIMAL, "steps": fits}).forecast.steps == fits
+    more = dict(list(steps.items())[: len(fits) + 1])
+    assert refusal({**MINIMAL, "steps": more}) == "size"
+    few = {"a": 1, "b": None}
+    assert fitting(few) == few
 
 
 def test_the_reasons_are_documented_labels() -> None:

@@ -310,6 +310,15 @@ def test_edges_are_added_to_a_copy() -> None:
     assert more.outlook(["a"]).steps["c"] == 2
 
 
+def test_two_graphs_join_where_they_name_the_same_nodes() -> None:
+    outer = StepGraph(edges("ab"), agents="z", open_agents="o")
+    both = outer.including(StepGraph(edges("bS", "Sc", "ab"), passive="S", open_agents="p"))
+    assert both.joins == tuple(edges("ab", "bS", "Sc"))
+    assert (both.passive, both.open_agents) == (frozenset("S"), frozenset("op"))
+    assert set(both.agents) == set("abczop")
+    assert both.outlook(["a"]).steps == {"a": 0, "b": 1, "c": 2}
+
+
 def test_joins_are_found_from_both_ends() -> None:
     graph = StepGraph(edges("ab", "acb", "ab"))
     assert list(graph.joins_from("a")) == edges("ab", "acb")
