@@ -194,7 +194,7 @@ def _with_caller(agent: str, forecast: Forecast) -> Forecast:
     """Who calls is at work, even where the graph does not know it."""
     if forecast.steps.get(agent) is not None:
         return forecast
-    return replace(forecast, steps=fitting({**forecast.steps, agent: 0}))
+    return replace(forecast, steps=fitting({agent: 0, **forecast.steps} | {agent: 0}))
 
 
 def _is_inside(scope: str, outer: str) -> bool:

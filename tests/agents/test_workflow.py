@@ -303,6 +303,9 @@ def test_a_hint_of_any_workflow_is_one_that_a_server_takes(name_bytes: int) -> N
     assert decode_body(encode_body(hint)) == hint
     assert hint.forecast.steps["a"] == 0
     assert len(hint.forecast.steps) > 1000
+    hint = run.hint("stranger")
+    assert decode_body(encode_body(hint)) == hint
+    assert hint.forecast.steps["stranger"] == 0
     run.end(resumable=True)
     for worker in workers:
         run.hint(worker)
