@@ -21,3 +21,5 @@ def pytest_configure(config: pytest.Config) -> None:
     # SGLang and its dependencies warn at import of what this machine or Python lacks.
     for module in ("sglang", "torch", "transformers", "flashinfer", "modelscope", "datasets"):
         config.addinivalue_line("filterwarnings", f"ignore:::{module}.*")
+    # SWIG modules (sentencepiece) raise this while they load, where an error kills Python at exit.
+    config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute")
