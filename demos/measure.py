@@ -1,0 +1,189 @@
+"""What a run's model calls cost: seen at the calls themselves and in the server's metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import urllib.request
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage, convert_to_openai_messages
+from langchain_core.outputs import LLMResult
+
+from demos.optimum import PromptCall
+from kvflow_agents.prefix import common_prefix_tokens
+
+TIMEOUT_S = 60.0
+COUNTERS = ("sglang:evicted_tokens_total", "sglang:load_back_tokens_total")
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One model call of one workflow's agent."""
+
+    workflow: str
+    agent: str
+    messages: Sequence[BaseMessage]
+    tools: Any
+    started_s: float
+    ended_s: float = 0.0
+    answer: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    answer_tokens: int = 0
+
+    @property
+    def latency_ms(self) -> float:
+        return (self.ended_s - self.started_s) * 1000
+
+
+@dataclass
+class CallLog:
+    """The calls of all workflows of a run, in the order in which they ended."""
+
+    on_call: Callable[[], None] = lambda: None
+    calls: list[CallRecord] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, call: CallRecord) -> None:
+        """Note a call that has ended."""
+        with self._lock:
+            self.calls.append(call)
+        self.on_call()
+
+    def answers(self) -> dict[tuple[str, str, int], str]:
+        """Each answer by workflow, agent and how many the agent had given before."""
+        given: dict[tuple[str, str], int] = {}
+        answers = {}
+        for call in sorted(self.calls, key=lambda each: each.started_s):
+            who = (call.workflow, call.agent)
+            answers[(*who, given.get(who, 0))] = call.answer
+            given[who] = given.get(who, 0) + 1
+        return answers
+
+
+class Recorder(BaseCallbackHandler):
+    """Logs one workflow's model calls; passed in its run's config like any LangChain handler."""
+
+    run_inline = True  # or the times of asynchronous calls are those of another task
+
+    def __init__(self, workflow: str, log: CallLog) -> None:
+        self._workflow = workflow
+        self._log = log
+        self._open: dict[UUID, CallRecord] = {}
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        tools = (kwargs.get("invocation_params") or {}).get("tools")
+        agent = agent_of(metadata or {})
+        call = CallRecord(self._workflow, agent, messages[0], tools, time.perf_counter())
+        self._open[run_id] = call
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._open.pop(run_id)
+        call.ended_s = time.perf_counter()
+        message = getattr(response.generations[0][0], "message", None)
+        usage = getattr(message, "usage_metadata", None) or {}
+        call.answer = response.generations[0][0].text
+        call.prompt_tokens = usage.get("input_tokens", 0)
+        call.answer_tokens = usage.get("output_tokens", 0)
+        call.cached_tokens = usage.get("input_token_details", {}).get("cache_read", 0)
+        self._log.add(call)
+
+
+def agent_of(metadata: dict[str, Any]) -> str:
+    """Which node made a call, as a path: `research/model`."""
+    namespace = str(metadata.get("langgraph_checkpoint_ns", "?"))
+    path = re.sub(r":[^|]*", "", namespace).replace("|", "/")
+    name = metadata.get("lc_agent_name")
+    return f"{path} ({name})" if name and name not in path.split("/") else path
+
+
+class ServerFigures:
+    """What the server itself has counted since the last `reset`; needs `--enable-metrics`."""
+
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        self._base_url = base_url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._at_reset: dict[str, float] = {}
+
+    def reset(self) -> None:
+        """Empty the caches and count from here."""
+        self._get("/flush_cache", b"")
+        self._at_reset = self._counters()
+
+    def counted(self) -> tuple[int, int]:
+        """Tokens evicted from the device, tokens loaded back to it."""
+        now = self._counters()
+        evicted, loaded = (int(now[name] - self._at_reset.get(name, 0.0)) for name in COUNTERS)
+        return evicted, loaded
+
+    def tokenize(self, call: CallRecord) -> array[int]:
+        """The tokens of a call's prompt, chat template and all."""
+        body: dict[str, Any] = {"messages": convert_to_openai_messages(list(call.messages))}
+        if call.tools:
+            body["tools"] = call.tools
+        answer = json.loads(self._get("/v1/tokenize", json.dumps(body).encode()))
+        return array("q", answer["tokens"])
+
+    def server_info(self) -> dict[str, Any]:
+        """The server's own account of its settings and sizes."""
+        info: dict[str, Any] = json.loads(self._get("/server_info"))
+        return info
+
+    def _counters(self) -> dict[str, float]:
+        totals = dict.fromkeys(COUNTERS, 0.0)
+        for line in self._get("/metrics").splitlines():
+            name, _, value = line.rpartition(" ")
+            bare = name.partition("{")[0]
+            if bare in totals:
+                totals[bare] += float(value)
+        return totals
+
+    def _get(self, path: str, body: bytes | None = None) -> str:
+        headers = {**self._headers, "Content-Type": "application/json"}
+        request = urllib.request.Request(self._base_url + path, body, headers)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            return str(answer.read().decode())
+
+
+def prompt_calls(calls: Iterable[CallRecord], figures: ServerFigures) -> list[PromptCall]:
+    """The calls as the optimum sees them: an owner is whoever sends the same system prompt."""
+    ordered = sorted(calls, key=lambda call: call.started_s)
+    tokens = [figures.tokenize(call) for call in ordered]
+    owners = [f"{call.agent}\n{call.messages[0].text}" for call in ordered]
+    last: dict[str, int] = {}
+    shared = [0] * len(ordered)
+    kept = [0] * len(ordered)
+    for index, owner in enumerate(owners):
+        if owner in last:
+            shared[index] = common_prefix_tokens(tokens[last[owner]], tokens[index])
+            kept[last[owner]] = shared[index]
+        last[owner] = index
+    return [
+        PromptCall(
+            owner=owners[index],
+            prompt_tokens=len(tokens[index]),
+            total_tokens=len(tokens[index]) + call.answer_tokens,
+            shared_tokens=min(shared[index], len(tokens[index]) - 1),
+            kept_tokens=kept[index],
+            was_found=shared[index] > 0 and 2 * call.cached_tokens >= shared[index],
+            started_s=call.started_s,
+            ended_s=call.ended_s,
+        )
+        for index, call in enumerate(ordered)
+    ]

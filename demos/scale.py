@@ -1,0 +1,45 @@
+"""How large the demo is for which model: a pool of about half of the prompts, in minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from demos import prebuilt_apps
+from demos.workloads import Workload, prebuilt, private_teams, shared_team
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Prompt lengths in words and the pool in tokens, which fit each other for one tokenizer."""
+
+    pool_tokens: int
+    answer_tokens: int
+    team_words: int
+    client_words: int
+    prebuilt_words: int
+
+    def workloads(self, host_tier: bool) -> list[Workload]:
+        """What runs: everything without the host tier, our own team with it."""
+        teams = [
+            shared_team(workflows=2, questions=2, words=self.team_words),
+            private_teams(workflows=2, questions=2, words=self.client_words),
+        ]
+        if host_tier:
+            return teams[:1]
+        names = prebuilt_apps.BUILDERS
+        return teams + [prebuilt(name, rounds=2, words=self.prebuilt_words) for name in names]
+
+
+# One token is a word or so.
+SMOLLM2 = Scale(
+    pool_tokens=3_600, answer_tokens=6, team_words=500, client_words=330, prebuilt_words=400
+)
+# One token is a character: about six of them a word.
+TINY = Scale(
+    pool_tokens=16_000, answer_tokens=6, team_words=380, client_words=250, prebuilt_words=400
+)
+
+
+def scale_of(model: str) -> Scale:
+    """The scale for a model; folders other than `tiny` are taken for word-piece models."""
+    return TINY if model == "tiny" or model.endswith("/tiny") else SMOLLM2

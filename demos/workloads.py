@@ -1,0 +1,124 @@
+"""The conversations that the demo runs: the same for every server and every policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_openai import ChatOpenAI
+
+from demos import prebuilt_apps, team
+from demos.measure import CallLog, Recorder
+
+QUESTIONS = (
+    "Why did lighthouses lose their keepers?",
+    "Do tram lines raise the rents along them?",
+    "What made the herring leave the coast?",
+    "Who profits when a town buries its rivers?",
+)
+
+Prepare = Callable[[Any], Any]
+"""What to do to an app before it runs: nothing, or `kvflow_langgraph.wrap`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """One run of an app: its name, the compiled graph and its input."""
+
+    name: str
+    app: Any
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model server as an application knows it."""
+
+    base_url: str
+    model: str
+    api_key: str
+    answer_tokens: int
+
+    def chat(self, chat_class: type[ChatOpenAI] = ChatOpenAI) -> Any:
+        """The chat model that an app is built with."""
+        return chat_class(
+            model=self.model,
+            base_url=f"{self.base_url}/v1",
+            api_key=self.api_key,  # type: ignore[arg-type]
+            temperature=0,
+            max_completion_tokens=self.answer_tokens,
+            timeout=600,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Named conversations: `rounds` of workflows, those of a round at once."""
+
+    name: str
+    build: Callable[[Endpoint], list[list[Workflow]]]
+    calls: int
+    """How many model calls it makes, for the progress bar."""
+
+    def run(self, endpoint: Endpoint, prepare: Prepare, on_call: Callable[[], None]) -> CallLog:
+        """Run all conversations; blocks until the last has ended."""
+        log = CallLog(on_call=on_call)
+        for workflows in self.build(endpoint):
+            with ThreadPoolExecutor(len(workflows)) as pool:
+                for done in [pool.submit(_run, each, prepare, log) for each in workflows]:
+                    done.result()
+        return log
+
+
+def _run(workflow: Workflow, prepare: Prepare, log: CallLog) -> None:
+    config = {"callbacks": [Recorder(workflow.name, log)], "recursion_limit": 200}
+    prepare(workflow.app).invoke(workflow.inputs, config)
+
+
+def shared_team(workflows: int, questions: int, words: int) -> Workload:
+    """Workflows of one team at once: all use the same prompts."""
+
+    def build(endpoint: Endpoint) -> list[list[Workflow]]:
+        app = team.build(endpoint.chat(), words=words)
+        return [[Workflow(f"w{i}", app, _questions(i, questions)) for i in range(workflows)]]
+
+    return Workload("team", build, workflows * questions * team.CALLS_PER_QUESTION)
+
+
+def private_teams(workflows: int, questions: int, words: int) -> Workload:
+    """A team for each client, as in KVFlow's experiments: no prompt is shared."""
+
+    def build(endpoint: Endpoint) -> list[list[Workflow]]:
+        return [
+            [
+                Workflow(
+                    f"client {i}",
+                    team.build(endpoint.chat(), client=f"Client {i}", words=words),
+                    _questions(i, questions),
+                )
+                for i in range(workflows)
+            ]
+        ]
+
+    return Workload("clients", build, workflows * questions * team.CALLS_PER_QUESTION)
+
+
+def prebuilt(name: str, rounds: int, words: int) -> Workload:
+    """One of the apps of others, run once a round."""
+
+    def build(endpoint: Endpoint) -> list[list[Workflow]]:
+        chat = endpoint.chat(prebuilt_apps.RoutedChat)
+        app = prebuilt_apps.BUILDERS[name](chat, words)
+        runs = [
+            Workflow(f"{name} {i}", app, {"messages": [("user", QUESTIONS[i % len(QUESTIONS)])]})
+            for i in range(rounds)
+        ]
+        return [[run] for run in runs]
+
+    return Workload(name, build, rounds * prebuilt_apps.CALLS[name])
+
+
+def _questions(first: int, count: int) -> dict[str, Any]:
+    return {"questions": [QUESTIONS[(first + i) % len(QUESTIONS)] for i in range(count)]}
