@@ -1,11 +1,8 @@
-"""Every name of SGLang 0.5.23 that is private or may move, and the check that all are there."""
+"""Every name of SGLang 0.5.23 that is private or may move; `self_check` sees that all are there."""
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from collections.abc import Iterable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sglang.srt.managers.io_struct import BaseReq, hook_custom_types
@@ -21,8 +18,6 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-from kvflow_agents.errors import IncompatibleServerError
-
 __all__ = [
     "FULL",
     "BaseReq",
@@ -32,9 +27,6 @@ __all__ = [
     "RadixKey",
     "UnifiedRadixCache",
     "UnifiedTreeCore",
-    "check_hooks",
-    "check_names",
-    "check_server",
     "create_unified_radix_cache",
     "get_tree_core_factory",
     "hook_custom_types",
@@ -95,64 +87,88 @@ LAUNCHER_NAMES: dict[str, str | None] = {
 }
 
 
-def check_names(names: dict[str, str | None]) -> None:
-    """IncompatibleServerError unless SGLang is the pinned version and has all these names."""
-    problems = [problem for name, want in names.items() if (problem := _problem(name, want))]
-    found = version("sglang")
-    if found != SGLANG_VERSION:
-        problems.insert(0, f"sglang {found} is installed")
-    if problems:
-        raise IncompatibleServerError(
-            f"kvflow needs sglang=={SGLANG_VERSION} as released; "
-            f"this one differs: {'; '.join(problems)}. Install sglang=={SGLANG_VERSION}, "
-            "or start without --radix-cache-backend kvflow."
-        )
+# ---- the HTTP process ----
 
 
-def check_hooks(targets: Iterable[str]) -> None:
-    """IncompatibleServerError unless SGLang has really applied these hooks (it only logs)."""
-    missing = sorted(set(targets) - HookRegistry._patched)
-    if missing:
-        raise IncompatibleServerError(f"kvflow could not hook {', '.join(missing)}")
+def http_app() -> Any:
+    """SGLang's FastAPI application."""
+    from sglang.srt.entrypoints import http_server
+
+    return http_server.app
 
 
-def check_server(server_args: Any) -> None:
-    """IncompatibleServerError if the server is asked for something kvflow cannot work with."""
-    reasons = [reason for reason, is_asked in _unsupported(server_args) if is_asked]
-    if reasons:
-        raise IncompatibleServerError(
-            f"kvflow does not work with {', '.join(reasons)}: "
-            "leave that out, or start without --radix-cache-backend kvflow"
-        )
+def has_pickle_transport() -> bool:
+    """Whether requests travel to the schedulers as pickle, which takes any JSON, or msgpack."""
+    from sglang.srt.environ import envs
+
+    return bool(envs.SGLANG_USE_PICKLE_IPC.get())
 
 
-def _unsupported(args: Any) -> Iterable[tuple[str, bool]]:
-    yield "--tokenizer-worker-num above 1", args.tokenizer_worker_num > 1
-    yield "--disable-radix-cache", args.disable_radix_cache
-    yield (
-        f"--radix-eviction-policy {args.radix_eviction_policy}",
-        (args.radix_eviction_policy != "lru"),
-    )
-    yield "--enable-session-radix-cache", args.enable_session_radix_cache
-    yield (
-        "--hicache-write-policy write_back",
-        (args.enable_hierarchical_cache and args.hicache_write_policy == "write_back"),
-    )
-    yield "--hicache-host-memory-mode buffer_only", args.hicache_host_memory_mode == "buffer_only"
-    yield "--enable-unified-cache-external-linker", args.enable_unified_cache_external_linker
-    yield "--enable-lmcache", args.enable_lmcache
-    yield "--enable-flexkv", args.enable_flexkv
-    yield f"--disaggregation-mode {args.disaggregation_mode}", args.disaggregation_mode != "null"
+def add_control_message(name: str, answer: type) -> None:
+    """Let `ask_schedulers(name, ...)` be answered by `answer`; before the server is built."""
+    from sglang.srt.managers import tokenizer_control_mixin
+
+    tokenizer_control_mixin._COMMUNICATOR_SPECS.append((name, answer))
 
 
-def _problem(name: str, wanted: str | None) -> str | None:
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError):
-        return f"{name} is missing"
-    if wanted is None:
-        return None
-    if not callable(found):
-        return f"{name} is no function"
-    parameters = " ".join(inspect.signature(found).parameters)
-    return None if parameters == wanted else f"{name} takes ({parameters})"
+async def ask_schedulers(name: str, message: Any) -> list[Any]:
+    """Send a control message to every scheduler; their answers, one of each."""
+    from sglang.srt.entrypoints.http_server import get_global_state
+
+    manager = get_global_state().tokenizer_manager
+    manager.auto_create_handle_loop()
+    answers: list[Any] = await getattr(manager, f"{name}_communicator")(message)
+    return answers
+
+
+# ---- the schedulers ----
+
+
+def add_handlers(scheduler: Any, handlers: Mapping[type, Callable[[Any], Any]]) -> None:
+    """Let a scheduler answer more kinds of control messages."""
+    from sglang.utils import TypeBasedDispatcher
+
+    scheduler._request_dispatcher += TypeBasedDispatcher(list(handlers.items()))
+
+
+# ---- the CPU engine ----
+
+
+def set_host_memory_reserve(reserve_bytes: int) -> None:
+    """Set the host memory that HiCache leaves free (10 GiB as shipped)."""
+    from sglang.srt.mem_cache.pool_host import base
+
+    base.HICACHE_HOST_MEMORY_RESERVE_BYTES = reserve_bytes
+
+
+def set_cpu_host_allocation(allocate: Callable[..., object]) -> None:
+    """Allocate host pools of `cpu` device pools with `allocate`; other devices keep theirs."""
+    from sglang.srt.mem_cache.pool_host import common
+
+    common.ALLOC_MEMORY_FUNCS["cpu"] = allocate
+
+
+def allocate_host_memory(*args: object, **kwargs: object) -> object:
+    """SGLang's own allocation of a host pool."""
+    from sglang.srt.mem_cache.pool_host import common
+
+    return common.alloc_with_host_register(*args, **kwargs)
+
+
+def set_direct_transfer(transfer: Callable[..., None]) -> None:
+    """Define the `transfer_kv_direct` that the MHA host pool calls; sgl_kernel has it on GPUs."""
+    from sglang.srt.mem_cache.pool_host import mha
+
+    mha.transfer_kv_direct = transfer
+
+
+def register_dense_models() -> None:
+    """Register common dense models, so that SGLang does not import all its models to find one.
+
+    That takes 3 s and logs a warning for each model that needs a GPU. Other models are still
+    found the usual way (`ModelRegistry.resolve_model_cls`).
+    """
+    from sglang.srt.models import llama, qwen2, qwen3, registry
+
+    for model in (llama.LlamaForCausalLM, qwen2.Qwen2ForCausalLM, qwen3.Qwen3ForCausalLM):
+        registry.ModelRegistry.models.setdefault(model.__name__, model)

@@ -64,9 +64,9 @@ def register() -> None:
     """Entry point of the SGLang plugin `kvflow_cpu`: the CPU engine alone, without kvflow."""
     # SGLang loads plugins in each of its processes; only this one has models and caches.
     if "sglang.srt.managers.scheduler" in sys.modules:
-        from kvflow_sglang import compat_cpu
+        from kvflow_sglang import compat
 
-        compat_cpu.register_dense_models()
+        compat.register_dense_models()
         substitute_transfers()
 
 
@@ -74,11 +74,11 @@ def substitute_transfers() -> None:
     """Let HiCache run without a GPU; does nothing unless the CPU engine was asked for."""
     if os.environ.get("SGLANG_USE_CPU_ENGINE") != "1":
         return
-    from kvflow_sglang import compat_cpu
+    from kvflow_sglang import compat
 
-    compat_cpu.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
-    compat_cpu.set_cpu_host_allocation(_allocate_unpinned)
-    compat_cpu.set_direct_transfer(copy_rows)
+    compat.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
+    compat.set_cpu_host_allocation(_allocate_unpinned)
+    compat.set_direct_transfer(copy_rows)
 
 
 def copy_rows(
@@ -100,6 +100,6 @@ def copy_rows(
 
 
 def _allocate_unpinned(*args: object, **kwargs: object) -> object:
-    from kvflow_sglang import compat_cpu
+    from kvflow_sglang import compat
 
-    return compat_cpu.allocate_host_memory(*args, **{**kwargs, "pin_memory": False})
+    return compat.allocate_host_memory(*args, **{**kwargs, "pin_memory": False})

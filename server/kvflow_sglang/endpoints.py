@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -11,7 +10,7 @@ from fastapi.responses import JSONResponse
 from kvflow_agents import __version__
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
-from kvflow_sglang.compat import SGLANG_VERSION
+from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.messages import StatusRequest, to_message
 
@@ -32,13 +31,13 @@ def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
             doorman.refused[error.reason] += 1
             body = {"error": {"reason": error.reason, "message": str(error)}}
             return JSONResponse(body, status_code=413 if error.reason == "size" else 400)
-        answers = await _ask_schedulers("kvflow_forecast", to_message(hint))
+        answers = await ask_schedulers("kvflow_forecast", to_message(hint))
         return JSONResponse({"outcome": answers[0].outcome})
 
     @router.get("/status")
     async def status() -> JSONResponse:
         """What kvflow is, has hooked, knows and protects; one entry of `ranks` per scheduler."""
-        answers = await _ask_schedulers("kvflow_status", StatusRequest())
+        answers = await ask_schedulers("kvflow_status", StatusRequest())
         return JSONResponse(
             {
                 "version": __version__,
@@ -55,19 +54,12 @@ def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
 async def _read_json(request: Request) -> object:
     body = bytearray()
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HintError("size", f"the body is longer than {MAX_BODY_BYTES} bytes")
+        # To the end in any case: a client that is still sending would not see the answer.
+        if len(body) <= MAX_BODY_BYTES:
+            body += chunk
+    if len(body) > MAX_BODY_BYTES:
+        raise HintError("size", f"the body is longer than {MAX_BODY_BYTES} bytes")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HintError("type", f"the body is not JSON: {error}") from error
-
-
-async def _ask_schedulers(name: str, message: Any) -> list[Any]:
-    from sglang.srt.entrypoints.http_server import get_global_state
-
-    manager = get_global_state().tokenizer_manager
-    manager.auto_create_handle_loop()
-    answers: list[Any] = await getattr(manager, f"{name}_communicator")(message)
-    return answers

@@ -35,6 +35,9 @@ class StatusAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
     counts: dict[str, int]
 
 
+ALL = (ForecastRequest, ForecastAnswer, StatusRequest, StatusAnswer)
+
+
 def to_message(hint: Hint) -> Any:
     """A hint as a message."""
     forecast = hint.forecast

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from kvflow_agents.errors import ConfigurationError, IncompatibleServerError
-from kvflow_sglang import compat
+from kvflow_sglang import compat, self_check
 from kvflow_sglang.compat import HookRegistry, HookType
 
 BACKEND = "kvflow"
@@ -30,7 +30,7 @@ def register() -> None:
         HookRegistry.register(compat.LAUNCH_HOOK, _launch, HookType.AROUND)
         if _is_asked_for(sys.argv):
             # A hook that fails to apply is only logged by SGLang: look before it is tried.
-            _exit_unless(compat.check_names, compat.LAUNCHER_NAMES)
+            _exit_unless(self_check.check_names, compat.LAUNCHER_NAMES)
     elif "sglang.srt.managers.scheduler" in sys.modules:
         compat.register_radix_cache_backend(BACKEND, make_cache)
 
@@ -40,22 +40,22 @@ def make_cache(context: Any) -> Any:
 
     IncompatibleServerError, which ends the server, if anything kvflow needs is not there.
     """
+    from kvflow_sglang import messages
     from kvflow_sglang.cache import KVFlowRadixCache
-    from kvflow_sglang.messages import ForecastAnswer, ForecastRequest, StatusAnswer, StatusRequest
     from kvflow_sglang.tree import ClaimedFullComponent, ClaimedTreeCore
 
-    compat.check_names(compat.SCHEDULER_NAMES)
-    compat.check_server(context.server_args)
+    self_check.check_names(compat.SCHEDULER_NAMES)
+    self_check.check_server(context.server_args)
     if context.is_hybrid_swa or context.is_hybrid_ssm:
         raise IncompatibleServerError(
             "kvflow works with full attention only: this model has sliding-window or state-space "
             "layers; start without --radix-cache-backend kvflow"
         )
-    compat.hook_custom_types(ForecastRequest, ForecastAnswer, StatusRequest, StatusAnswer)
+    compat.hook_custom_types(*messages.ALL)
     HookRegistry.register(compat.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
     HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.apply_hooks()
-    compat.check_hooks(SCHEDULER_HOOKS)
+    self_check.check_hooks(SCHEDULER_HOOKS)
     if compat.get_tree_core_factory(BACKEND) is None:
         compat.register_tree_core_backend(BACKEND, ClaimedTreeCore)
     context.params.tree_core_backend = BACKEND
@@ -87,26 +87,21 @@ def _launch(
 
 
 def _prepare_http(server_args: Any) -> None:
-    from sglang.srt.entrypoints import http_server
-    from sglang.srt.environ import envs
-    from sglang.srt.managers.tokenizer_control_mixin import _COMMUNICATOR_SPECS
-
-    from kvflow_sglang import settings
+    from kvflow_sglang import messages, settings
     from kvflow_sglang.doorman import Doorman
     from kvflow_sglang.endpoints import make_router
-    from kvflow_sglang.messages import ForecastAnswer, ForecastRequest, StatusAnswer, StatusRequest
 
-    compat.check_names(compat.LAUNCHER_NAMES)
-    compat.check_server(server_args)
+    self_check.check_names(compat.LAUNCHER_NAMES)
+    self_check.check_server(server_args)
     settings.from_environment()
-    doorman = Doorman(allows_nesting=envs.SGLANG_USE_PICKLE_IPC.get())
-    compat.hook_custom_types(ForecastRequest, ForecastAnswer, StatusRequest, StatusAnswer)
-    _COMMUNICATOR_SPECS.append(("kvflow_forecast", ForecastAnswer))
-    _COMMUNICATOR_SPECS.append(("kvflow_status", StatusAnswer))
+    compat.hook_custom_types(*messages.ALL)
+    compat.add_control_message("kvflow_forecast", messages.ForecastAnswer)
+    compat.add_control_message("kvflow_status", messages.StatusAnswer)
+    doorman = Doorman(allows_nesting=compat.has_pickle_transport())
     HookRegistry.register(compat.HTTP_HOOK, partial(_admit, doorman), HookType.BEFORE)
     HookRegistry.apply_hooks()
-    compat.check_hooks(HTTP_HOOKS)
-    http_server.app.include_router(make_router(doorman, [*HTTP_HOOKS, *SCHEDULER_HOOKS]))
+    self_check.check_hooks(HTTP_HOOKS)
+    compat.http_app().include_router(make_router(doorman, [*HTTP_HOOKS, *SCHEDULER_HOOKS]))
 
 
 def _admit(doorman: Any, manager: Any, request: Any, *args: Any, **kwargs: Any) -> None:
@@ -121,8 +116,6 @@ def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> No
 
 def _add_handlers(result: Any, scheduler: Any) -> None:
     """After `Scheduler.init_request_dispatcher`: answer the HTTP process."""
-    from sglang.utils import TypeBasedDispatcher
-
     from kvflow_sglang import messages
 
     def hear(message: Any) -> Any:
@@ -131,6 +124,4 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
     def status(message: Any) -> Any:
         return messages.StatusAnswer(counts=scheduler.tree_cache.status())
 
-    scheduler._request_dispatcher += TypeBasedDispatcher(
-        [(messages.ForecastRequest, hear), (messages.StatusRequest, status)]
-    )
+    compat.add_handlers(scheduler, {messages.ForecastRequest: hear, messages.StatusRequest: status})

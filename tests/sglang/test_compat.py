@@ -9,7 +9,7 @@ import pytest
 from sglang.srt.server_args import ServerArgs
 
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang import compat
+from kvflow_sglang import compat, self_check
 from kvflow_sglang.compat import HookRegistry, HookType, UnifiedRadixCache, UnifiedTreeCore
 
 # Those of the schedulers' cache; test_plugin.py looks at all, in a process of their own.
@@ -18,14 +18,14 @@ CACHE_NAMES = {name: want for name, want in compat.SCHEDULER_NAMES.items() if ".
 
 def complaint(names: dict[str, str | None]) -> str:
     with pytest.raises(IncompatibleServerError) as caught:
-        compat.check_names(names)
+        self_check.check_names(names)
     assert "start without --radix-cache-backend kvflow" in str(caught.value)
     return str(caught.value)
 
 
 def test_the_installed_sglang_has_every_name() -> None:
     assert len(CACHE_NAMES) > 10
-    compat.check_names(CACHE_NAMES)
+    self_check.check_names(CACHE_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_all_differences_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_version_is_refused_even_if_it_looks_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compat, "version", lambda package: "0.5.24")
+    monkeypatch.setattr(self_check, "version", lambda package: "0.5.24")
     assert "sglang 0.5.24 is installed" in complaint(CACHE_NAMES)
     assert "Install sglang==0.5.23" in complaint({})
 
@@ -94,8 +94,8 @@ def server_args(**changed: Any) -> Any:
 
 
 def test_a_server_with_defaults_is_accepted() -> None:
-    compat.check_server(server_args())
-    compat.check_server(server_args(enable_hierarchical_cache=True))
+    self_check.check_server(server_args())
+    self_check.check_server(server_args(enable_hierarchical_cache=True))
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_each_option_that_cannot_work_is_refused_by_name(
     changed: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(IncompatibleServerError) as caught:
-        compat.check_server(server_args(**changed))
+        self_check.check_server(server_args(**changed))
     said = str(caught.value)
     assert said.startswith(f"kvflow does not work with {reason}: ")
 
 
 def test_all_options_that_cannot_work_are_named_at_once() -> None:
     with pytest.raises(IncompatibleServerError, match="--enable-lmcache, --enable-flexkv"):
-        compat.check_server(server_args(enable_lmcache=True, enable_flexkv=True))
+        self_check.check_server(server_args(enable_lmcache=True, enable_flexkv=True))
 
 
 def test_a_hook_that_did_not_apply_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +144,6 @@ def test_a_hook_that_did_not_apply_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(TypeBasedDispatcher, "__call__", TypeBasedDispatcher.__call__)
     HookRegistry.apply_hooks()  # logs that one failed, and returns
-    compat.check_hooks([there])
+    self_check.check_hooks([there])
     with pytest.raises(IncompatibleServerError, match=f"could not hook {gone}$"):
-        compat.check_hooks([there, gone])
+        self_check.check_hooks([there, gone])

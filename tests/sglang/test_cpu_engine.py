@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from kvflow_sglang import compat_cpu, cpu_engine
+from kvflow_sglang import compat, cpu_engine
 from kvflow_sglang.server_process import ServerProcess
 
 DEVICE_TOKENS = 4096
@@ -63,9 +63,9 @@ def test_nothing_is_substituted_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_arguments: object) -> None:
         raise AssertionError("substituted")
 
-    monkeypatch.setattr(compat_cpu, "set_direct_transfer", fail)
-    monkeypatch.setattr(compat_cpu, "set_cpu_host_allocation", fail)
-    monkeypatch.setattr(compat_cpu, "set_host_memory_reserve", fail)
+    monkeypatch.setattr(compat, "set_direct_transfer", fail)
+    monkeypatch.setattr(compat, "set_cpu_host_allocation", fail)
+    monkeypatch.setattr(compat, "set_host_memory_reserve", fail)
     monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
     cpu_engine.substitute_transfers()
 

@@ -17,7 +17,7 @@ import pytest
 
 import kvflow_sglang
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang import compat, cpu_engine, plugin
+from kvflow_sglang import compat, cpu_engine, plugin, self_check
 from kvflow_sglang.server_process import ServerProcess, ServerStartError
 
 
@@ -46,13 +46,13 @@ told = {
 }
 import sglang.srt.managers.scheduler
 import kvflow_sglang
-from kvflow_sglang import compat
+from kvflow_sglang import compat, self_check
 
 multiprocessing.parent_process = lambda: "a launcher"
 kvflow_sglang.register()
 told["hooks of a scheduler"] = sorted(HookRegistry._hooks)
 told["backends"] = registry.registered_radix_cache_backends()
-compat.check_names({**compat.SCHEDULER_NAMES, **compat.LAUNCHER_NAMES})
+self_check.check_names({**compat.SCHEDULER_NAMES, **compat.LAUNCHER_NAMES})
 told["names"] = "all there"
 print("TOLD" + json.dumps(told))
 """
@@ -83,7 +83,11 @@ def test_a_stock_server_gets_one_hook_and_nothing_else(stock: dict[str, Any]) ->
     assert stock["hooks"] == stock["patched"] == [compat.LAUNCH_HOOK]
     assert stock["hooks of a scheduler"] == stock["hooks"]
     assert (stock["new routes"], stock["communicators"]) == (0, [])
-    assert stock["imported"] == ["kvflow_sglang.compat", "kvflow_sglang.plugin"]
+    assert stock["imported"] == [
+        "kvflow_sglang.compat",
+        "kvflow_sglang.plugin",
+        "kvflow_sglang.self_check",
+    ]
     assert stock["backends"] == ["kvflow"]
 
 
@@ -133,8 +137,8 @@ def test_a_failing_check_ends_the_process_although_sglang_catches_exceptions() -
 def test_a_model_without_full_attention_is_refused(
     layers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "check_names", lambda names: None)
-    monkeypatch.setattr(compat, "check_server", lambda args: None)
+    monkeypatch.setattr(self_check, "check_names", lambda names: None)
+    monkeypatch.setattr(self_check, "check_server", lambda args: None)
     context = SimpleNamespace(server_args=None, is_hybrid_swa=False, is_hybrid_ssm=False)
     setattr(context, layers, True)
     with pytest.raises(IncompatibleServerError, match="full attention only"):
