@@ -1,0 +1,345 @@
+"""A real server with kvflow, over HTTP: what it caches, what it answers, what it survives."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint, encode_body, encode_request
+from kvflow_sglang import compat, plugin
+from kvflow_sglang.server_process import ServerProcess
+from tests.sglang.agents_in_turn import (
+    AGENTS,
+    FLAGS,
+    PREFIX_TOKENS,
+    ROOM,
+    ROUNDS,
+    TAIL_TOKENS,
+    belady_hits,
+    call_in_turn,
+    prompt_of,
+)
+from tests.sglang.kvflow_client import Client, Reply, Run, chat_body, completion_body, wait_until
+
+KEY = "sesame"
+
+
+@pytest.fixture(scope="module")
+def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Of a server with the device tier alone, and an API key."""
+    log = tmp_path_factory.mktemp("device") / "server.log"
+    with ServerProcess(tiny_model, [*FLAGS, "--api-key", KEY], log=log) as server:
+        yield Client(server.base_url, KEY)
+
+
+@pytest.fixture
+def sdk(client: Client) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{client.base_url}/v1", api_key=KEY, max_retries=0) as sdk:
+        yield sdk
+
+
+def test_the_reference_reaches_the_known_optimum() -> None:
+    steady = belady_hits([call % AGENTS for call in range(1000)], ROOM) / 1000
+    assert steady == pytest.approx((ROOM - 1) / (AGENTS - 1), abs=0.01)
+
+
+def test_status_tells_what_is_in_charge(client: Client) -> None:
+    status = client.status()
+    assert status["sglang"] == compat.SGLANG_VERSION
+    assert status["hooks"] == sorted([*plugin.HTTP_HOOKS, *plugin.SCHEDULER_HOOKS])
+    assert len(status["ranks"]) == 1
+
+
+def test_the_plain_openai_sdk_needs_no_hints(sdk: openai.OpenAI) -> None:
+    said = sdk.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=4, temperature=0
+    )
+    assert said.choices[0].message.content
+    assert said.usage is not None and said.usage.completion_tokens == 4
+
+
+def test_hints_reach_the_cache_on_every_endpoint(client: Client, sdk: openai.OpenAI) -> None:
+    client.flush()
+    run = Run("endpoints")
+    before = client.counted("hints_accepted")
+
+    def chat(stream: bool) -> None:
+        answer = sdk.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "hello"}],
+            max_tokens=4,
+            stream=stream,
+            extra_body={"custom_params": run.params({"a": 1}, "a")},
+        )
+        assert len(list(answer)) > 0
+
+    calls: list[Callable[[], object]] = [
+        lambda: client.complete("hello", custom_params=run.params({"a": 1}, "a")),
+        lambda: list(
+            sdk.completions.create(
+                model="tiny",
+                prompt="hello",
+                max_tokens=4,
+                stream=True,
+                extra_body={"custom_params": run.params({"a": 1}, "a")},
+            )
+        ),
+        lambda: chat(stream=False),
+        lambda: chat(stream=True),
+        lambda: client.generate({"custom_params": run.params({"a": 1}, "a")}),
+        lambda: client.post("/v1/chat/completions", chat_body(run.params({"a": 1}, "a"))),
+    ]
+    for number, call in enumerate(calls, 1):
+        call()
+        assert client.counted("hints_accepted") == before + number
+        assert client.counted("expected_device_tokens") > 0
+        client.forecast(run.done())
+        assert client.counted("expected_device_tokens") == 0
+        before += 1
+
+
+def test_agents_in_turn_find_what_belady_would_have_kept(client: Client) -> None:
+    optimum = belady_hits([call % AGENTS for call in range(ROUNDS * AGENTS)], ROOM)
+    run = Run("cycle")
+    told = call_in_turn(client, run)
+    assert client.forecast(run.done()).body == {"outcome": "accepted"}
+    untold = call_in_turn(client, None)
+    cached = sum(answer.cached_tokens for answer in told)
+    assert 0.9 * optimum * PREFIX_TOKENS <= cached <= optimum * (PREFIX_TOKENS + TAIL_TOKENS)
+    assert sum(answer.cached_tokens for answer in untold) < PREFIX_TOKENS
+    # Greedy answers tell whether a cached prefix was the right one.
+    assert [answer.text for answer in told] == [answer.text for answer in untold]
+    assert len({answer.text for answer in told}) > AGENTS
+
+
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_the_api_key_guards_the_endpoints(client: Client, key: str | None) -> None:
+    stranger = Client(client.base_url, key)
+    assert stranger.get("/kvflow/status").status == 401
+    before = client.counts()
+    assert stranger.forecast(Run("stranger").hint({"a": 0})).status == 401
+    assert client.counts() == before
+    assert client.get("/kvflow/status").status == 200
+
+
+def test_a_forecast_needs_no_request_and_done_frees_what_it_protects(client: Client) -> None:
+    client.flush()
+    run = Run("forecasts")
+    client.complete(prompt_of(0, 0), custom_params=run.params({"a": 2}, "a"))
+    protected = client.counted("expected_device_tokens")
+    assert protected >= PREFIX_TOKENS
+    assert client.forecast(run.hint({"a": None})).body == {"outcome": "accepted"}
+    assert client.counted("expected_device_tokens") == 0
+    newer = run.hint({"a": 1})
+    assert client.forecast(newer).body == {"outcome": "accepted"}
+    assert client.counted("expected_device_tokens") == protected
+    for old in (newer, Hint("forecasts", Forecast(0, {"a": None}))):
+        assert client.forecast(old).body == {"outcome": "stale"}
+    assert client.counted("expected_device_tokens") == protected
+    assert client.forecast(run.done()).body == {"outcome": "accepted"}
+    assert client.forecast(newer).body == {"outcome": "ended"}
+    counts = client.counts()
+    assert (counts["workflows"], counts["expected_device_tokens"]) == (0, 0)
+
+
+GOOD = encode_body(Hint("bad", Forecast(0, {"a": 1}), agent="a"))
+DEEP = '{"steps":' + '{"a":' * 50_000 + "1" + "}" * 50_001
+BAD_BODIES: list[tuple[str, bytes, int, str]] = [
+    ("nothing", b"", 400, "type"),
+    ("no JSON", b"steps", 400, "type"),
+    ("no text", b"\xff\xfe\x00", 400, "type"),
+    ("deep", DEEP.encode(), 400, "type"),
+    ("no object", b"[1]", 400, "type"),
+    ("null", b"null", 400, "type"),
+    ("another version", json.dumps({**GOOD, "v": 2}).encode(), 400, "version"),
+    ("no workflow", json.dumps({**GOOD, "workflow": None}).encode(), 400, "type"),
+    ("an empty name", json.dumps({**GOOD, "workflow": ""}).encode(), 400, "name"),
+    ("control characters", json.dumps({**GOOD, "workflow": "a\x00\n"}).encode(), 400, "name"),
+    ("a surrogate", json.dumps({**GOOD, "workflow": "a\ud800"}).encode(), 400, "name"),
+    ("a surrogate in steps", json.dumps({**GOOD, "steps": {"\ud800": 1}}).encode(), 400, "name"),
+    ("seq as text", json.dumps({**GOOD, "seq": "1"}).encode(), 400, "type"),
+    ("seq as true", json.dumps({**GOOD, "seq": True}).encode(), 400, "type"),
+    ("huge seq", json.dumps({**GOOD, "seq": 2**63}).encode(), 400, "range"),
+    ("more digits than Python reads", b'{"v": ' + b"9" * 5000 + b"}", 400, "type"),
+    ("done as text", json.dumps({**GOOD, "done": "yes"}).encode(), 400, "type"),
+    ("steps as list", json.dumps({**GOOD, "steps": ["a"]}).encode(), 400, "type"),
+    ("fractional steps", json.dumps({**GOOD, "steps": {"a": 1.5}}).encode(), 400, "type"),
+    ("NaN", json.dumps({**GOOD, "steps": {"a": float("nan")}}).encode(), 400, "type"),
+    ("infinity", json.dumps({**GOOD, "steps": {"a": float("inf")}}).encode(), 400, "type"),
+    ("negative steps", json.dumps({**GOOD, "steps": {"a": -1}}).encode(), 400, "range"),
+    ("huge steps", json.dumps({**GOOD, "steps": {"a": 2**62}}).encode(), 400, "range"),
+    ("a long name", json.dumps({**GOOD, "workflow": "w" * 129}).encode(), 413, "size"),
+    (
+        "too many agents",
+        json.dumps({**GOOD, "steps": {f"a{number}": 1 for number in range(5000)}}).encode(),
+        413,
+        "size",
+    ),
+    (
+        "10 MB",
+        json.dumps({**GOOD, "steps": {f"{n:0200d}": 1 for n in range(50_000)}}).encode(),
+        413,
+        "size",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [bad[1:] for bad in BAD_BODIES],
+    ids=[bad[0] for bad in BAD_BODIES],
+)
+def test_a_malformed_forecast_is_refused_with_its_reason(
+    client: Client, body: bytes, status: int, reason: str
+) -> None:
+    refused, counts = Counter(client.refused()), client.counts()
+    reply = client.send("/kvflow/forecast", body)
+    assert reply.status == status, reply
+    assert reply.body["error"]["reason"] == reason
+    assert reply.body["error"]["message"]
+    assert client.refused() == refused + Counter({reason: 1})
+    assert client.complete("hello").text
+    assert {**client.counts(), "device_leaves": 0} == {**counts, "device_leaves": 0}
+
+
+# The same hints on a request; NaN and surrogates SGLang refuses itself, as no JSON.
+BAD_HINTS = [
+    (name, json.loads(body), reason)
+    for name, body, _, reason in BAD_BODIES
+    if name.split()[0] in ("another", "control", "seq", "huge", "steps", "negative", "10", "too")
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"), [bad[1:] for bad in BAD_HINTS], ids=[bad[0] for bad in BAD_HINTS]
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/generate"])
+def test_a_malformed_hint_costs_its_request_nothing(
+    client: Client, path: str, fields: dict[str, Any], reason: str
+) -> None:
+    refused, counts = Counter(client.refused()), client.counts()
+    steps = fields.pop("steps")
+    params = {"kvflow": fields, "kvflow_steps": steps}
+    fields["steps"] = steps  # parametrized once, used for each path
+    bodies: dict[str, Callable[[object], Reply]] = {
+        "/v1/completions": lambda params: client.post(path, completion_body("hello", params)),
+        "/v1/chat/completions": lambda params: client.post(path, chat_body(params)),
+        "/generate": lambda params: client.generate({"custom_params": params}),
+    }
+    assert bodies[path](params).status == 200
+    assert client.refused() == refused + Counter({reason: 1})
+    assert bodies[path](None).status == 200
+    after = client.counts()
+    assert {**counts, "device_leaves": 0} == {**after, "device_leaves": 0}
+
+
+@pytest.mark.parametrize("params", [5, "kvflow", ["kvflow"], [{"kvflow": 1}], True, {}, None])
+def test_custom_params_that_are_no_object_cost_nothing(client: Client, params: object) -> None:
+    assert client.generate({"custom_params": params}).status == 200
+    assert client.complete("hello").text
+
+
+def test_json_that_sglang_itself_refuses_leaves_it_running(client: Client) -> None:
+    for params in ({"kvflow_steps": {"a": float("nan")}}, {"kvflow": {"workflow": "\ud800"}}):
+        reply = client.post("/v1/completions", completion_body("hello", params))
+        assert reply.status in (200, 400)
+        assert client.complete("hello").text
+    deep = json.dumps(completion_body("hello", "DEEP")).replace('"DEEP"', DEEP)
+    assert client.send("/v1/completions", deep.encode()).status in (200, 400, 500)
+    assert client.complete("hello").text
+
+
+def test_unknown_agents_and_old_forecasts_on_requests_change_nothing(client: Client) -> None:
+    client.flush()
+    run = Run("old")
+    first = run.params({"a": 1}, "a")
+    client.complete(prompt_of(0, 0), custom_params=first)
+    newest = run.params({"a": 1}, "nobody has heard of")
+    client.complete(prompt_of(1, 0), custom_params=newest)
+    before = client.counts()
+    for repeated in (first, newest):
+        client.complete("hello", custom_params=repeated)
+    after = client.counts()
+    assert after["hints_stale"] == before.get("hints_stale", 0) + 2
+    assert after["hints_accepted"] == before["hints_accepted"]
+    client.forecast(run.done())
+    client.complete(prompt_of(2, 0), custom_params=newest)
+    counts = client.counts()
+    assert counts["hints_ended"] == before.get("hints_ended", 0) + 1
+    assert (counts["workflows"], counts["expected_device_tokens"]) == (0, 0)
+
+
+def test_flushing_the_cache_forgets_and_goes_on(client: Client) -> None:
+    run = Run("flushed")
+    for call in range(3):
+        steps = {"a": 1, "b": 2}
+        client.complete(prompt_of(0, call), custom_params=run.params(steps, "a"))
+        client.complete(prompt_of(1, call), custom_params=run.params(steps, "b"))
+        assert client.counted("expected_device_tokens") >= 2 * PREFIX_TOKENS
+        client.flush()
+        counts = client.counts()
+        assert counts["workflows"] == counts["agents"] == counts["device_leaves"] == 0
+        assert counts["expected_device_tokens"] == 0
+    assert client.forecast(run.done()).body == {"outcome": "accepted"}
+
+
+def test_a_client_that_hangs_up_leaves_nothing_behind(client: Client) -> None:
+    client.flush()
+    run = Run("hung up")
+    body = completion_body("hello, ", run.params({"a": 1}, "a"), max_tokens=2000)
+    address = urlsplit(client.base_url)
+    assert address.hostname is not None
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    connection.request("POST", "/v1/completions", json.dumps({**body, "stream": True}), headers)
+    response = connection.getresponse()
+    assert response.readline().startswith(b"data:")
+    response.close()
+    connection.close()
+    # The cache can be flushed only once the request has been ended.
+    assert client.forecast(run.hint({"a": 0})).body == {"outcome": "accepted"}
+    client.flush()
+    assert client.forecast(run.done()).body == {"outcome": "accepted"}
+    assert client.counted("expected_device_tokens") == 0
+    assert client.complete("hello").text
+
+
+def test_all_of_many_requests_at_once_are_answered(client: Client) -> None:
+    client.flush()
+    alone = {agent: client.complete(prompt_of(agent, 0)).text for agent in range(AGENTS)}
+    runs = [f"parallel{number}" for number in range(8)]
+
+    def send(number: int) -> str:
+        agent, run = number % AGENTS, runs[number % len(runs)]
+        kind = number % 4
+        params: object = None
+        if kind == 1:
+            params = {"kvflow": {"v": 1, "workflow": run, "seq": -number}, "kvflow_steps": []}
+        elif kind > 1:
+            steps = {f"agent{each}": (each + number) % AGENTS for each in range(AGENTS)}
+            hint = Hint(run, Forecast(number, steps), agent=f"agent{agent}", app="parallel")
+            if number % 7 == 0:
+                assert client.forecast(hint).status == 200
+            params = encode_request(hint)
+        return client.complete(prompt_of(agent, 0), custom_params=params).text
+
+    with ThreadPoolExecutor(16) as pool:
+        texts = list(pool.map(send, range(200)))
+    assert texts == [alone[number % AGENTS] for number in range(200)]
+    assert client.counted("expected_device_tokens") > 0
+    for run in runs:
+        assert client.forecast(Hint(run, Forecast(1000, {}, done=True))).status == 200
+    counts = client.counts()
+    assert counts["workflows"] == counts["expected_device_tokens"] == 0
+    wait_until(lambda: client.counted("device_leaves") > 0)
+    client.flush()

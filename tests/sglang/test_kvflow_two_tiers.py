@@ -1,0 +1,69 @@
+"""A real server with kvflow and both tiers, whose processes talk msgpack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_sglang.server_process import ServerProcess
+from tests.sglang.agents_in_turn import AGENTS, FLAGS, PREFIX_TOKENS, ROUNDS, call_in_turn
+from tests.sglang.kvflow_client import Client, Run, chat_body, completion_body
+
+
+@pytest.fixture(scope="module")
+def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    log = tmp_path_factory.mktemp("host") / "server.log"
+    flags = [*FLAGS, "--host-tier", "--hicache-ratio", "4"]
+    env = {"SGLANG_USE_PICKLE_IPC": "0"}
+    with ServerProcess(tiny_model, flags, log=log, env=env) as server:
+        yield Client(server.base_url)
+
+
+def test_less_is_loaded_back(client: Client) -> None:
+    run = Run("cycle")
+    told = call_in_turn(client, run)
+    assert client.counted("expected_host_tokens") > 0
+    client.forecast(run.done())
+    counts = client.counts()
+    assert (counts["expected_device_tokens"], counts["expected_host_tokens"]) == (0, 0)
+    untold = call_in_turn(client, None)
+    # Nothing is lost from both tiers: every later call finds its prefix, on one or the other.
+    warm = slice(AGENTS, None)
+    for answers in (told, untold):
+        assert all(answer.cached_tokens >= PREFIX_TOKENS for answer in answers[warm])
+    loaded = sum(answer.host_tokens for answer in untold[warm])
+    assert loaded >= 0.9 * (ROUNDS - 1) * AGENTS * PREFIX_TOKENS
+    assert sum(answer.host_tokens for answer in told[warm]) < 0.7 * loaded
+    assert [answer.text for answer in told] == [answer.text for answer in untold]
+
+
+def test_msgpack_carries_hints_and_refuses_what_would_kill_the_scheduler(
+    client: Client,
+) -> None:
+    before = client.counted("hints_accepted")
+    nested = {"mine": {"a": {"b": 1}}}
+    later = {"v": 1, "workflow": "later", "seq": 0, "waits": {"tool": [1]}}
+    for refused in (nested, {**nested, **Run("w").params({"a": 1})}, 5, "kvflow", ["kvflow"]):
+        assert client.generate({"custom_params": refused}).status == 400
+        assert client.complete("hello").text
+    for path, body in (
+        ("/v1/completions", completion_body("hello", nested)),
+        ("/v1/completions", {**completion_body("hello", nested), "stream": True}),
+        ("/v1/chat/completions", chat_body(nested)),
+        ("/v1/chat/completions", {**chat_body(nested), "stream": True}),
+    ):
+        reply = client.post(path, body)
+        assert "nests deeper" in json.dumps(reply.body)
+        assert client.complete("hello").text
+    assert client.counted("hints_accepted") == before
+    assert client.generate({"custom_params": {"kvflow": later}}).status == 200
+    assert client.counted("hints_accepted") == before + 1
+    assert client.forecast(Run("msgpack").hint({"a": None, "b": 3})).body == {"outcome": "accepted"}
+    for name in ("later", "msgpack"):
+        client.forecast(Hint(name, Forecast(1, {}, done=True)))
+    assert client.counted("workflows") == 0
