@@ -77,14 +77,19 @@ class RadixTree:
         return Path(sum(reversed(parts), array("q")), namespace)
 
     def insert(self, whole: Path, user: str | None) -> TreeNode:
-        """Make the tree hold a path; its last node, used by `user`, as a server reports it."""
+        """Make the tree hold a path, and note that `user` has used it; its last node."""
+        node = self.grow(whole, user)
+        self.ledger.use(node, user)
+        return node
+
+    def grow(self, whole: Path, user: str | None) -> TreeNode:
+        """Make the tree hold a path, where new for `user`; its last node."""
         whole = self.aligned(whole)
         node, depth = self.walk(whole)
         if depth < len(whole):
             child = self._new(Path(whole.tokens[depth:], whole.namespace), node)
             self.ledger.added(child, user)
             node = child
-        self.ledger.use(node, user)
         return node
 
     def walk(self, whole: Path) -> tuple[TreeNode, int]:

@@ -65,6 +65,11 @@ def test_what_two_have_used_or_somebody_unknown_is_never_spent() -> None:
     chat = tree.insert(path([3, 4]), None)
     tree.insert(path([3, 4]), "w")
     assert tree.ledger.standing(chat) == ORDINARY
+    claimed = tree.insert(path([7, 8]), None)
+    claim = tree.ledger.place(path([7, 8]), 1)
+    tree.insert(path([7, 8]), "w")
+    tree.ledger.remove(claim)
+    assert tree.ledger.standing(claimed) == ORDINARY
     seen = tree.insert(path([5, 6]), "w")
     tree.insert(path([5, 6]), None)
     assert tree.ledger.standing(seen) == ORDINARY

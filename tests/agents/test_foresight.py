@@ -62,11 +62,11 @@ class Server:
     ) -> None:
         """The prompt's KV is computed and stored, then the answer's."""
         caller = Hint(workflow, Forecast(0), agent=agent)
-        leaf = self.tree.insert(Path(tokens(prompt), namespace), workflow)
+        leaf = self.tree.grow(Path(tokens(prompt), namespace), workflow)
         self.foresight.prompt_cached(caller, tokens(prompt), namespace, leaf)
         self.foresight.check()
         whole = tokens(prompt + answer)
-        leaf = self.tree.insert(Path(whole, namespace), workflow)
+        leaf = self.tree.grow(Path(whole, namespace), workflow)
         self.foresight.answer_cached(caller, whole, namespace, leaf)
         self.foresight.check()
 
@@ -108,6 +108,28 @@ def test_a_forecast_protects_a_prefix_that_was_seen() -> None:
     assert server.standing("You write. Do ") == expected(0)
     assert server.standing("You write. Do A") == SPENT
     assert server.standing("You write. Do B") == SPENT
+
+
+def test_a_prefix_is_protected_to_the_token_even_if_its_last_call_was_evicted() -> None:
+    server = Server()
+    server.hear("w", 0, {"writer": 2})
+    server.call("w", "writer", "You write. Do A")
+    for leaf in server.tree.leaves():
+        server.tree.remove(leaf)
+    server.call("w", "writer", "You write. Do B")
+    assert server.standing("You write. Do ") == expected(2)
+    assert server.standing("You write. Do B") == SPENT
+
+
+@pytest.mark.parametrize("told", ["prompt_cached", "answer_cached"])
+def test_a_workflow_uses_what_it_finds_as_well_as_what_it_brings(told: str) -> None:
+    server = Server()
+    server.call("one", None, "Shared")
+    assert server.standing("Shared") == SPENT
+    leaf = server.tree.grow(Path(tokens("Shared")), "two")
+    caller = Hint("two", Forecast(0))
+    getattr(server.foresight, told)(caller, tokens("Shared"), NOWHERE, leaf)
+    assert server.standing("Shared") == ORDINARY
 
 
 def test_a_growing_history_is_protected_answers_included() -> None:
@@ -317,8 +339,8 @@ def test_an_app_is_not_learned_across_namespaces() -> None:
     server.call("two", "writer", "You write. Do B", namespace=namespace)
     server.hear("two", 1, done=True)
     server.hear("three", 0, {"writer": 3}, app="app")
-    server.chat("You write. Do A")
-    assert server.standing("You write. Do A") == ORDINARY
+    server.chat("You write. Do what you like")
+    assert server.standing("You write. Do ") == ORDINARY
 
 
 def test_prefixes_are_claimed_in_whole_pages() -> None:
