@@ -109,7 +109,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         namespace = Namespace(req.extra_key, req.cache_salt)
         if tokens_before < whole_prompt_tokens <= tokens:
             self.foresight.prompt_cached(caller, req.origin_input_ids, namespace, leaf)
-        if req.finished():
+        # A request that was aborted in its prefill has shown less than a prompt.
+        if req.finished() and whole_prompt_tokens <= tokens:
             prompt_and_answer = req.full_untruncated_fill_ids[:tokens]
             self.foresight.answer_cached(caller, prompt_and_answer, namespace, leaf)
         else:

@@ -119,7 +119,7 @@ class StandaloneCache:
         request.last_node = match.last_device_node
         request.lock = self.cache.lock(match.last_device_node)
         cached: int = match.device_prefix_len
-        request.kv.cache_protected_len = request.kv.cache_inserted_len = cached
+        request.kv.cache_protected_len = cached
         slots = self.cache.path_device_indices(match.last_device_node)
         self._write(request, 0, torch.cat([slots, self._allocate(len(tokens) - cached)]))
         request.full_untruncated_fill_ids = tokens

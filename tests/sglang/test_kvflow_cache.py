@@ -1,0 +1,56 @@
+"""What the cache learns from requests, one by one, without a server."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint, encode_request
+from kvflow_sglang.standalone import StandaloneCache
+
+FIXED = list(range(100, 140))
+
+
+def hint(seq: int, workflow: str = "w") -> Hint:
+    return Hint(workflow, Forecast(seq, {"a": 1}), agent="a")
+
+
+def protected(cache: StandaloneCache) -> int:
+    expected: int = cache.cache.status()["expected_device_tokens"]
+    return expected
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_prompt_that_was_cached_before_is_learned_all_the_same(page_size: int) -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400, page_size=page_size)
+    prompt = [*FIXED, 1, 2, 3]
+    cache.run(prompt)
+    assert protected(cache) == 0
+    assert cache.run(prompt, hint=hint(0)) > 0
+    assert protected(cache) == len(prompt) - len(prompt) % page_size
+
+
+def test_a_request_aborted_in_its_prefill_teaches_nothing() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400)
+    cache.run([*FIXED, 1], hint=hint(0))
+    cache.run([*FIXED, 2], hint=hint(1))
+    assert protected(cache) == len(FIXED)
+    prompt = array("q", [*FIXED, 3])
+    aborted: Any = SimpleNamespace(
+        sampling_params=SimpleNamespace(custom_params=encode_request(hint(2))),
+        origin_input_ids=prompt,
+        full_untruncated_fill_ids=prompt[:10],
+        kv=SimpleNamespace(cache_inserted_len=10),
+        last_node=next(iter(cache.cache.tree_core.root_node.children.values())).id,
+        extra_key=None,
+        cache_salt=None,
+        finished=lambda: True,
+    )
+    cache.cache._learn(aborted, hint(2), 0)
+    cache.run([*FIXED, 4], hint=hint(3))
+    assert protected(cache) == len(FIXED)
+    cache.cache.foresight.check()
