@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from demos.measure import CallLog, CallRecord
+from demos.measure import CallLog, CallRecord, prompt_calls
 from demos.optimum import PromptCall, optimum_cached_tokens
 
 
@@ -58,12 +58,11 @@ def figures_of(
     *,
     pool_tokens: int,
     log: CallLog,
-    prompts: Sequence[PromptCall],
     counted: tuple[int, int],
 ) -> RunFigures:
-    """Sum a run up. `prompts` are the log's calls in order of start; `counted` is the server's
-    own evicted and loaded-back tokens."""
-    calls = sorted(log.calls, key=lambda call: call.started_s)
+    """Sum a run up; `counted` is the server's own evicted and loaded-back tokens."""
+    calls = log.in_order()
+    prompts = prompt_calls(calls)
     evicted, loaded = counted
     cached = sum(call.cached_tokens for call in calls)
     warm = [call for call, prompt in zip(calls, prompts, strict=True) if prompt.shared_tokens]
@@ -86,10 +85,15 @@ def figures_of(
     )
 
 
-def different_answers(one: CallLog, other: CallLog) -> int:
-    """How many answers two runs of the same conversation do not have in common."""
-    first, second = one.answers(), other.answers()
-    return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
+def compare_answers(one: CallLog, other: CallLog) -> tuple[int, int]:
+    """How many calls of two runs had the same prompt, and how many of their answers differ.
+
+    Some apps put random identifiers into their prompts: those calls have no counterpart.
+    """
+    first, second = one.by_turn(), other.by_turn()
+    pairs = [(first[turn], second[turn]) for turn in first.keys() & second.keys()]
+    same = [(a, b) for a, b in pairs if a.tokens == b.tokens]
+    return len(same), sum(a.answer != b.answer for a, b in same)
 
 
 def _summary(samples: Sequence[float]) -> dict[str, float]:
@@ -154,8 +158,10 @@ def _runs_table(runs: Sequence[RunFigures]) -> Table:
     return table
 
 
-_COLUMNS = ("host", "cached", "on device", "of optimum", "evicted", "loaded")
-_COLUMNS += ("mean ms", "p95 ms", "warm ms")
+_COLUMNS = (
+    *("host", "cached", "on device", "of optimum", "evicted", "loaded"),
+    *("mean ms", "p95 ms", "warm ms"),
+)
 _CAPTION = (
     "on device: found there, not loaded back on demand; optimum: Belady's MIN over the same "
     "calls in the same pool; warm: calls of agents that have called before"

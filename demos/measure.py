@@ -8,7 +8,8 @@ import threading
 import time
 import urllib.request
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -35,6 +36,8 @@ class CallRecord:
     started_s: float
     ended_s: float = 0.0
     answer: str = ""
+    tokens: array[int] = field(default_factory=lambda: array("q"))
+    """The prompt, chat template and all; filled in after the run."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     answer_tokens: int = 0
@@ -58,15 +61,19 @@ class CallLog:
             self.calls.append(call)
         self.on_call()
 
-    def answers(self) -> dict[tuple[str, str, int], str]:
-        """Each answer by workflow, agent and how many the agent had given before."""
-        given: dict[tuple[str, str], int] = {}
-        answers = {}
-        for call in sorted(self.calls, key=lambda each: each.started_s):
+    def in_order(self) -> list[CallRecord]:
+        """The calls in order of start."""
+        return sorted(self.calls, key=lambda call: call.started_s)
+
+    def by_turn(self) -> dict[tuple[str, str, int], CallRecord]:
+        """Each call by workflow, agent and how many calls the agent had made before."""
+        made: Counter[tuple[str, str]] = Counter()
+        calls = {}
+        for call in self.in_order():
             who = (call.workflow, call.agent)
-            answers[(*who, given.get(who, 0))] = call.answer
-            given[who] = given.get(who, 0) + 1
-        return answers
+            calls[(*who, made[who])] = call
+            made[who] += 1
+        return calls
 
 
 class Recorder(BaseCallbackHandler):
@@ -132,13 +139,13 @@ class ServerFigures:
         evicted, loaded = (int(now[name] - self._at_reset.get(name, 0.0)) for name in COUNTERS)
         return evicted, loaded
 
-    def tokenize(self, call: CallRecord) -> array[int]:
-        """The tokens of a call's prompt, chat template and all."""
+    def tokenize(self, call: CallRecord) -> None:
+        """Fill in the tokens of a call's prompt."""
         body: dict[str, Any] = {"messages": convert_to_openai_messages(list(call.messages))}
         if call.tools:
             body["tools"] = call.tools
         answer = json.loads(self._get("/v1/tokenize", json.dumps(body).encode()))
-        return array("q", answer["tokens"])
+        call.tokens = array("q", answer["tokens"])
 
     def server_info(self) -> dict[str, Any]:
         """The server's own account of its settings and sizes."""
@@ -161,10 +168,9 @@ class ServerFigures:
             return str(answer.read().decode())
 
 
-def prompt_calls(calls: Iterable[CallRecord], figures: ServerFigures) -> list[PromptCall]:
+def prompt_calls(ordered: Sequence[CallRecord]) -> list[PromptCall]:
     """The calls as the optimum sees them: an owner is whoever sends the same system prompt."""
-    ordered = sorted(calls, key=lambda call: call.started_s)
-    tokens = [figures.tokenize(call) for call in ordered]
+    tokens = [call.tokens for call in ordered]
     owners = [f"{call.agent}\n{call.messages[0].text}" for call in ordered]
     last: dict[str, int] = {}
     shared = [0] * len(ordered)

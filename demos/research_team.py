@@ -11,21 +11,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import kvflow_langgraph
-from demos.figures import RunFigures, different_answers, figures_of, tables
-from demos.measure import CallLog, ServerFigures, prompt_calls
+from demos.figures import RunFigures, compare_answers, figures_of, tables
+from demos.measure import CallLog, ServerFigures
 from demos.scale import Scale, scale_of
 from demos.workloads import Endpoint, Prepare
 from kvflow_sglang.server_process import ServerProcess
 
 POLICIES = ("stock", "kvflow")
 MODELS = Path(".models")
+
+
+class Comparison(NamedTuple):
+    """Answers that could be compared, that differ, and that differ within stock."""
+
+    compared: int
+    different: int
+    within_stock: int
 
 
 class Demo:
@@ -54,6 +62,8 @@ class Demo:
             advance = partial(self.progress.advance, task)
             log = workload.run(endpoint, _prepare(policy, endpoint), advance)
             counted = figures.counted()
+            for call in log.calls:
+                figures.tokenize(call)
             self.logs[workload.name, policy, host_tier] = log
             self.runs.append(
                 figures_of(
@@ -62,35 +72,40 @@ class Demo:
                     host_tier,
                     pool_tokens=pool_tokens,
                     log=log,
-                    prompts=prompt_calls(log.calls, figures),
                     counted=counted,
                 )
             )
 
-    def differing(self) -> tuple[int, int]:
-        """Answers that differ between the policies, and between stock's own two ways to run."""
-        between = within = 0
+    def compare(self) -> Comparison:
+        """Answers under both policies, and of stock with and without its host tier."""
+        compared = different = within_stock = 0
         for (workload, policy, host_tier), log in self.logs.items():
             if policy == "kvflow":
-                between += different_answers(log, self.logs[workload, "stock", host_tier])
-            elif host_tier:
-                within += different_answers(log, self.logs[workload, "stock", False])
-        return between, within
+                same, differ = compare_answers(log, self.logs[workload, "stock", host_tier])
+                compared += same
+                different += differ
+            elif (other := self.logs.get((workload, "stock", not host_tier))) and host_tier:
+                within_stock += compare_answers(log, other)[1]
+        return Comparison(compared, different, within_stock)
 
     def report(self, json_file: Path | None) -> None:
         """Print the tables and the check of the answers, and write the JSON."""
-        between, within = self.differing()
+        found = self.compare()
         order = {(run.workload, run.host_tier): index for index, run in enumerate(self.runs)}
         runs = sorted(self.runs, key=lambda run: order[run.workload, run.host_tier])
         self.console.print(tables(runs))
-        answers = sum(run.calls for run in runs if run.policy == "kvflow")
         self.console.print(
-            f"{answers - between} of {answers} answers are identical under both policies"
-            f" (stock with and without its host tier: {within} differ)."
+            f"{found.compared - found.different} of {found.compared} answers to the same prompt "
+            f"are identical under both policies; of stock with and without its host tier, "
+            f"{found.within_stock} differ."
         )
         if json_file is not None:
-            found = {"different_answers": between, "different_answers_stock": within}
-            document = {"runs": [run.to_json() for run in runs], **found}
+            document = {
+                "runs": [run.to_json() for run in runs],
+                "compared_answers": found.compared,
+                "different_answers": found.different,
+                "different_answers_stock": found.within_stock,
+            }
             json_file.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ QUESTIONS = (
     "What made the herring leave the coast?",
     "Who profits when a town buries its rivers?",
 )
+
+# How far a workflow is when the next one begins: within its first question.
+LAG_CALLS = 4
 
 Prepare = Callable[[Any], Any]
 """What to do to an app before it runs: nothing, or `kvflow_langgraph.wrap`."""
@@ -66,10 +70,23 @@ class Workload:
         """Run all conversations; blocks until the last has ended."""
         log = CallLog(on_call=on_call)
         for workflows in self.build(endpoint):
-            with ThreadPoolExecutor(len(workflows)) as pool:
-                for done in [pool.submit(_run, each, prepare, log) for each in workflows]:
-                    done.result()
+            _run_together(workflows, prepare, log)
         return log
+
+
+def _run_together(workflows: Sequence[Workflow], prepare: Prepare, log: CallLog) -> None:
+    """Run workflows at once, each a few calls behind the one before, as users come in."""
+    before = len(log.calls)
+    with ThreadPoolExecutor(len(workflows)) as pool:
+        running: list[Future[None]] = []
+        for index, workflow in enumerate(workflows):
+            while len(log.calls) < before + index * LAG_CALLS and not any(
+                each.done() for each in running
+            ):
+                time.sleep(0.01)
+            running.append(pool.submit(_run, workflow, prepare, log))
+        for each in running:
+            each.result()
 
 
 def _run(workflow: Workflow, prepare: Prepare, log: CallLog) -> None:

@@ -49,6 +49,8 @@ def flags(*, host_tier: bool) -> Flags:
         "--max-total-tokens": "32768",
         # A row of the request table holds a whole context; more at once would crawl anyway.
         "--max-running-requests": "32",
+        # An idle scheduler would keep a core busy that the application needs.
+        "--sleep-on-idle": None,
     }
     if host_tier:
         # The only pair of transfer and layout that is a plain copy of rows, one per token.

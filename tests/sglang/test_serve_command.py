@@ -24,6 +24,7 @@ CPU_FLAGS = (
     *("--cuda-graph-backend-prefill", "disabled"),
     *("--max-total-tokens", "32768"),
     *("--max-running-requests", "32"),
+    "--sleep-on-idle",
 )
 CPU_HOST_TIER_FLAGS = (
     *("--hicache-io-backend", "direct"),
