@@ -104,6 +104,13 @@ def has_pickle_transport() -> bool:
     return bool(envs.SGLANG_USE_PICKLE_IPC.get())
 
 
+def has_rust_server() -> bool:
+    """Whether requests come in by SGLang's HTTP server in Rust, past everything hooked here."""
+    from sglang.srt.environ import envs
+
+    return bool(envs.SGLANG_RUST_SERVER.get())
+
+
 def add_control_message(name: str, answer: type) -> None:
     """Let `ask_schedulers(name, ...)` be answered by `answer`; before the server is built."""
     from sglang.srt.managers import tokenizer_control_mixin

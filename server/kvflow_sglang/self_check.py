@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang.compat import SGLANG_VERSION, HookRegistry
+from kvflow_sglang.compat import SGLANG_VERSION, HookRegistry, has_rust_server
 
 
 def check_names(names: dict[str, str | None]) -> None:
@@ -60,6 +60,7 @@ def _unsupported(args: Any) -> Iterable[tuple[str, bool]]:
     yield "--enable-lmcache", args.enable_lmcache
     yield "--enable-flexkv", args.enable_flexkv
     yield f"--disaggregation-mode {args.disaggregation_mode}", args.disaggregation_mode != "null"
+    yield "SGLANG_RUST_SERVER=1", has_rust_server()
 
 
 def _problem(name: str, wanted: str | None) -> str | None:

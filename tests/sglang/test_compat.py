@@ -128,6 +128,12 @@ def test_each_option_that_cannot_work_is_refused_by_name(
     assert said.startswith(f"kvflow does not work with {reason}: ")
 
 
+def test_the_server_in_rust_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_RUST_SERVER", "1")
+    with pytest.raises(IncompatibleServerError, match="not work with SGLANG_RUST_SERVER=1: "):
+        self_check.check_server(server_args())
+
+
 def test_all_options_that_cannot_work_are_named_at_once() -> None:
     with pytest.raises(IncompatibleServerError, match="--enable-lmcache, --enable-flexkv"):
         self_check.check_server(server_args(enable_lmcache=True, enable_flexkv=True))
