@@ -1,6 +1,7 @@
 """A research team as a plain LangGraph app: it knows nothing of kvflow.
 
-    planner -> three researchers -> (all) writer <-> critic -> fact checker -> editor -> planner ...
+    planner -> three researchers -> (all) writer <-> critic -> fact checker -> lawyer
+    -> translator -> illustrator -> archivist -> editor -> planner ...
 
 Who runs next depends on counts, not on what a small model says.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.language_models import BaseChatModel
@@ -17,8 +19,8 @@ from langgraph.graph import END, START, StateGraph
 
 REVISIONS = 1
 NOTE_CHARACTERS = 80
-# Planner, researchers, writer and critic once and for each revision, fact checker, editor.
-CALLS_PER_QUESTION = 1 + 3 + 2 * (1 + REVISIONS) + 2
+# Planner, researchers, writer and critic once and for each revision, reviewers, editor.
+CALLS_PER_QUESTION = 1 + 3 + 2 * (1 + REVISIONS) + 5 + 1
 
 DUTIES = {
     "planner": "split the question into three lines of enquiry and say what each must settle",
@@ -28,9 +30,15 @@ DUTIES = {
     "writer": "turn the notes into one clear paragraph that a hurried reader can trust",
     "critic": "name the weakest sentence of the draft and say how it has to change",
     "fact_checker": "compare every claim of the draft with the notes and mark what is not covered",
+    "lawyer": "say which sentence of the draft could be challenged in court and soften it",
+    "translator": "put the draft into words that survive translation into three languages",
+    "illustrator": "describe the one picture that would stand beside the draft",
+    "archivist": "choose five index terms and name the shelf on which the draft belongs",
     "editor": "cut the draft to its shortest true form and give it a title",
 }
 RESEARCHERS = ("historian", "statistician", "sceptic")
+# Each looks at the draft in turn, before the editor has the last word.
+REVIEWERS = ("fact_checker", "lawyer", "translator", "illustrator", "archivist")
 
 RULES = (
     "Say first what you know and only then what you suspect.",
@@ -90,7 +98,8 @@ def build(model: BaseChatModel, *, client: str = "House rules", words: int = 300
     graph.add_edge(list(RESEARCHERS), "writer")
     graph.add_edge("writer", "critic")
     graph.add_conditional_edges("critic", _after_critic)
-    graph.add_edge("fact_checker", "editor")
+    for reviewer, following in pairwise((*REVIEWERS, "editor")):
+        graph.add_edge(reviewer, following)
     graph.add_conditional_edges("editor", _after_editor, {"next": "planner", "done": END})
     return graph.compile()
 
@@ -124,8 +133,11 @@ def _nodes(ask: Callable[[str, str], str]) -> dict[str, Any]:
     def critic(state: Research) -> Research:
         return {"critique": ask("critic", f"Draft {state['drafts']}: {_note(state['draft'])}")}
 
-    def fact_checker(state: Research) -> Research:
-        return {"critique": ask("fact_checker", f"Draft: {_note(state['draft'])}")}
+    def reviewer(role: str) -> Callable[[Research], Research]:
+        def review(state: Research) -> Research:
+            return {"critique": ask(role, f"Draft: {_note(state['draft'])}")}
+
+        return review
 
     def editor(state: Research) -> Research:
         report = ask("editor", f"Draft: {_note(state['draft'])} {_note(state['critique'])}")
@@ -133,7 +145,8 @@ def _nodes(ask: Callable[[str, str], str]) -> dict[str, Any]:
 
     nodes: dict[str, Any] = {"planner": planner, "writer": writer, "critic": critic}
     nodes |= {role: researcher(role) for role in RESEARCHERS}
-    return nodes | {"fact_checker": fact_checker, "editor": editor}
+    nodes |= {role: reviewer(role) for role in REVIEWERS}
+    return nodes | {"editor": editor}
 
 
 def _note(text: str) -> str:

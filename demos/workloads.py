@@ -20,8 +20,8 @@ QUESTIONS = (
     "Who profits when a town buries its rivers?",
 )
 
-# How far a workflow is when the next one begins: within its first question.
-LAG_CALLS = 4
+# How far a workflow is when the next one begins: half way through its first question.
+LAG_CALLS = 7
 
 Prepare = Callable[[Any], Any]
 """What to do to an app before it runs: nothing, or `kvflow_langgraph.wrap`."""

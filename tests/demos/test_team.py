@@ -30,7 +30,7 @@ def test_every_question_makes_the_same_calls() -> None:
     calls = Counter(model.asked)
     assert sum(calls.values()) == 2 * team.CALLS_PER_QUESTION
     assert calls == {
-        **dict.fromkeys(("planner", *team.RESEARCHERS, "fact_checker", "editor"), 2),
+        **dict.fromkeys(("planner", *team.RESEARCHERS, *team.REVIEWERS, "editor"), 2),
         **dict.fromkeys(("writer", "critic"), 4),
     }
     assert len(result["reports"]) == 2
