@@ -145,7 +145,7 @@ def _runs_table(runs: Sequence[RunFigures]) -> Table:
             run.workload,
             f"[bold green]{run.policy}" if run.policy == "kvflow" else run.policy,
             "on" if run.host_tier else "off",
-            f"{run.cached_tokens:,} of {run.prompt_tokens:,}",
+            f"{_share(run.cached_tokens, run.prompt_tokens)}",
             f"{run.device_cached_tokens:,}",
             _share(run.device_cached_tokens, run.optimum_cached_tokens),
             f"{run.evicted_tokens:,}",

@@ -22,7 +22,7 @@ class Scale:
         """What runs: everything without the host tier, our own team with it."""
         teams = [
             shared_team(workflows=2, questions=2, words=self.team_words),
-            private_teams(workflows=2, questions=2, words=self.client_words),
+            private_teams(workflows=2, questions=3, words=self.client_words),
         ]
         if host_tier:
             return teams[:1]
@@ -30,13 +30,13 @@ class Scale:
         return teams + [prebuilt(name, rounds=2, words=self.prebuilt_words) for name in names]
 
 
-# One token is a word or so.
+# A word is 1.3 tokens.
 SMOLLM2 = Scale(
-    pool_tokens=3_600, answer_tokens=6, team_words=500, client_words=330, prebuilt_words=400
+    pool_tokens=4_300, answer_tokens=4, team_words=420, client_words=400, prebuilt_words=120
 )
-# One token is a character: about six of them a word.
+# A token is a character: a word is 5.5 tokens.
 TINY = Scale(
-    pool_tokens=16_000, answer_tokens=6, team_words=380, client_words=250, prebuilt_words=400
+    pool_tokens=16_000, answer_tokens=4, team_words=440, client_words=360, prebuilt_words=300
 )
 
 

@@ -9,7 +9,7 @@ Who runs next depends on counts, not on what a small model says.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -17,10 +17,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 
-REVISIONS = 1
 NOTE_CHARACTERS = 80
-# Planner, researchers, writer and critic once and for each revision, reviewers, editor.
-CALLS_PER_QUESTION = 1 + 3 + 2 * (1 + REVISIONS) + 5 + 1
 
 DUTIES = {
     "planner": "split the question into three lines of enquiry and say what each must settle",
@@ -82,37 +79,53 @@ def handbook(role: str, client: str, words: int) -> str:
     return text
 
 
-def build(model: BaseChatModel, *, client: str = "House rules", words: int = 300) -> Any:
-    """Compile the team's graph. `client` makes all its prompts differ from other clients'."""
+def calls_per_question(reviewers: int, revisions: int) -> int:
+    """Planner, researchers, writer and critic once and for each revision, reviewers, editor."""
+    return 1 + len(RESEARCHERS) + 2 * (1 + revisions) + reviewers + 1
+
+
+def build(
+    model: BaseChatModel,
+    *,
+    client: str = "House rules",
+    words: int = 300,
+    reviewers: int = len(REVIEWERS),
+    revisions: int = 1,
+) -> Any:
+    """Compile the team's graph, with the first so many reviewers and so many revised drafts.
+
+    `client` makes all its prompts differ from those of other clients.
+    """
 
     def ask(role: str, text: str) -> str:
         system = SystemMessage(handbook(role, client, words))
         return str(model.invoke([system, HumanMessage(text)]).text).strip()
 
     graph = StateGraph(Research)
-    for role, node in _nodes(ask).items():
+
+    def after_critic(state: Research) -> Literal["writer", "fact_checker"]:
+        return "writer" if state["drafts"] <= revisions else "fact_checker"
+
+    reviewing = REVIEWERS[:reviewers]
+    for role, node in _nodes(ask, reviewing).items():
         graph.add_node(role, node)
     graph.add_edge(START, "planner")
     for researcher in RESEARCHERS:
         graph.add_edge("planner", researcher)
     graph.add_edge(list(RESEARCHERS), "writer")
     graph.add_edge("writer", "critic")
-    graph.add_conditional_edges("critic", _after_critic)
-    for reviewer, following in pairwise((*REVIEWERS, "editor")):
+    graph.add_conditional_edges("critic", after_critic)
+    for reviewer, following in pairwise((*reviewing, "editor")):
         graph.add_edge(reviewer, following)
     graph.add_conditional_edges("editor", _after_editor, {"next": "planner", "done": END})
     return graph.compile()
-
-
-def _after_critic(state: Research) -> Literal["writer", "fact_checker"]:
-    return "writer" if state["drafts"] <= REVISIONS else "fact_checker"
 
 
 def _after_editor(state: Research) -> str:
     return "next" if state["answered"] < len(state["questions"]) else "done"
 
 
-def _nodes(ask: Callable[[str, str], str]) -> dict[str, Any]:
+def _nodes(ask: Callable[[str, str], str], reviewing: Sequence[str]) -> dict[str, Any]:
     def question(state: Research) -> str:
         return state["questions"][state.get("answered", 0)]
 
@@ -145,7 +158,7 @@ def _nodes(ask: Callable[[str, str], str]) -> dict[str, Any]:
 
     nodes: dict[str, Any] = {"planner": planner, "writer": writer, "critic": critic}
     nodes |= {role: researcher(role) for role in RESEARCHERS}
-    nodes |= {role: reviewer(role) for role in REVIEWERS}
+    nodes |= {role: reviewer(role) for role in reviewing}
     return nodes | {"editor": editor}
 
 

@@ -101,25 +101,29 @@ def shared_team(workflows: int, questions: int, words: int) -> Workload:
         app = team.build(endpoint.chat(), words=words)
         return [[Workflow(f"w{i}", app, _questions(i, questions)) for i in range(workflows)]]
 
-    return Workload("team", build, workflows * questions * team.CALLS_PER_QUESTION)
+    calls = workflows * questions * team.calls_per_question(len(team.REVIEWERS), revisions=1)
+    return Workload("team", build, calls)
 
 
 def private_teams(workflows: int, questions: int, words: int) -> Workload:
-    """A team for each client, as in KVFlow's experiments: no prompt is shared."""
+    """A team for each client, without loops: as in KVFlow's experiments no prompt is shared."""
 
     def build(endpoint: Endpoint) -> list[list[Workflow]]:
         return [
             [
                 Workflow(
                     f"client {i}",
-                    team.build(endpoint.chat(), client=f"Client {i}", words=words),
+                    team.build(
+                        endpoint.chat(), client=f"Client {i}", words=words, reviewers=1, revisions=0
+                    ),
                     _questions(i, questions),
                 )
                 for i in range(workflows)
             ]
         ]
 
-    return Workload("clients", build, workflows * questions * team.CALLS_PER_QUESTION)
+    calls = workflows * questions * team.calls_per_question(reviewers=1, revisions=0)
+    return Workload("clients", build, calls)
 
 
 def prebuilt(name: str, rounds: int, words: int) -> Workload:

@@ -28,7 +28,7 @@ def test_every_question_makes_the_same_calls() -> None:
     model = Colleague(messages=iter(()))
     result = team.build(model, words=50).invoke({"questions": ["Why?", "How?"]})
     calls = Counter(model.asked)
-    assert sum(calls.values()) == 2 * team.CALLS_PER_QUESTION
+    assert sum(calls.values()) == 2 * team.calls_per_question(len(team.REVIEWERS), revisions=1)
     assert calls == {
         **dict.fromkeys(("planner", *team.RESEARCHERS, *team.REVIEWERS, "editor"), 2),
         **dict.fromkeys(("writer", "critic"), 4),
