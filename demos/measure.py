@@ -183,7 +183,6 @@ def prompt_calls(ordered: Sequence[CallRecord]) -> list[PromptCall]:
     return [
         PromptCall(
             owner=owners[index],
-            prompt_tokens=len(tokens[index]),
             total_tokens=len(tokens[index]) + call.answer_tokens,
             shared_tokens=min(shared[index], len(tokens[index]) - 1),
             kept_tokens=kept[index],

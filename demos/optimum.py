@@ -12,7 +12,6 @@ class PromptCall:
     """One model call: whose prompt it sent, what of it could be cached, and when it ran."""
 
     owner: str
-    prompt_tokens: int
     total_tokens: int
     """Prompt and answer: what the call occupies while it runs."""
     shared_tokens: int

@@ -17,7 +17,6 @@ def calls(owners: list[str], *, gap_s: float = 1.0, duration_s: float = 0.5) -> 
     return [
         PromptCall(
             owner=owner,
-            prompt_tokens=FIXED_TOKENS + REST_TOKENS,
             total_tokens=FIXED_TOKENS + REST_TOKENS,
             shared_tokens=FIXED_TOKENS if owner in owners[:index] else 0,
             kept_tokens=FIXED_TOKENS if owner in owners[index + 1 :] else 0,
