@@ -32,7 +32,7 @@ class Scale:
 
 # A word is 1.3 tokens.
 SMOLLM2 = Scale(
-    pool_tokens=4_300, answer_tokens=4, team_words=420, client_words=400, prebuilt_words=120
+    pool_tokens=3_300, answer_tokens=4, team_words=320, client_words=305, prebuilt_words=90
 )
 # A token is a character: a word is 5.5 tokens.
 TINY = Scale(

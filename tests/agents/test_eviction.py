@@ -105,7 +105,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.leaves = [Leaf(number) for number in range(12)]
         self.queue: EvictionQueue[Leaf] = EvictionQueue(Leaf.rank)
         self.inside: set[Leaf] = set()
-        self.clock = 0.0
+        self.clock = 50.0  # Past all that `change_and_refresh` sets: a use is never an earlier one.
 
     numbers = st.integers(0, 11)
     standings = st.sampled_from(Standing)
