@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
-import time
 import urllib.request
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
-
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, convert_to_openai_messages
-from langchain_core.outputs import LLMResult
 
 from demos.optimum import PromptCall
 from kvflow_agents.prefix import common_prefix_tokens
@@ -31,7 +24,8 @@ class CallRecord:
 
     workflow: str
     agent: str
-    messages: Sequence[BaseMessage]
+    messages: Sequence[dict[str, Any]]
+    """As they travel, the system prompt first."""
     tools: Any
     started_s: float
     ended_s: float = 0.0
@@ -76,50 +70,6 @@ class CallLog:
         return calls
 
 
-class Recorder(BaseCallbackHandler):
-    """Logs one workflow's model calls; passed in its run's config like any LangChain handler."""
-
-    run_inline = True  # or the times of asynchronous calls are those of another task
-
-    def __init__(self, workflow: str, log: CallLog) -> None:
-        self._workflow = workflow
-        self._log = log
-        self._open: dict[UUID, CallRecord] = {}
-
-    def on_chat_model_start(
-        self,
-        serialized: dict[str, Any],
-        messages: list[list[BaseMessage]],
-        *,
-        run_id: UUID,
-        metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        tools = (kwargs.get("invocation_params") or {}).get("tools")
-        agent = agent_of(metadata or {})
-        call = CallRecord(self._workflow, agent, messages[0], tools, time.perf_counter())
-        self._open[run_id] = call
-
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._open.pop(run_id)
-        call.ended_s = time.perf_counter()
-        message = getattr(response.generations[0][0], "message", None)
-        usage = getattr(message, "usage_metadata", None) or {}
-        call.answer = response.generations[0][0].text
-        call.prompt_tokens = usage.get("input_tokens", 0)
-        call.answer_tokens = usage.get("output_tokens", 0)
-        call.cached_tokens = usage.get("input_token_details", {}).get("cache_read", 0)
-        self._log.add(call)
-
-
-def agent_of(metadata: dict[str, Any]) -> str:
-    """Which node made a call, as a path: `research/model`."""
-    namespace = str(metadata.get("langgraph_checkpoint_ns", "?"))
-    path = re.sub(r":[^|]*", "", namespace).replace("|", "/")
-    name = metadata.get("lc_agent_name")
-    return f"{path} ({name})" if name and name not in path.split("/") else path
-
-
 class ServerFigures:
     """What the server itself has counted since the last `reset`; needs `--enable-metrics`."""
 
@@ -141,7 +91,7 @@ class ServerFigures:
 
     def tokenize(self, call: CallRecord) -> None:
         """Fill in the tokens of a call's prompt."""
-        body: dict[str, Any] = {"messages": convert_to_openai_messages(list(call.messages))}
+        body: dict[str, Any] = {"messages": list(call.messages)}
         if call.tools:
             body["tools"] = call.tools
         answer = json.loads(self._get("/v1/tokenize", json.dumps(body).encode()))
@@ -171,7 +121,7 @@ class ServerFigures:
 def prompt_calls(ordered: Sequence[CallRecord]) -> list[PromptCall]:
     """The calls as the optimum sees them: an owner is whoever sends the same system prompt."""
     tokens = [call.tokens for call in ordered]
-    owners = [f"{call.agent}\n{call.messages[0].text}" for call in ordered]
+    owners = [f"{call.agent}\n{call.messages[0]['content']}" for call in ordered]
     last: dict[str, int] = {}
     shared = [0] * len(ordered)
     kept = [0] * len(ordered)

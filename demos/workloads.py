@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_openai import ChatOpenAI
 
+import kvflow_langgraph
 from demos import prebuilt_apps, team
-from demos.measure import CallLog, Recorder
+from demos.comparison import Endpoint
+from demos.langchain_recorder import Recorder
+from demos.measure import CallLog
 
 QUESTIONS = (
     "Why did lighthouses lose their keepers?",
@@ -23,9 +26,6 @@ QUESTIONS = (
 # How far a workflow is when the next one begins: half way through its first question.
 LAG_CALLS = 7
 
-Prepare = Callable[[Any], Any]
-"""What to do to an app before it runs: nothing, or `kvflow_langgraph.wrap`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
@@ -36,25 +36,16 @@ class Workflow:
     inputs: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A model server as an application knows it."""
-
-    base_url: str
-    model: str
-    api_key: str
-    answer_tokens: int
-
-    def chat(self, chat_class: type[ChatOpenAI] = ChatOpenAI) -> Any:
-        """The chat model that an app is built with."""
-        return chat_class(
-            model=self.model,
-            base_url=f"{self.base_url}/v1",
-            api_key=self.api_key,  # type: ignore[arg-type]
-            temperature=0,
-            max_completion_tokens=self.answer_tokens,
-            timeout=600,
-        )
+def chat_model(endpoint: Endpoint, chat_class: type[ChatOpenAI] = ChatOpenAI) -> Any:
+    """The chat model that an app is built with."""
+    return chat_class(
+        model=endpoint.model,
+        base_url=f"{endpoint.base_url}/v1",
+        api_key=endpoint.api_key,  # type: ignore[arg-type]
+        temperature=0,
+        max_completion_tokens=endpoint.answer_tokens,
+        timeout=600,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +57,21 @@ class Workload:
     calls: int
     """How many model calls it makes, for the progress bar."""
 
-    def run(self, endpoint: Endpoint, prepare: Prepare, on_call: Callable[[], None]) -> CallLog:
-        """Run all conversations; blocks until the last has ended."""
+    def run(self, endpoint: Endpoint, *, hinted: bool, on_call: Callable[[], None]) -> CallLog:
+        """Run all conversations, with hints or without; blocks until the last has ended."""
         log = CallLog(on_call=on_call)
         for workflows in self.build(endpoint):
-            _run_together(workflows, prepare, log)
+            if hinted:
+                servers = [endpoint.base_url]
+                workflows = [
+                    replace(each, app=kvflow_langgraph.wrap(each.app, base_urls=servers))
+                    for each in workflows
+                ]
+            _run_together(workflows, log)
         return log
 
 
-def _run_together(workflows: Sequence[Workflow], prepare: Prepare, log: CallLog) -> None:
+def _run_together(workflows: Sequence[Workflow], log: CallLog) -> None:
     """Run workflows at once, each a few calls behind the one before, as users come in."""
     before = len(log.calls)
     with ThreadPoolExecutor(len(workflows)) as pool:
@@ -84,21 +81,21 @@ def _run_together(workflows: Sequence[Workflow], prepare: Prepare, log: CallLog)
                 each.done() for each in running
             ):
                 time.sleep(0.01)
-            running.append(pool.submit(_run, workflow, prepare, log))
+            running.append(pool.submit(_run, workflow, log))
         for each in running:
             each.result()
 
 
-def _run(workflow: Workflow, prepare: Prepare, log: CallLog) -> None:
+def _run(workflow: Workflow, log: CallLog) -> None:
     config = {"callbacks": [Recorder(workflow.name, log)], "recursion_limit": 200}
-    prepare(workflow.app).invoke(workflow.inputs, config)
+    workflow.app.invoke(workflow.inputs, config)
 
 
 def shared_team(workflows: int, questions: int, words: int) -> Workload:
     """Workflows of one team at once: all use the same prompts."""
 
     def build(endpoint: Endpoint) -> list[list[Workflow]]:
-        app = team.build(endpoint.chat(), words=words)
+        app = team.build(chat_model(endpoint), words=words)
         return [[Workflow(f"w{i}", app, _questions(i, questions)) for i in range(workflows)]]
 
     calls = workflows * questions * team.calls_per_question(len(team.REVIEWERS), revisions=1)
@@ -114,7 +111,11 @@ def private_teams(workflows: int, questions: int, words: int) -> Workload:
                 Workflow(
                     f"client {i}",
                     team.build(
-                        endpoint.chat(), client=f"Client {i}", words=words, reviewers=1, revisions=0
+                        chat_model(endpoint),
+                        client=f"Client {i}",
+                        words=words,
+                        reviewers=1,
+                        revisions=0,
                     ),
                     _questions(i, questions),
                 )
@@ -130,7 +131,7 @@ def prebuilt(name: str, rounds: int, words: int) -> Workload:
     """One of the apps of others, run once a round."""
 
     def build(endpoint: Endpoint) -> list[list[Workflow]]:
-        chat = endpoint.chat(prebuilt_apps.RoutedChat)
+        chat = chat_model(endpoint, prebuilt_apps.RoutedChat)
         app = prebuilt_apps.BUILDERS[name](chat, words)
         runs = [
             Workflow(f"{name} {i}", app, {"messages": [("user", QUESTIONS[i % len(QUESTIONS)])]})
