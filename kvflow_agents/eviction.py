@@ -39,6 +39,11 @@ def rank(standing: Standing, steps: int | None, last_access: float, tie: int) ->
     return Rank(standing, 0 if steps is None else -steps, last_access, tie)
 
 
+def may_displace(victim: Rank, steps: int) -> bool:
+    """Whether KV needed in `steps` steps may take the place of a victim before it is asked for."""
+    return victim.standing is not Standing.EXPECTED or -victim.nearness > steps
+
+
 class EvictionQueue(set[Leaf], Generic[Leaf]):
     """A set of evictable leaves that knows which goes first.
 

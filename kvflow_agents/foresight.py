@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, NamedTuple
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
 
 Outcome = Literal["accepted", "stale", "ended"]
@@ -77,13 +78,18 @@ class Foresight(Generic[N]):
         make_key: MakeKey,
         cut: Callable[[Key], None],
         lifetime_tokens: int,
+        prefetch: PrefetchQueue[N] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`cut` makes a node of the tree end where a key ends, if the tree holds the key."""
+        """`cut` makes a node of the tree end where a key ends, if the tree holds the key.
+
+        `prefetch` is told whose prefixes are needed next.
+        """
         self._ledger = ledger
         self._make_key = make_key
         self._cut = cut
         self._lifetime_tokens = lifetime_tokens
+        self._prefetch = prefetch
         self._limits = limits or Limits()
         self._evicted_tokens = 0
         self._remembered_agents = 0
@@ -118,6 +124,7 @@ class Foresight(Generic[N]):
         if workflow is None:
             workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
         self._renew(workflow, hint.forecast)
+        self._want(workflow, caller=hint.agent)
         return "accepted"
 
     def prompt_cached(self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N) -> None:
@@ -164,6 +171,7 @@ class Foresight(Generic[N]):
                 break
             del self._live[name]
             self._dormant[name] = workflow
+            self._want_no_more(workflow)
             for agent in workflow.agents.values():
                 if agent.claim is not None:
                     self._ledger.set_steps(agent.claim, None)
@@ -182,6 +190,17 @@ class Foresight(Generic[N]):
                 self._ledger.set_steps(agent.claim, workflow.steps_of(name))
         self._expect_like_other_runs(workflow)
         self._forget_excess()
+
+    def _want(self, workflow: _Workflow[N], caller: str | None) -> None:
+        """Let the next agents' prefixes be loaded; the caller's own request asks for its own."""
+        if self._prefetch is not None and workflow.name in self._live:
+            others = (agent for name, agent in workflow.agents.items() if name != caller)
+            claims = [agent.claim for agent in others if agent.claim is not None]
+            self._prefetch.want(workflow.name, claims)
+
+    def _want_no_more(self, workflow: _Workflow[N]) -> None:
+        if self._prefetch is not None:
+            self._prefetch.forget(workflow.name)
 
     def _expect_like_other_runs(self, workflow: _Workflow[N]) -> None:
         """Claim for agents yet to call what other runs of the application have shown of them."""
@@ -248,6 +267,7 @@ class Foresight(Generic[N]):
             self._ended.popitem(last=False)
 
     def _give_up(self, workflow: _Workflow[N]) -> None:
+        self._want_no_more(workflow)
         self._remembered_agents -= len(workflow.agents)
         for agent in workflow.agents.values():
             self._remembered_tokens -= agent.history.tokens_kept

@@ -10,7 +10,9 @@ from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.foresight import Foresight, Namespace, Outcome
 from kvflow_agents.hints import Hint, decode_caller, decode_request
-from kvflow_sglang.compat import RadixKey, UnifiedRadixCache
+from kvflow_agents.prefetch import PrefetchQueue
+from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache
+from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
 from kvflow_sglang.tree import ClaimedTreeCore, Node
 
@@ -24,14 +26,21 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     tree_core: ClaimedTreeCore
     foresight: Foresight[Node]
+    prefetcher: Prefetcher | None = None
+    """None without a host tier."""
 
     def __init__(self, params: Any) -> None:
         self.settings: Settings = from_environment()
+        self._prefetch_queue = _make_queue(self.settings)
         self.outcomes: Counter[str] = Counter()
         super().__init__(params)
 
     def reset(self) -> None:
+        if self.prefetcher is not None:
+            self.prefetcher.abandon()
         super().reset()
+        if self._prefetch_queue is not None:
+            self._prefetch_queue.clear()
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
         self.foresight = Foresight(
@@ -39,12 +48,24 @@ class KVFlowRadixCache(UnifiedRadixCache):
             make_key=self._make_key,
             cut=self.touch_prefix,
             lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
+            prefetch=self._prefetch_queue,
         )
 
     def init_hicache(self, server_args: Any, params: Any) -> None:
         super().init_hicache(server_args, params)
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
+        self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
+        self.tree_core.on_lost = self.prefetcher.lost
+
+    def check_hicache_events(self) -> None:
+        super().check_hicache_events()
+        if self.prefetcher is not None:
+            self.prefetcher.step()
+
+    def protected_size(self) -> int:
+        tokens: int = super().protected_size()
+        return tokens if self.prefetcher is None else tokens + self.prefetcher.tokens_under_way
 
     def hear_request(self, custom_params: Any) -> None:
         """Take in the hint of a request that has just arrived, if it has one."""
@@ -60,7 +81,18 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """Take in a forecast."""
         outcome = self.foresight.hear(hint)
         self.outcomes[outcome] += 1
+        if self.prefetcher is not None:
+            self.prefetcher.wake()
         return outcome
+
+    def make_room(self, tokens: int, steps: int) -> int:
+        """Free slots, up to `tokens`, without evicting what is needed in `steps` or sooner."""
+        shortfall = tokens - self.token_to_kv_pool_allocator.available_size()
+        if shortfall > 0:
+            with self.tree_core.displacing_for(steps):
+                self.evict_for_alloc(EvictParams(num_tokens=shortfall))
+        free_tokens: int = self.token_to_kv_pool_allocator.available_size()
+        return min(tokens, free_tokens)
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         caller = _caller_of(req)
@@ -92,6 +124,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             "expected_host_tokens": tree.expected_host_tokens,
             "device_leaves": len(tree.evictable_device_leaves),
             "host_leaves": len(tree.evictable_host_leaves),
+            **({} if self.prefetcher is None else self.prefetcher.status()),
             **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
         }
 
@@ -99,6 +132,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         leaf = None if self.disable else self.tree_core.node_or_none(req.last_node)
         if leaf is None or leaf is self.tree_core.root_node:
             return
+        if self.prefetcher is not None:
+            self.prefetcher.read(leaf)
+            self.prefetcher.wake()
         if caller is None:
             self.tree_core.ledger.use(leaf, None)
             return
@@ -124,6 +160,16 @@ class KVFlowRadixCache(UnifiedRadixCache):
             cache_salt=namespace.cache_salt,
         ).page_aligned(self.page_size)
         return key
+
+
+def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
+    if settings.prefetch_steps is None:
+        return None
+    return PrefetchQueue(
+        horizon_steps=settings.prefetch_steps,
+        most_agents=settings.prefetch_agents,
+        most_tokens=settings.prefetch_tokens,
+    )
 
 
 def _caller_of(req: Any) -> Hint | None:

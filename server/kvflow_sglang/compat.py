@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from sglang.srt.managers.cache_controller import CacheOperation
 from sglang.srt.managers.io_struct import BaseReq, hook_custom_types
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
+from sglang.srt.mem_cache.l2_transfer import L2TransferEngine
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.registry import create_unified_radix_cache, register_radix_cache_backend
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
@@ -21,6 +27,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 __all__ = [
     "FULL",
     "BaseReq",
+    "EvictParams",
     "FullComponent",
     "HookRegistry",
     "HookType",
@@ -41,11 +48,14 @@ HTTP_HOOK = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_req
 LAUNCH_HOOK = "sglang.srt.entrypoints.engine.Engine._launch_subprocesses"
 ARRIVAL_HOOK = "sglang.srt.managers.scheduler.Scheduler.handle_generate_request"
 DISPATCH_HOOK = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
+ADMISSION_HOOK = "sglang.srt.managers.scheduler.Scheduler.get_prefill_adder_class"
 
 _MEM_CACHE = "sglang.srt.mem_cache"
 _TREE = f"{_MEM_CACHE}.unified_cache.unified_tree_core:UnifiedTreeCore"
 _FULL = f"{_MEM_CACHE}.unified_cache.components.full:FullComponent"
 _CACHE = f"{_MEM_CACHE}.unified_radix_cache:UnifiedRadixCache"
+_CONTROLLER = "sglang.srt.managers.cache_controller:HiCacheController"
+_ENGINE = f"{_MEM_CACHE}.l2_transfer:L2TransferEngine"
 
 # What each process uses: a name, and the parameters it must have (None: it is no function).
 SCHEDULER_NAMES: dict[str, str | None] = {
@@ -66,6 +76,24 @@ SCHEDULER_NAMES: dict[str, str | None] = {
     f"{_CACHE}.evict_for_alloc": "self params allocation_reclaim_satisfied",
     f"{_CACHE}.touch_prefix": "self key",
     f"{_CACHE}.init_hicache": "self server_args params",
+    f"{_CACHE}.check_hicache_events": "self",
+    f"{_CACHE}.protected_size": "self",
+    f"{_CACHE}.inc_host_lock_ref": "self node_id",
+    f"{_CACHE}.dec_host_lock_ref": "self node_id params",
+    f"{_CACHE}._count_ready_acks": "self ack_queue",
+    f"{_CACHE}._all_reduce": "self data tp_reduce_op",
+    f"{_CACHE}._apply_cache_actions": "self actions",
+    f"{_TREE}.commit_load_back": "self node_id device_indices kv_xfer comp_xfers",
+    f"{_TREE}.finish_load_back": "self anchor_node_id",
+    f"{_CONTROLLER}._move_op_indices": "self op",
+    f"{_CONTROLLER}._l2_load_transfers": "self host_indices device_indices pool_transfers",
+    f"{_ENGINE}.submit_host_to_device": (
+        "self transfers transfer_layer_id_max start_event on_layer_done"
+    ),
+    "sglang.srt.managers.scheduler:Scheduler.get_prefill_adder_class": "self",
+    "sglang.srt.managers.schedule_policy:PrefillAdder.add_one_req": (
+        "self req has_chunked_req truncation_align_size"
+    ),
     "sglang.srt.managers.scheduler:Scheduler.handle_generate_request": (
         "self recv_req mm_input_error"
     ),
@@ -136,6 +164,74 @@ def add_handlers(scheduler: Any, handlers: Mapping[type, Callable[[Any], Any]]) 
     from sglang.utils import TypeBasedDispatcher
 
     scheduler._request_dispatcher += TypeBasedDispatcher(list(handlers.items()))
+
+
+# ---- copies between the tiers ----
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy to the device that has been submitted."""
+
+    start_event: Any
+    finish_event: Any
+    is_timed: bool
+    tokens: int
+    size_bytes: int
+
+
+def host_value(node: Any) -> Any:
+    """Where the host tier keeps a node's KV: an index for each token."""
+    return node.component_data[FULL].host_value
+
+
+def make_transfer_engine(controller: Any) -> Any:
+    """A copy engine with streams of its own."""
+    return L2TransferEngine(controller.io_backend)
+
+
+def copy_to_device(controller: Any, engine: Any, host_indices: Any, slots: Any) -> Copy:
+    """Start a copy as `HiCacheController.start_loading` does, outside its ring of three."""
+    operation = CacheOperation(host_indices, slots, node_id=0)
+    transfers = controller._l2_load_transfers(*controller._move_op_indices(operation))
+    if controller.load_fence_stream is not None:
+        # A forward pass that was launched before may still write to freed slots.
+        engine.host_to_device_stream.wait_stream(controller.load_fence_stream)
+    done = engine.submit_host_to_device(
+        transfers, transfer_layer_id_max=controller.transfer_layer_id_max
+    )
+    size_bytes = controller._transfer_num_bytes(operation)
+    return Copy(done.start_event, done.finish_event, done.timing_enabled, len(slots), size_bytes)
+
+
+def agree_on_finished(cache: Any, acks: Sequence[Any]) -> int:
+    """How many of these copies, from the first on, are done on every rank."""
+    ready = torch.tensor(cache._count_ready_acks(acks), dtype=torch.int, device="cpu")
+    cache._all_reduce(ready, torch.distributed.ReduceOp.MIN)
+    finished = int(ready.item())
+    for ack in acks[:finished]:
+        ack.finish_event.synchronize()
+    return finished
+
+
+def commit_load(cache: Any, anchor_id: int, nodes: Sequence[Any], slots: Any) -> None:
+    """Give nodes of one path, uppermost first, the slots that hold their KV now."""
+    loaded = PoolTransfer(name=PoolName.KV, nodes_to_load=[node.id for node in nodes])
+    tree = cache.tree_core
+    cache._apply_cache_actions(tree.commit_load_back(anchor_id, slots, loaded, {}))
+    tree.finish_load_back(anchor_id)
+
+
+def count_load(cache: Any, copy: Copy) -> None:
+    """Count a copy in SGLang's own metrics of loads."""
+    collector = cache.metrics_collector
+    if collector is None:
+        return
+    collector.increment_load_back_num_tokens(num_tokens=copy.tokens, pool=PoolName.KV.value)
+    collector.increment_load_back_num_bytes(copy.size_bytes)
+    if copy.is_timed:
+        duration_ms = copy.start_event.elapsed_time(copy.finish_event)
+        collector.observe_load_back_duration(duration_ms / 1000.0)
 
 
 # ---- the CPU engine ----

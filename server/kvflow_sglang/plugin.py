@@ -15,7 +15,7 @@ from kvflow_sglang.compat import HookRegistry, HookType
 
 BACKEND = "kvflow"
 HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK]
-SCHEDULER_HOOKS = [compat.ARRIVAL_HOOK, compat.DISPATCH_HOOK]
+SCHEDULER_HOOKS = [compat.ARRIVAL_HOOK, compat.DISPATCH_HOOK, compat.ADMISSION_HOOK]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def make_cache(context: Any) -> Any:
     compat.hook_custom_types(*messages.ALL)
     HookRegistry.register(compat.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
     HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
+    HookRegistry.register(compat.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
     HookRegistry.apply_hooks()
     self_check.check_hooks(SCHEDULER_HOOKS)
     if compat.get_tree_core_factory(BACKEND) is None:
@@ -112,6 +113,13 @@ def _admit(doorman: Any, manager: Any, request: Any, *args: Any, **kwargs: Any) 
 def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:
     """Before `Scheduler.handle_generate_request`: a hint acts when its request arrives."""
     scheduler.tree_cache.hear_request(request.sampling_params.custom_params)
+
+
+def _admit_patiently(adder_class: Any, scheduler: Any) -> Any:
+    """After `Scheduler.get_prefill_adder_class`: let requests wait for their loads."""
+    from kvflow_sglang.admission import make_patient
+
+    return make_patient(adder_class)
 
 
 def _add_handlers(result: Any, scheduler: Any) -> None:

@@ -20,14 +20,40 @@ class Settings:
     lifetime_pools: float = 4.0
     """A forecast counts until this many times the device pool has been evicted since."""
 
+    prefetch_steps: int | None = 1
+    """Agents that run in so many steps are loaded back ahead of their call; None: none are."""
+    prefetch_agents: int = 4
+    """Of one workflow's agents, so many of the nearest: the ways a branch may go."""
+    prefetch_tokens: int = 8192
+    """The largest piece loaded ahead at once: what a more urgent load may find on the link."""
+    waits_for_loads: bool = True
+    """Whether a request that needs a load lets others run until its load is done."""
+    unsafe_unfenced_loads: bool = False
+    """Show KV before its copy is done. Gives wrong answers: for the test that must see them."""
+
     def __post_init__(self) -> None:
-        for name, low, high in (("expected_share", 0.0, 1.0), ("lifetime_pools", 0.0, 1e6)):
+        for name, low, high in _RANGES:
             value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not low <= value <= high:
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            is_number = is_integer or (isinstance(low, float) and isinstance(value, float))
+            is_absent = value is None and name == "prefetch_steps"
+            if not is_absent and not (is_number and low <= value <= high):
+                kind = "a number" if isinstance(low, float) else "an integer"
+                raise ConfigurationError(f"{name} must be {kind} in [{low}, {high}], not {value!r}")
+        for name in ("waits_for_loads", "unsafe_unfenced_loads"):
+            if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
-                    f"{name} must be a number in [{low}, {high}], not {value!r}"
+                    f"{name} must be true or false, not {getattr(self, name)!r}"
                 )
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("expected_share", 0.0, 1.0),
+    ("lifetime_pools", 0.0, 1e6),
+    ("prefetch_steps", 0, 1000),
+    ("prefetch_agents", 1, 4096),
+    ("prefetch_tokens", 16, 1_000_000),
+)
 
 
 def from_environment() -> Settings:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from kvflow_agents.claims import ClaimLedger
-from kvflow_agents.eviction import EvictionQueue, Rank, Standing, rank
+from kvflow_agents.claims import Claim, ClaimLedger
+from kvflow_agents.eviction import EvictionQueue, Rank, Standing, may_displace, rank
+from kvflow_agents.prefetch import Span
 from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
 
 Node = Any  # sglang's UnifiedTreeNode
@@ -25,6 +28,10 @@ class ClaimedTreeCore(UnifiedTreeCore):
     # How many expected tokens a tier may hold before they compete by recency; None: no limit.
     most_expected_device_tokens: float | None = None
     most_expected_host_tokens: float | None = None
+    # While something is loaded ahead: the steps in which it is needed.
+    displacing_for_steps: int | None = None
+    # Called for a node that left the device, with the steps in which it is needed.
+    on_lost: Callable[[int | None], None] = staticmethod(lambda steps: None)
 
     def reset(self) -> None:
         super().reset()
@@ -40,7 +47,36 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def first_device_victim(self) -> Node | None:
         """The device leaf to evict next; it stays in the tree."""
         over = _exceeds(self.expected_device_tokens, self.most_expected_device_tokens)
-        return self.evictable_device_leaves.first(expected_compete=over)
+        victim = self.evictable_device_leaves.first(expected_compete=over)
+        steps = self.displacing_for_steps
+        if victim is None or steps is None or may_displace(self._rank(victim), steps):
+            return victim
+        return None
+
+    @contextmanager
+    def displacing_for(self, steps: int) -> Iterator[None]:
+        """For what is loaded ahead: no victims that are needed in so many steps or fewer."""
+        self.displacing_for_steps = steps
+        try:
+            yield
+        finally:
+            self.displacing_for_steps = None
+
+    def missing(self, claim: Claim[Node]) -> Span:
+        """Which tokens of a claim the host tier has and the device lacks."""
+        start, node = claim.depth_tokens, claim.node
+        while node.evicted:
+            start -= len(node.key)
+            node = node.parent
+        return start, claim.depth_tokens
+
+    def node_ending_at(self, claim: Claim[Node], tokens: int) -> Node | None:
+        """The node on a claim's path that ends after so many of its tokens."""
+        end, node = claim.depth_tokens, claim.node
+        while end > tokens:
+            end -= len(node.key)
+            node = node.parent
+        return node if end == tokens else None
 
     def first_host_victim(self) -> Node | None:
         """The host leaf to evict next; it stays in the tree."""
@@ -71,6 +107,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _note_expected(self, node_id: int, device_tokens: int, host_tokens: int) -> None:
         old_device, old_host = self._expected_tokens.pop(node_id, (0, 0))
+        if old_device and not device_tokens and host_tokens:
+            self.on_lost(self.ledger.standing(self.node_by_id(node_id))[1])
         if device_tokens or host_tokens:
             self._expected_tokens[node_id] = (device_tokens, host_tokens)
         self.expected_device_tokens += device_tokens - old_device

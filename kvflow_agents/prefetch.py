@@ -1,0 +1,89 @@
+"""What to load back before it is asked for, in which order and how much (KVFlow, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic
+
+from kvflow_agents.claims import Claim, N
+
+Span = tuple[int, int]
+"""From which token of a claim's key to which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Generic[N]):
+    """The next piece to load: tokens `start` to `stop` of a claim's key.
+
+    `steps` is why: its agent runs then, and nothing needed as soon may give way to it.
+    """
+
+    claim: Claim[N]
+    start: int
+    stop: int
+    steps: int
+
+
+class PrefetchQueue(Generic[N]):
+    """The prefixes of agents about to run, nearest first, until they are found on the device.
+
+    Pure, and cheap where nothing changes: a claim is looked at again only after `want` or
+    `recheck`, so a pass over settled workflows costs nothing.
+    """
+
+    def __init__(self, *, horizon_steps: int, most_agents: int, most_tokens: int) -> None:
+        """Look `horizon_steps` ahead, at the `most_agents` nearest agents of each workflow.
+
+        `most_tokens` is the size of a load: what a more urgent one may have to wait for.
+        """
+        self._horizon_steps = horizon_steps
+        self._most_agents = most_agents
+        self._most_tokens = most_tokens
+        self._wanted: dict[str, list[Claim[N]]] = {}
+        self._unchecked: dict[Claim[N], None] = {}
+
+    def want(self, workflow: str, claims: Iterable[Claim[N]]) -> None:
+        """The claims of a workflow's agents, without those whose call has arrived already."""
+        self.forget(workflow)
+        near = [c for c in claims if c.steps is not None and c.steps <= self._horizon_steps]
+        if near:
+            near.sort(key=_steps)
+            self._wanted[workflow] = near[: self._most_agents]
+            self._unchecked.update(dict.fromkeys(self._wanted[workflow]))
+
+    def forget(self, workflow: str) -> None:
+        """A workflow has ended, or its forecast no longer counts."""
+        for claim in self._wanted.pop(workflow, ()):
+            self._unchecked.pop(claim, None)
+
+    def clear(self) -> None:
+        """Forget everything: the cache is empty."""
+        self._wanted.clear()
+        self._unchecked.clear()
+
+    def recheck(self) -> None:
+        """Something needed soon has left the device."""
+        for claims in self._wanted.values():
+            self._unchecked.update(dict.fromkeys(claims))
+
+    def covers(self, steps: int | None) -> bool:
+        """Whether agents that run in so many steps are looked at."""
+        return steps is not None and steps <= self._horizon_steps
+
+    def plan(self, missing: Callable[[Claim[N]], Span]) -> Load[N] | None:
+        """The next load; `missing` tells which part of a claim the host has and the device lacks.
+
+        Among equal steps it is first come, first served.
+        """
+        for claim in sorted(self._unchecked, key=_steps):
+            start, stop = missing(claim)
+            if start < stop and claim.steps is not None:
+                return Load(claim, start, min(stop, start + self._most_tokens), claim.steps)
+            del self._unchecked[claim]
+        return None
+
+
+def _steps(claim: Claim[N]) -> int:
+    assert claim.steps is not None
+    return claim.steps

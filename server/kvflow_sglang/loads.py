@@ -1,0 +1,138 @@
+"""Copies from the host tier to the device that no batch has asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kvflow_sglang import compat
+from kvflow_sglang.tree import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One copy under way: to these slots go the last tokens of the path that ends at `anchor`."""
+
+    anchor_id: int
+    slots: Any
+    copy: compat.Copy
+    lock: Any
+    host_lock: Any
+
+    @property
+    def finish_event(self) -> Any:
+        """Set when the copy is done; the name that SGLang's acks have."""
+        return self.copy.finish_event
+
+
+class EarlyLoads:
+    """Loads prefixes ahead of the batches that will read them.
+
+    SGLang shows loaded KV in its tree when the copy is queued: the batch that asked for it waits,
+    layer by layer. Nobody waits for an early load, so its slots enter the tree only when the copy
+    is done; until then nothing can match, insert over or read them. The copies have a stream of
+    their own and never stand before one that a batch waits for. Whether a copy is done is agreed
+    between ranks, as SGLang does for its own.
+    """
+
+    def __init__(self, cache: Any, *, is_fenced: bool = True) -> None:
+        """`is_fenced=False` shows KV before it is there, for the test that sees it go wrong."""
+        self._cache = cache
+        self._is_fenced = is_fenced
+        self._engine = compat.make_transfer_engine(cache.cache_controller)
+        self._flights: list[Flight] = []
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    @property
+    def tokens(self) -> int:
+        """How many slots are being written."""
+        return sum(len(flight.slots) for flight in self._flights)
+
+    def start(self, anchor: Node) -> int:
+        """Load all that the device lacks down to `anchor`; tokens under way, 0 if no slots."""
+        cache = self._cache
+        host_lock = cache.inc_host_lock_ref(anchor.id).to_dec_params()
+        # Its ancestors on the device must still be there when it lands.
+        lock = cache.lock(anchor.id)
+        host_indices = torch.cat([compat.host_value(node) for node in _host_only(anchor)][::-1])
+        slots = self._allocate(len(host_indices))
+        if slots is None:
+            cache.unlock(lock)
+            cache.dec_host_lock_ref(anchor.id, host_lock)
+            return 0
+        copy = compat.copy_to_device(cache.cache_controller, self._engine, host_indices, slots)
+        self._flights.append(Flight(anchor.id, slots, copy, lock, host_lock))
+        return len(slots)
+
+    def finish(self) -> list[Node]:
+        """Let the copies that are done into the tree; the nodes that have come to the device."""
+        if not self._flights:
+            return []
+        done = len(self._flights)
+        if self._is_fenced:
+            done = compat.agree_on_finished(self._cache, self._flights)
+        landing, self._flights = self._flights[:done], self._flights[done:]
+        return [node for flight in landing for node in self._land(flight)]
+
+    def flight_to(self, node: Node) -> Flight | None:
+        """The copy that brings the first part of what the device lacks down to `node`."""
+        first = _first_host_only(node)
+        for flight in self._flights:
+            anchor = self._cache.tree_core.node_by_id(flight.anchor_id)
+            if first is not None and _first_host_only(anchor) is first:
+                return flight
+        return None
+
+    def abandon(self) -> None:
+        """Wait for all copies and forget them: the tree and the slots are about to be reset."""
+        for flight in self._flights:
+            flight.finish_event.synchronize()
+        self._flights.clear()
+
+    def _allocate(self, tokens: int) -> Any:
+        cache = self._cache
+        shortfall = tokens - cache.token_to_kv_pool_allocator.available_size()
+        if shortfall > 0:
+            cache.evict_for_alloc(compat.EvictParams(num_tokens=shortfall))
+        return cache.token_to_kv_pool_allocator.alloc(tokens)
+
+    def _land(self, flight: Flight) -> list[Node]:
+        """Give each node still without KV its slots; nodes may have been cut since the start."""
+        cache = self._cache
+        landed: list[Node] = []
+        pieces, spare = [], []
+        node, end = cache.tree_core.node_by_id(flight.anchor_id), len(flight.slots)
+        while end > 0:
+            start = end - len(node.key)
+            if node.evicted:
+                landed.append(node)
+                pieces.append(flight.slots[start:end])
+            else:
+                # A request has computed or loaded the same tokens in the meantime.
+                spare.append(flight.slots[start:end])
+            node, end = node.parent, start
+        if landed:
+            compat.commit_load(cache, flight.anchor_id, landed[::-1], torch.cat(pieces[::-1]))
+        if spare:
+            cache.token_to_kv_pool_allocator.free(torch.cat(spare))
+        cache.unlock(flight.lock)
+        cache.dec_host_lock_ref(flight.anchor_id, flight.host_lock)
+        compat.count_load(cache, flight.copy)
+        return landed
+
+
+def _host_only(node: Node) -> Iterator[Node]:
+    """The node and those above it that the device lacks, lowest first."""
+    while node.evicted:
+        yield node
+        node = node.parent
+
+
+def _first_host_only(node: Node) -> Node | None:
+    *_, first = None, *_host_only(node)
+    return first

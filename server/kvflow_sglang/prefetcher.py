@@ -1,0 +1,153 @@
+"""Prefetch in the scheduler's loop: one load at a time, when nobody waits for another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from kvflow_agents.prefetch import Load, PrefetchQueue
+from kvflow_sglang.loads import EarlyLoads, Flight
+from kvflow_sglang.settings import Settings
+from kvflow_sglang.tree import Node
+
+# For how many loads a request waits before it is run as SGLang would run it.
+MOST_WAITS = 3
+# How many loads for waiting requests are under way at once.
+MOST_FLIGHTS = 4
+# A smaller piece is not worth a copy; SGLang's own `load_back_threshold`.
+FEWEST_TOKENS = 10
+
+_COUNTS = (
+    "prefetched_tokens",
+    "prefetch_used_tokens",
+    "prefetch_wasted_tokens",
+    "early_load_tokens",
+    "waits_for_loads",
+)
+
+
+@dataclass(slots=True)
+class _Wait:
+    flight: Flight
+    loads: int = 1
+
+
+class Prefetcher:
+    """Starts and finishes early loads, and says which requests had better wait for one.
+
+    Everything follows from requests, messages and copies that all ranks agree are done: no
+    clock. At most one load is ahead of its request, so what the link cannot carry before the
+    call is never started.
+    """
+
+    def __init__(self, cache: Any, queue: PrefetchQueue[Node] | None, settings: Settings) -> None:
+        self._cache = cache
+        self._queue = queue
+        self._starts_for_waiting = settings.waits_for_loads
+        self._loads = EarlyLoads(cache, is_fenced=not settings.unsafe_unfenced_loads)
+        self._is_settled = False
+        self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
+        self._unused: dict[int, int] = {}  # tokens by node: loaded ahead, and not read yet
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def tokens_under_way(self) -> int:
+        """Slots that are neither free nor in the tree."""
+        return self._loads.tokens
+
+    def wake(self) -> None:
+        """A forecast, a prefix or the room on the device has changed."""
+        self._is_settled = False
+
+    def lost(self, steps: int | None) -> None:
+        """Something that is needed in so many steps has left the device."""
+        if self._queue is not None and self._queue.covers(steps):
+            self._queue.recheck()
+            self.wake()
+
+    def step(self) -> None:
+        """Once a scheduler pass, before requests are admitted."""
+        for node in self._loads.finish():
+            self._waste(node.id)
+            self._unused[node.id] = len(node.key)
+            self.wake()
+        # Never beside a load that a request waits for.
+        if self._is_settled or self._queue is None:
+            return
+        if len(self._loads) or self._cache.ongoing_load_back:
+            return
+        load = self._queue.plan(self._cache.tree_core.missing)
+        self._is_settled = load is None or not self._start(load)
+
+    def should_wait(self, request: Any, *, others_can_run: bool) -> bool:
+        """Whether a request whose prefix is not on the device should let others pass.
+
+        While its prefix is being loaded it waits. If others keep the device busy, its load is
+        started now and it waits too: in a batch it would hold them all up.
+        """
+        node = self._cache.tree_core.node_or_none(request.best_match_node)
+        if node is None or not node.evicted:
+            return False
+        wait = self._waits.get(request)
+        flight = self._loads.flight_to(node)
+        if wait is not None and wait.flight is not flight and wait.loads >= MOST_WAITS:
+            return False
+        if flight is None and others_can_run:
+            flight = self._start_for_waiting(request, node)
+        if flight is None:
+            return False
+        if wait is None or wait.flight is not flight:
+            self._waits[request] = _Wait(flight, 1 if wait is None else wait.loads + 1)
+            self._counts["waits_for_loads"] += 1
+        return True
+
+    def read(self, leaf: Node) -> None:
+        """A request has read all KV down to `leaf`."""
+        node = leaf
+        while self._unused and node.parent is not None:
+            self._counts["prefetch_used_tokens"] += self._unused.pop(node.id, 0)
+            node = node.parent
+
+    def abandon(self) -> None:
+        """Wait for the copies under way and forget them: the tree is about to be emptied."""
+        self._loads.abandon()
+
+    def status(self) -> dict[str, int]:
+        """Tokens loaded ahead of their request, and what became of them."""
+        tree = self._cache.tree_core
+        for node_id in list(self._unused):
+            node = tree.node_or_none(node_id)
+            if node is None or node.evicted:
+                self._waste(node_id)
+        return {name: self._counts[name] for name in _COUNTS} | {
+            "load_tokens_under_way": self._loads.tokens
+        }
+
+    def _start(self, load: Load[Node]) -> bool:
+        """Start a planned load, as much of it as there is room for without harm to others."""
+        tree = self._cache.tree_core
+        room = self._cache.make_room(load.stop - load.start, load.steps)
+        stop = min(load.stop, load.start + room // self._cache.page_size * self._cache.page_size)
+        if stop - load.start < FEWEST_TOKENS:
+            return False
+        if tree.node_ending_at(load.claim, stop) is None:
+            key: Any = load.claim.key
+            self._cache.touch_prefix(key[:stop])  # cuts the node there
+        anchor = tree.node_ending_at(load.claim, stop)
+        if anchor is None or not self._loads.start(anchor):
+            return False
+        self._counts["prefetched_tokens"] += stop - load.start
+        return True
+
+    def _start_for_waiting(self, request: Any, node: Node) -> Flight | None:
+        if not self._starts_for_waiting or len(self._loads) >= MOST_FLIGHTS:
+            return None
+        if request.host_hit_length < FEWEST_TOKENS or not self._loads.start(node):
+            return None
+        self._counts["early_load_tokens"] += request.host_hit_length
+        return self._loads.flight_to(node)
+
+    def _waste(self, node_id: int) -> None:
+        self._counts["prefetch_wasted_tokens"] += self._unused.pop(node_id, 0)
