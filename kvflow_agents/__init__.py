@@ -10,8 +10,8 @@ from kvflow_agents.errors import (
 )
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, agent_name
+from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
-from kvflow_agents.workflow import Workflow
 
 __version__ = "0.1.0"
 

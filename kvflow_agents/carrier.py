@@ -13,8 +13,8 @@ from kvflow_agents.courier import Courier
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
+from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.servers import AllowedServers, Server, root_of
-from kvflow_agents.workflow import Workflow
 
 HINTED_PATHS = ("/chat/completions", "/completions")
 PARAMS_FIELD = "custom_params"
@@ -134,7 +134,8 @@ class _Installation:
     def __init__(self) -> None:
         self._carriers: tuple[Carrier, ...] = ()
         self._originals: list[tuple[type, Any]] = []
-        self._lock = threading.Lock()
+        # Reentrant: a carrier's holder may be collected, and so the carrier removed, in here.
+        self._lock = threading.RLock()
 
     def add(self, carrier: Carrier) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ transport allows one level of nesting there. In a body of its own (`POST /kvflow
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,14 @@ def agent_name(segments: Iterable[str]) -> str:
     path = "/".join(_clean(segment) for segment in segments)
     encoded = path.encode("utf-8")
     return encoded[-MAX_AGENT_BYTES:].decode("utf-8", "ignore") or "_"
+
+
+def workflow_name(name: str) -> str:
+    """The name itself if a hint can hold it, else its hash."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    if name and name.isprintable() and len(encoded) <= MAX_WORKFLOW_BYTES:
+        return name
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 def fitting(steps: Steps) -> Steps:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from kvflow_agents import ConfigurationError
+from kvflow_langgraph._adapter import adapter
 from kvflow_langgraph._internals import require_langgraph
-from kvflow_langgraph._subscriptions import subscriptions
 
 AppT = TypeVar("AppT")
 
@@ -18,12 +18,12 @@ def instrument(*, base_urls: Iterable[str] | None = None) -> None:
     `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
     `OPENAI_BASE_URL` says so. ConfigurationError if neither does, or a package is missing.
     """
-    subscriptions.subscribe_process(base_urls)
+    adapter.subscriptions.subscribe_process(base_urls)
 
 
 def uninstrument() -> None:
     """Undo `instrument`: LangGraph and the OpenAI SDK have their own methods back."""
-    subscriptions.unsubscribe_process()
+    adapter.subscriptions.unsubscribe_process()
 
 
 def wrap(app: AppT, *, base_urls: Iterable[str] | None = None) -> AppT:
@@ -40,5 +40,5 @@ def wrap(app: AppT, *, base_urls: Iterable[str] | None = None) -> AppT:
     handler = KVFlowCallbackHandler(base_urls)
     wrapped = app.with_config(callbacks=[handler])
     # LangGraph 1.0 drops an app's own callbacks where the caller passes some.
-    subscriptions.add_graph(wrapped, handler.kvflow_carrier)
+    adapter.subscriptions.mark(wrapped, handler.kvflow_carrier)
     return wrapped

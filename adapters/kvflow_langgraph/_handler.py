@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from kvflow_langgraph._subscriptions import subscriptions
+from kvflow_langgraph._adapter import adapter
 
 
 class KVFlowCallbackHandler(BaseCallbackHandler):
@@ -26,6 +26,6 @@ class KVFlowCallbackHandler(BaseCallbackHandler):
     ignore_custom_event = True
 
     def __init__(self, base_urls: Iterable[str] | None = None) -> None:
-        self.kvflow_carrier = subscriptions.subscribe(base_urls)
-        end = weakref.finalize(self, subscriptions.unsubscribe, self.kvflow_carrier)
+        self.kvflow_carrier = adapter.subscriptions.subscribe(base_urls)
+        end = weakref.finalize(self, adapter.subscriptions.unsubscribe, self.kvflow_carrier)
         end.atexit = False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from kvflow_agents import ConfigurationError
+from kvflow_agents.patches import Seam
 
 Loop: TypeAlias = Any
 """langgraph's `PregelLoop`: one graph's part of a run."""
@@ -16,28 +16,6 @@ LoopTask: TypeAlias = Any
 
 _EXIT = ("exc_type", "exc_value", "traceback")
 _FAILED = ("failed_task", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class Seam:
-    """A method to patch, and the parameters it must have after `self`."""
-
-    owner: type
-    name: str
-    parameters: tuple[str, ...]
-    is_optional: bool = False
-
-    def is_missing(self) -> bool:
-        """Whether the owner itself does not define the method."""
-        return self.name not in self.owner.__dict__
-
-    def problem(self) -> str | None:
-        """Why the method cannot be patched, None if it can."""
-        what = f"{self.owner.__name__}.{self.name}"
-        if self.is_missing():
-            return None if self.is_optional else f"{what} is missing"
-        names = tuple(inspect.signature(self.owner.__dict__[self.name]).parameters)[1:]
-        return None if names == self.parameters else f"{what} takes {names}, not {self.parameters}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +29,6 @@ class Seams:
     aleave: Seam
     schedule_error_handler: Seam
     aschedule_error_handler: Seam
-
-    def problem(self) -> str | None:
-        """What this LangGraph lacks, None if all is as it should be."""
-        problems = (getattr(self, name).problem() for name in self.__slots__)
-        return next((problem for problem in problems if problem), None)
 
 
 def require_langgraph() -> None:
@@ -115,11 +88,11 @@ def handlers_of(loop: Loop) -> Iterable[Any]:
     return getattr(loop.manager, "handlers", ())
 
 
-def names_of_run(loop: Loop) -> tuple[str | None, str | None]:
-    """The thread and the run id of a loop."""
+def name_of_run(loop: Loop) -> str | None:
+    """The thread of a loop, else its run id: the thread's next run goes on with the workflow."""
     thread = loop.config.get("configurable", {}).get("thread_id")
-    run_id = getattr(loop.manager, "run_id", None)
-    return (str(thread) if thread is not None else None, str(run_id) if run_id else None)
+    name = getattr(loop.manager, "run_id", None) if thread is None else thread
+    return None if name is None else str(name)
 
 
 def is_resumable(loop: Loop) -> bool:

@@ -9,13 +9,14 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from kvflow_agents import App, Call, Carrier, StepGraph, agent_name
+from kvflow_agents import App, Carrier, StepGraph, agent_name
 from kvflow_agents.app import START
+from kvflow_agents.apps import Apps
+from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_langgraph import _internals as internals
-from kvflow_langgraph._apps import Apps
 from kvflow_langgraph._internals import Loop, LoopTask
-from kvflow_langgraph._runs import Run, Runs
-from kvflow_langgraph._structure import Path, inner_path
+from kvflow_langgraph._scopes import Scopes
+from kvflow_langgraph._structure import Path, inner_path, structure_of
 
 _agent_name = lru_cache(maxsize=8192)(agent_name)
 
@@ -52,7 +53,8 @@ class Observer:
 
     def __init__(self, subscribers: Subscribers) -> None:
         self._subscribers = subscribers
-        self._apps = Apps()
+        self._apps = Apps(structure_of)
+        self._inner_scopes = Scopes()
         self._runs = Runs()
         self._scopes: WeakKeyDictionary[Loop, Scope | None] = WeakKeyDictionary()
         self._tasks: WeakValueDictionary[str, Task] = WeakValueDictionary()
@@ -100,12 +102,10 @@ class Observer:
         else:
             self._runs.end(scope.run, resumable=internals.is_resumable(loop))
 
-    def call(self, carrier: Carrier) -> Call | None:
-        """Who is calling, from the context of the call; None if `carrier` is not to know."""
+    def caller(self) -> Caller | None:
+        """Who is calling, from the context of the call."""
         task = self._first(internals.tasks_around_call())
-        if task is None or carrier not in task.scope.run.carriers:
-            return None
-        return Call(task.scope.run.workflow, task.agent)
+        return None if task is None else Caller(task.scope.run, task.agent)
 
     def _scope_of(self, loop: Loop) -> Scope | None:
         scope = self._scopes.get(loop)
@@ -124,13 +124,13 @@ class Observer:
         if not carriers:
             return None
         app = App(StepGraph()) if graph is None else self._apps.of(graph)
-        run = self._runs.begin(*internals.names_of_run(loop), app, carriers)
+        run = self._runs.begin(internals.name_of_run(loop), app, carriers)
         return Scope(run, name="", key="", path=())
 
     def _enter_inner(self, holder: Task, graph: Any | None) -> Scope:
         run, path, name = holder.scope.run, holder.path, holder.agent
         if graph is not None:
-            name = self._apps.scope_in(run.workflow.app, path, graph)
+            name = self._inner_scopes.of(run.workflow.app, path, graph)
             path = inner_path(path, graph)
         return Scope(run, name, key=str(next(self._keys)), path=path)
 

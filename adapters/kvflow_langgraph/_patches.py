@@ -3,119 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
-from kvflow_agents.failsafe import Failsafe, logger
-from kvflow_langgraph._internals import Seam, find_seams, require_langgraph
+from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.patches import Method, Patch
+from kvflow_langgraph._internals import find_seams, require_langgraph
 from kvflow_langgraph._observer import Observer
 
-Method = Callable[..., Any]
-"""A method of LangGraph's. It runs first and its outcome is passed on, whatever we do."""
+Tell = Callable[..., object]
 
 
-class Patches:
-    """Lets an observer watch every run of the process; `remove` restores the same objects."""
+def find(observer: Observer, failsafe: Failsafe) -> list[Patch]:
+    """What lets an observer watch every run; see `kvflow_agents.patches.Patches`."""
+    require_langgraph()
+    seams = find_seams()
 
-    def __init__(self, observer: Observer) -> None:
-        self.failsafe = Failsafe("a LangGraph run")
-        self._observer = observer
-        self._originals: list[tuple[Seam, Method, Method]] = []
-        self._has_warned = False
+    def planned(loop: Any, goes_on: Any) -> None:
+        if goes_on:
+            failsafe(observer.planned, loop)
 
-    def apply(self) -> bool:
-        """Whether the patches are in place; an unknown LangGraph is left alone, with a warning.
+    def pushed(loop: Any, task: Any, *_: Any) -> None:
+        failsafe(observer.pushed, loop, task)
 
-        ConfigurationError if there is no LangGraph.
-        """
-        if self._originals:
-            return True
-        require_langgraph()
-        try:
-            seams = find_seams()
-            problem = seams.problem()
-        except ImportError as error:
-            problem = str(error)
-        if problem is not None:
-            self._warn(problem)
-            return False
-        self._patch(seams.tick, self._tick)
-        self._patch(seams.accept_push, self._accept)
-        self._patch(seams.commit, self._commit)
-        self._patch(seams.leave, self._leave)
-        self._patch(seams.aleave, self._aleave)
-        self._patch(seams.schedule_error_handler, self._accept)
-        self._patch(seams.aschedule_error_handler, self._aaccept)
-        return True
+    def committed(runner: Any, result: Any, task: Any, exception: BaseException | None) -> None:
+        if exception is None:
+            failsafe(observer.finished, task)
 
-    def remove(self) -> None:
-        """Restore what was there; a patch that somebody has wrapped since goes on, to no effect."""
-        for seam, original, ours in self._originals:
-            if seam.owner.__dict__[seam.name] is ours:
-                setattr(seam.owner, seam.name, original)
-        self._originals = []
+    def left(loop: Any) -> None:
+        failsafe(observer.left, loop)
 
-    def _patch(self, seam: Seam, wrap: Callable[[Method], Method]) -> None:
-        if seam.is_missing():
-            return
-        original = seam.owner.__dict__[seam.name]
-        ours = wraps(original)(wrap(original))
-        setattr(seam.owner, seam.name, ours)
-        self._originals.append((seam, original, ours))
+    return [
+        (seams.tick, _then(planned)),
+        (seams.accept_push, _then(pushed)),
+        (seams.commit, _then(committed)),
+        (seams.leave, _finally(left)),
+        (seams.aleave, _afinally(left)),
+        (seams.schedule_error_handler, _then(pushed)),
+        (seams.aschedule_error_handler, _athen(pushed)),
+    ]
 
-    def _warn(self, problem: str) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning("kvflow does not know this LangGraph and is off: %s", problem)
 
-    def _tick(self, original: Method) -> Method:
-        def tick(loop: Any) -> Any:
-            goes_on = original(loop)
-            if goes_on:
-                self.failsafe(self._observer.planned, loop)
-            return goes_on
+def _then(tell: Tell) -> Callable[[Method], Method]:
+    """Tell what a method was called on, what it returned, and its arguments."""
 
-        return tick
-
-    def _accept(self, original: Method) -> Method:
-        def accept(loop: Any, *args: Any, **kwargs: Any) -> Any:
-            task = original(loop, *args, **kwargs)
-            self.failsafe(self._observer.pushed, loop, task)
-            return task
-
-        return accept
-
-    def _aaccept(self, original: Method) -> Method:
-        async def accept(loop: Any, *args: Any, **kwargs: Any) -> Any:
-            task = await original(loop, *args, **kwargs)
-            self.failsafe(self._observer.pushed, loop, task)
-            return task
-
-        return accept
-
-    def _commit(self, original: Method) -> Method:
-        def commit(runner: Any, task: Any, exception: BaseException | None) -> Any:
-            result = original(runner, task, exception)
-            if exception is None:
-                self.failsafe(self._observer.finished, task)
+    def wrap(original: Method) -> Method:
+        def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(owner, *args, **kwargs)
+            tell(owner, result, *args, **kwargs)
             return result
 
-        return commit
+        return method
 
-    def _leave(self, original: Method) -> Method:
-        def leave(loop: Any, *exception: Any) -> Any:
+    return wrap
+
+
+def _athen(tell: Tell) -> Callable[[Method], Method]:
+    def wrap(original: Method) -> Method:
+        async def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            result = await original(owner, *args, **kwargs)
+            tell(owner, result, *args, **kwargs)
+            return result
+
+        return method
+
+    return wrap
+
+
+def _finally(tell: Tell) -> Callable[[Method], Method]:
+    """Tell what a method was called on when it is over, also by an exception."""
+
+    def wrap(original: Method) -> Method:
+        def method(owner: Any, *args: Any) -> Any:
             try:
-                return original(loop, *exception)
+                return original(owner, *args)
             finally:
-                self.failsafe(self._observer.left, loop)
+                tell(owner)
 
-        return leave
+        return method
 
-    def _aleave(self, original: Method) -> Method:
-        async def leave(loop: Any, *exception: Any) -> Any:
+    return wrap
+
+
+def _afinally(tell: Tell) -> Callable[[Method], Method]:
+    def wrap(original: Method) -> Method:
+        async def method(owner: Any, *args: Any) -> Any:
             try:
-                return await original(loop, *exception)
+                return await original(owner, *args)
             finally:
-                self.failsafe(self._observer.left, loop)
+                tell(owner)
 
-        return leave
+        return method
+
+    return wrap

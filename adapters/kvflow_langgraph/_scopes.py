@@ -1,9 +1,8 @@
-"""The applications of this process: one `App` for every structure, whoever compiled it."""
+"""Graphs that run inside a run: where each stands in the structure of its app."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,51 +10,28 @@ from kvflow_agents import App, StepGraph, agent_name
 from kvflow_agents.app import start_of
 from kvflow_langgraph._structure import Path, inner_path, structure_of
 
-MAX_APPS = 256
+MAX_SCOPES = 256
 
 
-class Apps:
-    """Finds the app of a compiled graph. Reads a graph's structure once in the graph's life.
-
-    What is learned is kept by structure: an application that compiles its graph anew for every
-    request goes on learning where it left off.
-    """
+class Scopes:
+    """Finds the scope of a graph that a node runs; the app gets to know it."""
 
     def __init__(self) -> None:
-        self._of_graph: WeakKeyDictionary[Any, App] = WeakKeyDictionary()
-        self._inner_scopes: WeakKeyDictionary[Any, dict[tuple[str, Path], str]] = (
-            WeakKeyDictionary()
-        )
-        self._by_name: OrderedDict[str, App] = OrderedDict()
+        self._of_graph: WeakKeyDictionary[Any, dict[tuple[str, Path], str]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def of(self, graph: Any) -> App:
-        """The app of a root graph."""
+    def of(self, app: App, holder: Path, graph: Any) -> str:
+        """The scope of a graph that the node at `holder` runs."""
         with self._lock:
-            app = self._of_graph.get(graph)
-            if app is None:
-                app = self._of_graph[graph] = self._shared(App(structure_of(graph)))
-            return app
-
-    def scope_in(self, app: App, holder: Path, graph: Any) -> str:
-        """The scope of a graph that the node at `holder` runs; the app gets to know it."""
-        with self._lock:
-            scopes = self._inner_scopes.setdefault(graph, {})
+            scopes = self._of_graph.setdefault(graph, {})
             if (app.name, holder) not in scopes:
-                if len(scopes) >= MAX_APPS:
+                if len(scopes) >= MAX_SCOPES:
                     scopes.clear()
                 scopes[app.name, holder] = _find_scope(app, holder, graph)
             scope = scopes[app.name, holder]
         if scope != agent_name(holder):
             _adopt(app, holder, scope, graph)
         return scope
-
-    def _shared(self, app: App) -> App:
-        shared = self._by_name.setdefault(app.name, app)
-        self._by_name.move_to_end(app.name)
-        if len(self._by_name) > MAX_APPS:
-            self._by_name.popitem(last=False)
-        return shared
 
 
 def _find_scope(app: App, holder: Path, graph: Any) -> str:

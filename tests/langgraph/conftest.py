@@ -9,14 +9,15 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 import kvflow_langgraph
-from kvflow_langgraph._apps import Apps
-from kvflow_langgraph._subscriptions import subscriptions
-from tests.langgraph.fake_openai import FakeOpenAI
+from kvflow_agents.apps import Apps
+from kvflow_langgraph._adapter import adapter
+from kvflow_langgraph._structure import structure_of
+from tests.fake_openai import FakeOpenAI
 
 
 def deliver() -> None:
     """Wait for the forecasts that travel in the background."""
-    assert subscriptions.courier.flush(10)
+    assert adapter.subscriptions.courier.flush(10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,12 +52,12 @@ def instrumented(server: FakeOpenAI) -> Iterator[FakeOpenAI]:
 @pytest.fixture(autouse=True)
 def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test's runs teach is not known in the next."""
-    monkeypatch.setattr(subscriptions.observer, "_apps", Apps())
+    monkeypatch.setattr(adapter.observer, "_apps", Apps(structure_of))
 
 
 @pytest.fixture(autouse=True)
 def nothing_failed() -> Iterator[None]:
     """Our part never fails; that it must not be noticed if it does is no excuse."""
-    before = subscriptions.patches.failsafe.errors
+    before = adapter.failsafe.errors
     yield
-    assert subscriptions.patches.failsafe.errors == before
+    assert adapter.failsafe.errors == before

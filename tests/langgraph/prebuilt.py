@@ -9,7 +9,7 @@ from langchain_openai import ChatOpenAI
 from langgraph_supervisor import create_supervisor
 from langgraph_swarm import create_handoff_tool, create_swarm
 
-from tests.langgraph.fake_openai import FakeOpenAI, ToolCall
+from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.langgraph.graphs import Graph
 
 

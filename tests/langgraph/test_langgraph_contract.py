@@ -11,8 +11,8 @@ from langchain_openai import ChatOpenAI
 
 from kvflow_agents.forecast import Steps
 from kvflow_langgraph._structure import structure_of
+from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs, prebuilt
-from tests.langgraph.fake_openai import FakeOpenAI
 
 Calls = Sequence[tuple[str, Steps]]
 

@@ -13,8 +13,8 @@ import pytest
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, StateGraph
 
+from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.langgraph import graphs, prebuilt
-from tests.langgraph.fake_openai import FakeOpenAI, ToolCall
 
 WIDTH = 8
 

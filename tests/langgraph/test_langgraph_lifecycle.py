@@ -18,10 +18,10 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 import kvflow_langgraph
 from kvflow_agents import ConfigurationError
 from kvflow_langgraph import KVFlowCallbackHandler
+from kvflow_langgraph._adapter import adapter
 from kvflow_langgraph._internals import find_seams
-from kvflow_langgraph._subscriptions import subscriptions
+from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs
-from tests.langgraph.fake_openai import FakeOpenAI
 
 
 def methods() -> list[Any]:
@@ -150,7 +150,7 @@ def test_an_unknown_langgraph_is_left_alone_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = methods()
-    monkeypatch.setattr(subscriptions.patches, "_has_warned", False)
+    monkeypatch.setattr(adapter.patches, "_has_warned", False)
     break_tick(monkeypatch)
     with caplog.at_level(logging.WARNING, "kvflow_agents"):
         kvflow_langgraph.instrument(base_urls=[server.base_url])
@@ -177,10 +177,10 @@ def test_our_own_error_does_not_reach_the_app(
     def fail(*args: Any) -> None:
         raise RuntimeError("ours")
 
-    failsafe = subscriptions.patches.failsafe
+    failsafe = adapter.failsafe
     before = failsafe.errors
-    for name in ("planned", "finished", "left", "call"):
-        monkeypatch.setattr(subscriptions.observer, name, fail)
+    for name in ("planned", "finished", "left", "caller"):
+        monkeypatch.setattr(adapter.observer, name, fail)
     assert len(graphs.linear(model).invoke({"trail": []})["trail"]) == 3
     assert instrumented.agents == [None, None, None]
     assert failsafe.errors > before

@@ -14,8 +14,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 
 import kvflow_langgraph
+from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs
-from tests.langgraph.fake_openai import FakeOpenAI
 
 MODES = ["values", "updates", "custom", "messages", "debug", "tasks", "checkpoints"]
 # What differs from run to run anyway.

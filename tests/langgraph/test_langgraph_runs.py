@@ -15,11 +15,11 @@ from langgraph.checkpoint.memory import MemorySaver
 from langgraph.graph import START, StateGraph
 
 from kvflow_agents.hints import Hint
+from kvflow_langgraph._adapter import adapter
 from kvflow_langgraph._structure import structure_of
-from kvflow_langgraph._subscriptions import subscriptions
+from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs
 from tests.langgraph.conftest import deliver
-from tests.langgraph.fake_openai import FakeOpenAI
 
 
 def on_thread(thread: Any) -> RunnableConfig:
@@ -33,7 +33,7 @@ def ends(server: FakeOpenAI) -> list[Hint]:
 
 def is_empty() -> bool:
     """Whether the observer remembers no run, loop or task."""
-    observer = subscriptions.observer
+    observer = adapter.observer
     gc.collect()
     return not observer._scopes and not observer._tasks and not observer._runs._live
 

@@ -1,0 +1,90 @@
+"""A framework's own methods, followed by a word to us; removable without a trace."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeAlias
+
+from kvflow_agents.failsafe import logger
+
+Method: TypeAlias = Callable[..., Any]
+"""A framework's method. It runs first and its outcome is passed on, whatever we do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """A method to patch, and the parameters it must have after `self`."""
+
+    owner: type
+    name: str
+    parameters: tuple[str, ...]
+    is_optional: bool = False
+
+    def is_missing(self) -> bool:
+        """Whether the owner itself does not define the method."""
+        return self.name not in self.owner.__dict__
+
+    def problem(self) -> str | None:
+        """Why the method cannot be patched, None if it can."""
+        what = f"{self.owner.__name__}.{self.name}"
+        if self.is_missing():
+            return None if self.is_optional else f"{what} is missing"
+        names = tuple(inspect.signature(self.owner.__dict__[self.name]).parameters)[1:]
+        return None if names == self.parameters else f"{what} takes {names}, not {self.parameters}"
+
+
+Patch: TypeAlias = tuple[Seam, Callable[[Method], Method]]
+"""What to patch, and what makes the new method of the old one."""
+
+
+class Patches:
+    """All patches of one framework: in place together, or not at all.
+
+    `find` names them for the installed version: ImportError if that lacks a name that is needed,
+    ConfigurationError if the framework is missing.
+    """
+
+    def __init__(self, framework: str, find: Callable[[], Iterable[Patch]]) -> None:
+        self._framework = framework
+        self._find = find
+        self._originals: list[tuple[Seam, Method, Method]] = []
+        self._has_warned = False
+
+    def apply(self) -> bool:
+        """Whether the patches are in place; an unknown version is left alone, with a warning."""
+        if self._originals:
+            return True
+        try:
+            patches = list(self._find())
+            problems = (seam.problem() for seam, _ in patches)
+            problem = next((each for each in problems if each), None)
+        except ImportError as error:
+            problem = str(error)
+        if problem is not None:
+            self._warn(problem)
+            return False
+        for seam, wrap in patches:
+            if not seam.is_missing():
+                self._patch(seam, wrap)
+        return True
+
+    def remove(self) -> None:
+        """Restore what was there; a patch that somebody has wrapped since goes on, to no effect."""
+        for seam, original, ours in self._originals:
+            if seam.owner.__dict__[seam.name] is ours:
+                setattr(seam.owner, seam.name, original)
+        self._originals = []
+
+    def _patch(self, seam: Seam, wrap: Callable[[Method], Method]) -> None:
+        original = seam.owner.__dict__[seam.name]
+        ours = wraps(original)(wrap(original))
+        setattr(seam.owner, seam.name, ours)
+        self._originals.append((seam, original, ours))
+
+    def _warn(self, problem: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("kvflow does not know this %s and is off: %s", self._framework, problem)
