@@ -9,9 +9,10 @@ from typing import Any
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.foresight import Foresight, Namespace, Outcome
-from kvflow_agents.hints import Hint, decode_caller, decode_request
+from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache
+from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
 from kvflow_sglang.tree import ClaimedTreeCore, Node
@@ -28,6 +29,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
     foresight: Foresight[Node]
     prefetcher: Prefetcher | None = None
     """None without a host tier."""
+    inferred: InferredCallers | None = None
+    """None if requests without a hint are left alone."""
 
     def __init__(self, params: Any) -> None:
         self.settings: Settings = from_environment()
@@ -50,6 +53,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
             lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
             prefetch=self._prefetch_queue,
         )
+        if self.settings.infer:
+            self.inferred = InferredCallers(self._take_in)
 
     def init_hicache(self, server_args: Any, params: Any) -> None:
         super().init_hicache(server_args, params)
@@ -67,6 +72,13 @@ class KVFlowRadixCache(UnifiedRadixCache):
         tokens: int = super().protected_size()
         return tokens if self.prefetcher is None else tokens + self.prefetcher.tokens_under_way
 
+    def hear_arrival(self, request: Any) -> None:
+        """Take in the hint of a request that has just arrived, or infer one."""
+        custom_params = request.sampling_params.custom_params
+        self.hear_request(custom_params)
+        if self.inferred is not None and FIELD not in (custom_params or ()):
+            self.inferred.arrived(request)
+
     def hear_request(self, custom_params: Any) -> None:
         """Take in the hint of a request that has just arrived, if it has one."""
         try:
@@ -79,8 +91,12 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast."""
-        outcome = self.foresight.hear(hint)
+        outcome = self._take_in(hint)
         self.outcomes[outcome] += 1
+        return outcome
+
+    def _take_in(self, hint: Hint) -> Outcome:
+        outcome = self.foresight.hear(hint)
         if self.prefetcher is not None:
             self.prefetcher.wake()
         return outcome
@@ -96,6 +112,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         caller = _caller_of(req)
+        if caller is None and self.inferred is not None:
+            caller = self.inferred.caller_of(req)
         tokens_before = req.kv.cache_inserted_len
         self.tree_core.user = None if caller is None else caller.workflow
         try:
@@ -103,6 +121,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         finally:
             self.tree_core.user = None
         self._learn(req, caller, tokens_before)
+        if self.inferred is not None and req.finished():
+            self.inferred.finished(req)
 
     def evict(self, params: Any) -> Any:
         result = super().evict(params)
@@ -125,6 +145,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             "device_leaves": len(tree.evictable_device_leaves),
             "host_leaves": len(tree.evictable_host_leaves),
             **({} if self.prefetcher is None else self.prefetcher.status()),
+            **({} if self.inferred is None else self.inferred.status()),
             **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
         }
 

@@ -112,7 +112,7 @@ def _admit(doorman: Any, manager: Any, request: Any, *args: Any, **kwargs: Any) 
 
 def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:
     """Before `Scheduler.handle_generate_request`: a hint acts when its request arrives."""
-    scheduler.tree_cache.hear_request(request.sampling_params.custom_params)
+    scheduler.tree_cache.hear_arrival(request)
 
 
 def _admit_patiently(adder_class: Any, scheduler: Any) -> Any:

@@ -19,6 +19,8 @@ class Settings:
     """The share of each tier's pool that expected prefixes hold before they compete by recency."""
     lifetime_pools: float = 4.0
     """A forecast counts until this many times the device pool has been evicted since."""
+    infer: bool = True
+    """Whether forecasts are inferred for requests without a hint."""
 
     prefetch_steps: int | None = 1
     """Agents that run in so many steps are loaded back ahead of their call; None: none are."""
@@ -40,7 +42,7 @@ class Settings:
             if not is_absent and not (is_number and low <= value <= high):
                 kind = "a number" if isinstance(low, float) else "an integer"
                 raise ConfigurationError(f"{name} must be {kind} in [{low}, {high}], not {value!r}")
-        for name in ("waits_for_loads", "unsafe_unfenced_loads"):
+        for name in ("infer", "waits_for_loads", "unsafe_unfenced_loads"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
                     f"{name} must be true or false, not {getattr(self, name)!r}"

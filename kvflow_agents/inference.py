@@ -1,0 +1,164 @@
+"""Hints for requests that carry none, inferred from the traffic alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_agents.inference_app import LearnedApp
+from kvflow_agents.inference_links import Answers, Prompts
+from kvflow_agents.inference_prompts import PromptTree, chain_of
+from kvflow_agents.inference_workflows import Origin, Workflow, Workflows
+from kvflow_agents.prefix import Tokens
+
+# 16,384 tokens: longer histories are known by the answers in them.
+_MAX_CHUNKS = 512
+# Of a request that says nothing of itself.
+_ANYBODY = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it was understood; `caller` is None where inference abstains."""
+
+    workflow: int
+    agent: str | None
+    caller: Hint | None
+
+
+class Inference:
+    """Infers agents, workflows and forecasts from prompts and answers in the order they come.
+
+    An agent is a fixed part of prompts (`PromptTree`). A workflow is what a client names as one
+    (`Origin.session`), or prompts that quote its answers or extend its prompts. What follows what
+    is counted for each application, which is known by the agent that begins it. Where the agent
+    is not known, or what follows is not certain, it abstains: the call is one without a hint.
+    Deterministic, without a clock; bounded in memory and, per request, in time: O(tokens).
+    """
+
+    def __init__(
+        self, hear: Callable[[Hint], object], *, most_workflows: int = 4096, most_apps: int = 64
+    ) -> None:
+        """`hear` takes every forecast, also those that withdraw an earlier one."""
+        self._hear = hear
+        self._most_apps = most_apps
+        self._prompts = PromptTree()
+        self._ends = Prompts()
+        self._answers = Answers()
+        self._workflows = Workflows(most=most_workflows)
+        self._apps: OrderedDict[str, LearnedApp] = OrderedDict()
+        self.inferred = 0
+        self.abstained = 0
+
+    @property
+    def workflows(self) -> int:
+        """How many workflows are remembered, single calls among them."""
+        return len(self._workflows)
+
+    @property
+    def agents(self) -> int:
+        """How many agents are known, of which it is counted what follows."""
+        return sum(map(len, self._apps.values()))
+
+    def arrived(self, prompt: Tokens, origin: Origin = _ANYBODY) -> Call:
+        """A request without a hint has arrived."""
+        self._note_silent()
+        chain = chain_of(prompt, origin.space, _MAX_CHUNKS)
+        workflow = self._workflow_of(prompt, chain, origin)
+        self._prompts.see(chain, workflow.number)
+        self._ends.add(prompt, chain, workflow.number)
+        fixed = self._prompts.find(chain)
+        agent = None if fixed is None else fixed.agent
+        if workflow.last is not None:
+            is_first = workflow.open_end is not None
+            self._app_of(workflow).follow(workflow.last, agent, is_first=is_first)
+        workflow.starts(agent)
+        caller = self._forecast(workflow, agent, has_finished=False)
+        self.inferred += caller is not None
+        self.abstained += caller is None
+        return Call(workflow.number, agent, caller)
+
+    def finished(self, call: Call, answer: Tokens) -> None:
+        """A call has been answered."""
+        workflow = self._workflows.find(call.workflow)
+        if workflow is None:
+            return
+        self._workflows.answer(workflow)
+        self._answers.add(answer, workflow.number)
+        workflow.finishes(call.agent)
+        if call.caller is not None:
+            self._forecast(workflow, call.agent, has_finished=True)
+
+    def likely_next(self, call: Call) -> str | None:
+        """The agent that most often follows such a call, if that is known."""
+        workflow = self._workflows.find(call.workflow)
+        app = None if workflow is None else self._apps.get(workflow.app or "")
+        return None if app is None or call.agent is None else app.likely_next(call.agent)
+
+    def _workflow_of(self, prompt: Tokens, chain: Sequence[int], origin: Origin) -> Workflow:
+        if origin.session is not None:
+            workflow = self._workflows.of_session(origin)
+        else:
+            workflow = self._workflows.find(self._repeated(prompt, chain))
+        if workflow is None or workflow.origin != origin:
+            workflow = self._workflows.make(origin)
+        elif self._workflows.is_silent(workflow) and workflow.open_end is not None:
+            self._app_of(workflow).resume(workflow.open_end)
+        self._workflows.call(workflow)
+        for forgotten in self._workflows.forget_excess():
+            self._withdraw(forgotten)
+        return workflow
+
+    def _repeated(self, prompt: Tokens, chain: Sequence[int]) -> int | None:
+        """The workflow whose prompt is extended, or whose answers are quoted."""
+        extended = self._ends.find(prompt, chain)
+        if extended is not None:
+            return extended
+        fixed = self._prompts.find(chain)
+        return self._answers.find(prompt, 0 if fixed is None else fixed.tokens)
+
+    def _note_silent(self) -> None:
+        for workflow in self._workflows.fall_silent():
+            self._withdraw(workflow)
+            if workflow.open_end is not None:
+                self._app_of(workflow).end(workflow.open_end)
+
+    def _app_of(self, workflow: Workflow) -> LearnedApp:
+        name = workflow.app or ""
+        app = self._apps.setdefault(name, LearnedApp())
+        self._apps.move_to_end(name)
+        if len(self._apps) > self._most_apps:
+            self._apps.popitem(last=False)
+        return app
+
+    def _forecast(
+        self, workflow: Workflow, agent: str | None, *, has_finished: bool
+    ) -> Hint | None:
+        """Say what the workflow expects, or take back what was said."""
+        app = self._apps.get(workflow.app or "")
+        steps = None
+        if app is not None and agent is not None:
+            steps = app.steps(agent, running=workflow.running, has_finished=has_finished)
+        if steps is None:
+            self._withdraw(workflow)
+            return None
+        workflow.seq += 1
+        workflow.is_expected = True
+        forecast = Forecast(workflow.seq, steps)
+        hint = Hint(_name(workflow.number), forecast, agent=agent, app=_name(workflow.app))
+        self._hear(hint)
+        return hint
+
+    def _withdraw(self, workflow: Workflow) -> None:
+        if workflow.is_expected:
+            workflow.seq += 1
+            workflow.is_expected = False
+            self._hear(Hint(_name(workflow.number), Forecast(workflow.seq)))
+
+
+def _name(what: object) -> str:
+    """A name that no hint from outside can have: those hold no control characters."""
+    return f"\x00{what}"

@@ -1,0 +1,147 @@
+"""The workflows that are inferred: which of them go on, and which have fallen silent."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+# A workflow is silent after so many requests of others, or so many for each workflow that goes on.
+_FEWEST_OTHERS = 64
+_OTHERS_PER_WORKFLOW = 8
+MAX_RUNNING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a request says of itself. Requests of different spaces or scopes are never linked."""
+
+    space: str = ""
+    """Whose KV it can share."""
+    scope: str | None = None
+    """What its client says it belongs to, in part: a user, a cache key."""
+    session: str | None = None
+    """The workflow, where the client names it."""
+
+
+@dataclass(eq=False, slots=True)
+class Workflow:
+    """One run of an application, as far as its requests have shown it."""
+
+    number: int
+    origin: Origin
+    heard_at: int = 0
+    """How many requests had been heard at its last one."""
+    calls: int = 0
+    app: str | None = None
+    """The first of its agents that was known."""
+    running: list[str] = field(default_factory=list)
+    last: str | None = None
+    """Whose call has finished last, if that agent is known."""
+    is_followed: bool = True
+    """Whether another call has come since then."""
+    seq: int = 0
+    is_expected: bool = False
+    """Whether a forecast of it stands."""
+
+    @property
+    def open_end(self) -> str | None:
+        """The agent that called last, if nothing has come after its call."""
+        return None if self.is_followed else self.last
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there has been more than one call."""
+        return self.calls > 1
+
+    def starts(self, agent: str | None) -> None:
+        """An agent (None: nobody known) calls."""
+        self.is_followed = True
+        if self.app is None:
+            self.app = agent
+        if agent is not None and len(self.running) < MAX_RUNNING:
+            self.running.append(agent)
+
+    def finishes(self, agent: str | None) -> None:
+        """A call has been answered."""
+        if agent in self.running:
+            self.running.remove(agent)
+        self.last = agent
+        self.is_followed = False
+
+
+class Workflows:
+    """All workflows that are remembered, in the order of their last call. O(1) each, amortized."""
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._live: OrderedDict[int, Workflow] = OrderedDict()
+        self._silent: OrderedDict[int, Workflow] = OrderedDict()
+        self._of_session: dict[Origin, int] = {}
+        self._going_on = 0
+        self._made = 0
+        self._heard = 0
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._silent)
+
+    def find(self, number: int | None) -> Workflow | None:
+        """The workflow of a number, if it is remembered."""
+        return None if number is None else self._live.get(number) or self._silent.get(number)
+
+    def of_session(self, origin: Origin) -> Workflow | None:
+        """The workflow that clients name so."""
+        return self.find(self._of_session.get(origin))
+
+    def is_silent(self, workflow: Workflow) -> bool:
+        """Whether nothing has been heard of it for long."""
+        return workflow.number in self._silent
+
+    def make(self, origin: Origin) -> Workflow:
+        """A new workflow; it is remembered from its first call on."""
+        self._made += 1
+        workflow = Workflow(self._made, origin)
+        if origin.session is not None:
+            self._of_session[origin] = workflow.number
+        return workflow
+
+    def call(self, workflow: Workflow) -> None:
+        """A workflow has sent a request."""
+        self._heard += 1
+        self._renew(workflow, calls=1)
+
+    def answer(self, workflow: Workflow) -> None:
+        """A workflow's request has been answered, perhaps after long."""
+        self._renew(workflow, calls=0)
+
+    def _renew(self, workflow: Workflow, *, calls: int) -> None:
+        if self._live.pop(workflow.number, None) is not None:
+            self._going_on -= workflow.goes_on
+        self._silent.pop(workflow.number, None)
+        workflow.calls += calls
+        workflow.heard_at = self._heard
+        self._live[workflow.number] = workflow
+        self._going_on += workflow.goes_on
+
+    def fall_silent(self) -> Iterator[Workflow]:
+        """The workflows that have become silent since the last look."""
+        patience = max(_FEWEST_OTHERS, _OTHERS_PER_WORKFLOW * self._going_on)
+        while self._live:
+            workflow = next(iter(self._live.values()))
+            if self._heard - workflow.heard_at <= patience:
+                break
+            del self._live[workflow.number]
+            self._silent[workflow.number] = workflow
+            self._going_on -= workflow.goes_on
+            workflow.running.clear()
+            yield workflow
+
+    def forget_excess(self) -> Iterator[Workflow]:
+        """The workflows that are no longer remembered, from now on."""
+        while len(self) > self._most:
+            is_live = not self._silent
+            _, workflow = (self._live if is_live else self._silent).popitem(last=False)
+            self._going_on -= is_live and workflow.goes_on
+            if workflow.origin.session is not None:
+                self._of_session.pop(workflow.origin, None)
+            yield workflow
