@@ -69,13 +69,12 @@ def register() -> None:
         from kvflow_sglang import compat
 
         compat.register_dense_models()
-        substitute_transfers()
+        if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+            substitute_transfers()
 
 
 def substitute_transfers() -> None:
-    """Let HiCache run without a GPU; does nothing unless the CPU engine was asked for."""
-    if os.environ.get("SGLANG_USE_CPU_ENGINE") != "1":
-        return
+    """Let HiCache run without a GPU."""
     from kvflow_sglang import compat
 
     compat.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)

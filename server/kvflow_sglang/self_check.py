@@ -45,6 +45,7 @@ def check_server(server_args: Any) -> None:
 
 def _unsupported(args: Any) -> Iterable[tuple[str, bool]]:
     yield "--tokenizer-worker-num above 1", args.tokenizer_worker_num > 1
+    yield "--pp-size above 1", args.pp_size > 1
     yield "--disable-radix-cache", args.disable_radix_cache
     yield (
         f"--radix-eviction-policy {args.radix_eviction_policy}",

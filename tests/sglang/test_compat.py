@@ -79,6 +79,7 @@ def server_args(**changed: Any) -> Any:
     given = ServerArgs(model_path="dummy", device="cpu")
     looked_at = [
         "tokenizer_worker_num",
+        "pp_size",
         "disable_radix_cache",
         "radix_eviction_policy",
         "enable_session_radix_cache",
@@ -102,6 +103,7 @@ def test_a_server_with_defaults_is_accepted() -> None:
     ("changed", "reason"),
     [
         ({"tokenizer_worker_num": 2}, "--tokenizer-worker-num above 1"),
+        ({"pp_size": 2}, "--pp-size above 1"),
         ({"disable_radix_cache": True}, "--disable-radix-cache"),
         ({"radix_eviction_policy": "lfu"}, "--radix-eviction-policy lfu"),
         ({"enable_session_radix_cache": True}, "--enable-session-radix-cache"),

@@ -1,0 +1,364 @@
+"""Prefetch in a real cache with two tiers: what is loaded, when, and what never goes wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_sglang.prefetcher import MOST_WAITS
+from kvflow_sglang.settings import VARIABLE
+from kvflow_sglang.standalone import StandaloneCache
+from tests.sglang.slow_link import SlowLink
+
+PROMPT_TOKENS = 300
+
+
+def prompt(agent: int, turn: int = 0) -> list[int]:
+    return [agent * 1000 + i for i in range(PROMPT_TOKENS)] + [900_000 + turn]
+
+
+class Workflow:
+    """A workflow of a few agents, `a0`, `a1`, ..., that says how many steps each is away."""
+
+    def __init__(self, name: str = "w") -> None:
+        self.name = name
+        self.seq = 0
+
+    def hint(self, steps: Mapping[int, int | None], caller: int | None = None, **more: Any) -> Hint:
+        self.seq += 1
+        named = {f"a{agent}": count for agent, count in steps.items()}
+        agent = None if caller is None else f"a{caller}"
+        return Hint(self.name, Forecast(self.seq, named, **more), agent=agent)
+
+
+@pytest.fixture
+def cache() -> Iterator[StandaloneCache]:
+    """Room for three prompts on the device and ten on the host."""
+    made = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    yield made
+    check(made)
+
+
+def check(cache: StandaloneCache) -> None:
+    """Whatever happened, no slot is lost, no lock is left and the books are right."""
+    tree = cache.cache
+    cache.one_pass()  # backups hold locks until they are done
+    tree.foresight.check()
+    if tree.prefetcher is not None and not tree.prefetcher.tokens_under_way:
+        assert tree.protected_size() == 0
+    free = cache.allocator.available_size()
+    assert free + tree.evictable_size() + tree.protected_size() == cache.allocator.size
+
+
+def told(cache: StandaloneCache, agents: int, workflow: Workflow) -> None:
+    """Every agent calls twice, the second time with all known; then the first are on the host."""
+    for turn in range(2):
+        for agent in range(agents):
+            steps = {other: (other - agent) % agents for other in range(agents)}
+            cache.run(prompt(agent, turn), [1], hint=workflow.hint(steps, caller=agent))
+
+
+def demoted(cache: StandaloneCache, workflow: Workflow) -> None:
+    """Five agents that have called, of which `a0` and `a1` are on the host only."""
+    told(cache, 5, workflow)
+    cache.cache.hear(workflow.hint({0: 90, 1: 90, 2: 8, 3: 8, 4: 8}))
+    for agent in range(2, 5):
+        cache.run(prompt(agent, 3), [1])
+
+
+def on_device(cache: StandaloneCache, agent: int) -> int:
+    found: int = cache.match(prompt(agent)[:-1]).device_prefix_len
+    return found
+
+
+def counts(cache: StandaloneCache) -> dict[str, int]:
+    status: dict[str, int] = cache.cache.status()
+    return status
+
+
+def settle(cache: StandaloneCache, link: SlowLink) -> None:
+    for _ in range(10):
+        link.deliver()
+        cache.one_pass()
+
+
+def test_the_next_agent_is_on_the_device_before_its_call(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    told(cache, 5, workflow)
+    link = SlowLink(cache)
+    steps = {agent: agent for agent in range(5)}
+    cache.run(prompt(0, 2), [1], hint=workflow.hint(steps, caller=0))
+    settle(cache, link)
+    assert on_device(cache, 1) == PROMPT_TOKENS
+    before = counts(cache)
+    assert cache.run(prompt(1, 2), [1], hint=workflow.hint(steps, caller=1)) == PROMPT_TOKENS
+    after = counts(cache)
+    assert after["prefetch_used_tokens"] >= before["prefetch_used_tokens"]
+
+
+def test_kv_is_not_seen_before_its_copy_is_done(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    assert on_device(cache, 0) < PROMPT_TOKENS
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 9, 3: 9, 4: 9}))
+    for _ in range(3):
+        cache.one_pass()
+        assert link.pending and on_device(cache, 0) < PROMPT_TOKENS
+        check(cache)
+    assert counts(cache)["load_tokens_under_way"] > 0
+    link.deliver()
+    cache.one_pass()
+    assert on_device(cache, 0) == PROMPT_TOKENS
+    assert cache.run(prompt(0, 4), [1]) == PROMPT_TOKENS  # and the KV is right
+
+
+def test_without_the_fence_wrong_kv_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, VARIABLE, '{"unsafe_unfenced_loads": true}')
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    workflow = Workflow()
+    demoted(cache, workflow)
+    SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 9, 3: 9, 4: 9}))
+    cache.one_pass()
+    with pytest.raises(AssertionError, match="not its KV"):
+        cache.run(prompt(0, 4), [1])
+
+
+# ---- what happens to a prefix while its copy is under way ----
+
+
+@pytest.fixture
+def loading(cache: StandaloneCache) -> tuple[StandaloneCache, SlowLink, Workflow]:
+    """A cache in which the prompt of `a0` is on its way to the device."""
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
+    cache.one_pass()
+    assert link.pending and counts(cache)["load_tokens_under_way"] >= PROMPT_TOKENS
+    return cache, link, workflow
+
+
+Loading = tuple[StandaloneCache, SlowLink, Workflow]
+
+
+def test_a_request_may_compute_what_is_on_its_way(loading: Loading) -> None:
+    """Hazard: it inserts its own slots where the copy was to go; those of the copy are freed."""
+    cache, link, _ = loading
+    request_slots = cache.run(prompt(0, 7), [1], loads=False)
+    assert request_slots < PROMPT_TOKENS
+    settle(cache, link)
+    assert cache.run(prompt(0, 8), [1]) == PROMPT_TOKENS
+
+
+def test_a_request_may_load_what_is_on_its_way(loading: Loading) -> None:
+    cache, link, _ = loading
+    assert cache.run(prompt(0, 7), [1]) == PROMPT_TOKENS
+    settle(cache, link)
+    assert cache.run(prompt(0, 8), [1]) == PROMPT_TOKENS
+
+
+def test_a_node_may_be_cut_while_it_is_on_its_way(loading: Loading) -> None:
+    cache, link, _ = loading
+    cache.run([*prompt(0)[:120], 5, 6, 7], [1], loads=False)
+    cache.run([*prompt(0)[:60], 8, 9], [1], loads=False)
+    settle(cache, link)
+    assert cache.run(prompt(0, 8), [1]) == PROMPT_TOKENS
+    cache.cache.tree_core.sanity_check([], [])
+
+
+def test_a_flush_waits_for_the_copy(loading: Loading) -> None:
+    cache, link, _ = loading
+    cache.cache.reset()
+    assert all(event.query() for event in link.pending), "nobody may reuse slots under a copy"
+    cache.allocator.clear()
+    cache.one_pass()
+    assert counts(cache)["load_tokens_under_way"] == 0
+    assert cache.run(prompt(0), [1]) == 0
+
+
+def test_a_copy_lands_although_its_workflow_has_ended(loading: Loading) -> None:
+    cache, link, workflow = loading
+    cache.cache.hear(workflow.hint({}, done=True))
+    started = counts(cache)["prefetched_tokens"]
+    settle(cache, link)
+    assert counts(cache)["prefetched_tokens"] == started, "nothing more is loaded for it"
+    assert not link.pending
+
+
+def test_slots_under_a_copy_are_neither_lost_nor_given_away(loading: Loading) -> None:
+    cache, link, _ = loading
+    check(cache)  # what an idle server asserts
+    for agent in range(10, 16):
+        cache.run(prompt(agent), [1])
+    settle(cache, link)
+    assert cache.run(prompt(0, 9), [1]) == PROMPT_TOKENS
+
+
+def test_early_loads_leave_the_ring_of_demand_loads_alone(loading: Loading) -> None:
+    cache, _, _ = loading
+    controller = cache.cache.cache_controller
+    assert cache.cache.has_free_load_back_slot() and not controller.ack_load_queue
+    engine = cache.cache.prefetcher._loads._engine._engine
+    assert engine is not controller.l2_transfer_engine
+
+
+# ---- what is loaded, and what is not ----
+
+
+def test_one_load_at_a_time_the_nearest_first(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 1, 1: 0, 2: 8, 3: 8, 4: 8}))
+    cache.one_pass()
+    cache.one_pass()
+    assert len(link.pending) == 1
+    link.deliver()
+    cache.one_pass()
+    assert (on_device(cache, 1), len(link.pending)) == (PROMPT_TOKENS, 1)
+    settle(cache, link)
+    assert (on_device(cache, 0), on_device(cache, 1)) == (PROMPT_TOKENS, PROMPT_TOKENS)
+
+
+def test_nothing_that_is_needed_as_soon_is_evicted(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 1, 1: 1, 2: 0, 3: 1, 4: 1}))
+    settle(cache, link)
+    assert [on_device(cache, agent) for agent in (2, 3, 4)] == [PROMPT_TOKENS] * 3
+
+
+def test_an_agent_two_steps_away_is_not_loaded(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    before = counts(cache)["prefetched_tokens"]
+    cache.cache.hear(workflow.hint({0: 2, 1: None, 2: 8, 3: 8, 4: 8}))
+    settle(cache, SlowLink(cache))
+    assert counts(cache)["prefetched_tokens"] == before
+
+
+def test_agents_never_seen_and_prefixes_on_the_device_cost_nothing(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    before = counts(cache)["prefetched_tokens"]
+    cache.cache.hear(workflow.hint({77: 0, 3: 0, 4: 1}))
+    settle(cache, link)
+    assert counts(cache)["prefetched_tokens"] == before
+
+
+def test_what_does_not_fit_is_loaded_as_far_as_there_is_room(cache: StandaloneCache) -> None:
+    """A prefix larger than what may be displaced; the rest is left to its request."""
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 1, 1: 1, 2: 0, 3: 0, 4: 9}))
+    settle(cache, link)
+    found = [on_device(cache, agent) for agent in range(4)]
+    assert found[2:] == [PROMPT_TOKENS] * 2
+    assert PROMPT_TOKENS <= found[0] + found[1] < 2 * PROMPT_TOKENS
+
+
+def test_a_large_prefix_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, VARIABLE, '{"prefetch_tokens": 128}')
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
+    pieces = []
+    for _ in range(5):
+        cache.one_pass()
+        pieces.append(counts(cache)["load_tokens_under_way"])
+        link.deliver()
+    assert pieces == [128, 128, PROMPT_TOKENS - 256, 0, 0]
+    assert cache.run(prompt(0, 9), [1]) == PROMPT_TOKENS
+
+
+def test_prefetch_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, VARIABLE, '{"prefetch_steps": null}')
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    workflow = Workflow()
+    demoted(cache, workflow)
+    cache.cache.hear(workflow.hint({0: 0, 1: 0}))
+    settle(cache, SlowLink(cache))
+    assert counts(cache)["prefetched_tokens"] == 0
+
+
+def test_a_prefetch_that_nobody_used_is_counted_as_wasted(loading: Loading) -> None:
+    cache, link, workflow = loading
+    settle(cache, link)
+    cache.cache.hear(workflow.hint({}, done=True))
+    before = counts(cache)
+    for agent in range(20, 24):
+        cache.run(prompt(agent), [1])
+    after = counts(cache)
+    wasted = after["prefetch_wasted_tokens"] - before["prefetch_wasted_tokens"]
+    assert wasted >= PROMPT_TOKENS
+
+
+# ---- which requests wait ----
+
+
+def arrived(cache: StandaloneCache, agent: int) -> Any:
+    """A waiting request, matched as the scheduler matches it before admission."""
+    found = cache.match(prompt(agent)[:-1])
+    return Waiting(found.best_match_node, found.host_hit_length)
+
+
+class Waiting:
+    def __init__(self, best_match_node: int, host_hit_length: int) -> None:
+        self.best_match_node = best_match_node
+        self.host_hit_length = host_hit_length
+
+
+def test_a_request_waits_while_its_prefix_is_loading(loading: Loading) -> None:
+    cache, link, _ = loading
+    prefetcher = cache.cache.prefetcher
+    for others_can_run in (True, False):
+        assert prefetcher.should_wait(arrived(cache, 0), others_can_run=others_can_run)
+    settle(cache, link)
+    assert not prefetcher.should_wait(arrived(cache, 0), others_can_run=True)
+
+
+def test_a_request_that_would_hold_others_up_is_loaded_first(cache: StandaloneCache) -> None:
+    demoted(cache, Workflow())
+    link = SlowLink(cache)
+    request = arrived(cache, 0)
+    assert cache.cache.prefetcher.should_wait(request, others_can_run=True)
+    assert len(link.pending) == 1
+    assert cache.cache.prefetcher.should_wait(request, others_can_run=True)
+    assert len(link.pending) == 1, "the same load is not started twice"
+    settle(cache, link)
+    assert on_device(cache, 0) == PROMPT_TOKENS
+
+
+def test_a_lone_request_is_left_to_sglang(cache: StandaloneCache) -> None:
+    """Its batch overlaps the load with the computation, layer by layer."""
+    demoted(cache, Workflow())
+    link = SlowLink(cache)
+    assert not cache.cache.prefetcher.should_wait(arrived(cache, 0), others_can_run=False)
+    assert not link.pending
+
+
+def test_no_request_waits_for_ever(cache: StandaloneCache) -> None:
+    demoted(cache, Workflow())
+    link = SlowLink(cache)
+    request = arrived(cache, 0)
+    waits = 0
+    while cache.cache.prefetcher.should_wait(request, others_can_run=True):
+        waits += 1
+        link.deliver()
+        cache.one_pass()
+        cache.evict(2000)  # somebody takes the room again and again
+        found = cache.match(prompt(0)[:-1])
+        request.best_match_node = found.best_match_node
+    assert waits == MOST_WAITS
