@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kvflow_agents.claims import Key
@@ -76,7 +77,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """Take in the hint of a request that has just arrived, or infer one."""
         custom_params = request.sampling_params.custom_params
         self.hear_request(custom_params)
-        if self.inferred is not None and FIELD not in (custom_params or ()):
+        is_hinted = isinstance(custom_params, Mapping) and FIELD in custom_params
+        if self.inferred is not None and not is_hinted:
             self.inferred.arrived(request)
 
     def hear_request(self, custom_params: Any) -> None:
