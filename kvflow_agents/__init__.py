@@ -11,6 +11,7 @@ from kvflow_agents.errors import (
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, agent_name
 from kvflow_agents.live_workflow import Workflow
+from kvflow_agents.loops import agent, workflow
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 
 __version__ = "0.1.0"
@@ -30,5 +31,7 @@ __all__ = [
     "StepGraph",
     "Workflow",
     "__version__",
+    "agent",
     "agent_name",
+    "workflow",
 ]

@@ -26,11 +26,16 @@ def end_of(scope: str) -> str:
 
 
 class App:
-    """A graph shared by every run of one application; safe to use from several threads."""
+    """A graph shared by every run of one application; safe to use from several threads.
 
-    def __init__(self, graph: StepGraph) -> None:
-        self.name = graph.fingerprint()
+    Where no structure is known beforehand (`is_open`), every agent that is learned is an open one,
+    and the application needs a `name` of its own.
+    """
+
+    def __init__(self, graph: StepGraph, *, name: str | None = None, is_open: bool = False) -> None:
+        self.name = name or graph.fingerprint()
         self.graph = graph
+        self._is_open = is_open
         self._learned: set[tuple[str, str]] = set()
         self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES
         self._outlooks: dict[object, tuple[StepGraph, Outlook]] = {}
@@ -110,7 +115,11 @@ class App:
             new = edges - self._learned
             if new and self._has_room(len(new)):
                 self._learned |= new
-                self.graph = self.graph.with_edges(sorted(new))
+                graph = self.graph.with_edges(sorted(new))
+                if self._is_open:
+                    found = sorted({target for _, target in new})
+                    graph = graph.including(StepGraph(open_agents=found))
+                self.graph = graph
 
     def _has_room(self, joins: int) -> bool:
         return len(self.graph.joins) + joins <= self._most_joins

@@ -44,6 +44,7 @@ class Workflow:
             before = {self._exit(name) for name in last.ran()} if last else {start_of(scope)}
             self.app.learn(before, set(planned), is_start=last is None)
             self._scopes[scope, run] = state = _Scope(planned, last.arrived if last else {})
+            state.before = before
             self._note_arrivals(state, before)
             self._changed()
 
@@ -52,10 +53,23 @@ class Workflow:
         with self._lock:
             state = self._scopes.setdefault((scope, run), _Scope())
             planned = self._entry(agent)
-            before = {state.last_finished} if state.last_finished else {start_of(scope)}
-            self.app.learn(before, {planned}, is_start=False)
+            before = {state.last_finished} if state.last_finished else state.before
+            self.app.learn(before or {start_of(scope)}, {planned}, is_start=False)
             state.planned[planned] += 1
             self._changed()
+
+    def join(self, scope: str, agent: str, *, run: str = "") -> None:
+        """An agent begins: beside what is at work in its scope, else as the scope's next step."""
+        state = self._scopes.get((scope, run))
+        if state is not None and state.planned:
+            self.push(scope, agent, run=run)
+        else:
+            self.plan(scope, [agent], run=run)
+
+    def is_planned(self, scope: str, agent: str, *, run: str = "") -> bool:
+        """Whether an agent is planned or at work in its scope's current step."""
+        state = self._scopes.get((scope, run))
+        return state is not None and self._entry(agent) in state.planned
 
     def finish(self, scope: str, agent: str, *, run: str = "") -> None:
         """An agent has run in its scope's current step; others of the step may still be at it."""
@@ -182,6 +196,8 @@ class _Scope:
         self, planned: Iterable[str] = (), arrived: dict[Join, set[str]] | None = None
     ) -> None:
         self.planned = Counter(planned)
+        self.before: set[str] = set()
+        """What the step came after."""
         self.finished: set[str] = set()
         self.last_finished: str | None = None
         self.arrived: dict[Join, set[str]] = {} if arrived is None else arrived

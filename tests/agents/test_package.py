@@ -20,7 +20,9 @@ OURS = {"kvflow_agents": CORE} | {
     for group in ("adapters", "server")
     for folder in sorted((CHECKOUT / group).glob("kvflow_*"))
 }
-FRAMEWORKS = {"openai", "langchain_core", "langgraph", "sglang", "torch", "typer", "rich"}
+FRAMEWORKS = {"openai", "langchain_core", "langgraph", "autogen_agentchat", "autogen_core"} | {
+    *("sglang", "torch", "typer", "rich")
+}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -79,7 +81,7 @@ def core_modules() -> list[str]:
 
 
 def test_there_are_packages_to_look_at() -> None:
-    assert {"kvflow_agents", "kvflow_langgraph", "kvflow_sglang"} <= OURS.keys()
+    assert OURS.keys() == {"kvflow_agents", "kvflow_langgraph", "kvflow_autogen", "kvflow_sglang"}
     assert len(sources(CORE)) > 10
 
 
@@ -108,7 +110,7 @@ def test_the_core_works_without_site_packages() -> None:
     assert bare_python(script).stdout == "0\n"
 
 
-@pytest.mark.parametrize("package", ["kvflow_agents", "kvflow_langgraph", "kvflow_sglang"])
+@pytest.mark.parametrize("package", sorted(OURS))
 def test_a_package_imports_no_framework_when_it_is_imported(package: str) -> None:
     script = (
         f"import sys\nimport {package}\nprint(sorted({FRAMEWORKS!r}.intersection(sys.modules)))"
