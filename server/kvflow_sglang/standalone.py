@@ -1,10 +1,12 @@
 """A radix cache without a server, a model or a GPU: for tests and benchmarks of the policy.
 
-It runs requests through the same calls as SGLang's scheduler does, but computes nothing.
+It runs requests through the same calls as SGLang's scheduler does. The KV of a token is the token
+itself, so that a request which is given wrong or unfinished KV is caught.
 """
 
 from __future__ import annotations
 
+import atexit
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
 from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
 
 from kvflow_agents.hints import Hint, encode_request
-from kvflow_sglang import compat
+from kvflow_sglang import compat, cpu_engine
 from kvflow_sglang.plugin import BACKEND
 
 Core = Literal["kvflow", "python", "rust"]
@@ -36,8 +38,10 @@ class Request:
     cache_salt: str | None = None
     rid: str = "standalone"
     priority: int = 0
+    lora_id: None = None
     session: None = None
-    session_id: None = None
+    session_id: str | None = None
+    session_params: None = None
     kv_rotation_base: None = None
     full_untruncated_fill_ids: array[int] = field(default_factory=lambda: array("q"))
     is_finished: bool = False
@@ -45,17 +49,23 @@ class Request:
     last_node: int = 0
     kv: Any = None
 
+    @property
+    def input_ids(self) -> array[int]:
+        return self.origin_input_ids
+
     def finished(self) -> bool:
         return self.is_finished
 
 
 class StandaloneCache:
-    """One tier of KV slots behind a radix cache of the given core."""
+    """KV slots, in CPU memory both tiers, behind a radix cache of the given core."""
 
-    def __init__(self, core: Core, *, pool_tokens: int, page_size: int = 1) -> None:
-        set_global_server_args_for_scheduler(
-            ServerArgs(model_path="dummy", device="cpu", page_size=page_size)
-        )
+    def __init__(
+        self, core: Core, *, pool_tokens: int, page_size: int = 1, host_ratio: float | None = None
+    ) -> None:
+        """With a host tier of `host_ratio` times the device pool, or without one."""
+        server_args = _server_args(page_size, host_ratio)
+        set_global_server_args_for_scheduler(server_args)
         kv_pool = MHATokenToKVPool(
             size=pool_tokens,
             page_size=page_size,
@@ -81,7 +91,15 @@ class StandaloneCache:
             tree_core_backend=BACKEND if core == "kvflow" else core,
         )
         self.cache: Any = _make_cache(core, params)
+        self.kv_pool: Any = kv_pool
         self.evicted_tokens = 0
+        self.requests = 0
+        self._is_kvflow = core == "kvflow"
+        if host_ratio is not None:
+            cpu_engine.substitute_transfers()
+            self.cache.init_hicache(server_args, params)
+            # SGLang wants to be shut down at exit, by which time its logger is gone.
+            atexit.unregister(self.cache.shutdown)
 
     def run(
         self,
@@ -90,20 +108,32 @@ class StandaloneCache:
         *,
         hint: Hint | None = None,
         extra_key: str | None = None,
+        session_id: str | None = None,
+        loads: bool = True,
     ) -> int:
-        """Serve one request; how many tokens of its prompt were cached."""
-        custom_params = None if hint is None else encode_request(hint)
-        if hint is not None:
-            self.cache.hear_request(custom_params)
+        """Serve one request; how many tokens of its prompt were cached.
+
+        Without `loads` what is on the host only is computed again.
+        """
+        self.requests += 1
         request = Request(
             array("q", prompt),
-            SimpleNamespace(custom_params=custom_params),
+            SimpleNamespace(custom_params=None if hint is None else encode_request(hint)),
             extra_key=extra_key,
+            session_id=session_id,
+            rid=str(self.requests),
             kv=SimpleNamespace(req_pool_idx=1, cache_protected_len=0, cache_inserted_len=0),
         )
-        cached_tokens = self._prefill(request)
+        if self._is_kvflow:
+            self.cache.hear_arrival(request)
+        cached_tokens = self._prefill(request, loads)
         self._decode(request, array("q", answer))
         return cached_tokens
+
+    def one_pass(self) -> None:
+        """What the scheduler does before it admits requests."""
+        if self.cache.cache_controller is not None:
+            self.cache.check_hicache_events()
 
     def evict(self, tokens: int) -> int:
         """Evict as an allocation of so many tokens would; how many were evicted."""
@@ -111,25 +141,35 @@ class StandaloneCache:
         self.evicted_tokens += evicted
         return evicted
 
-    def _prefill(self, request: Request) -> int:
+    def match(self, tokens: Iterable[int], extra_key: str | None = None) -> Any:
+        """What is cached of a sequence, on the device and on the host."""
+        key = compat.RadixKey(array("q", tokens), extra_key)
+        return self.cache.match_prefix(MatchPrefixParams(key=key))
+
+    def _prefill(self, request: Request, loads: bool) -> int:
+        self.one_pass()
         tokens = request.origin_input_ids
         # The last token is computed in any case: its logits are needed.
-        key = compat.RadixKey(tokens[:-1], request.extra_key)
-        match = self.cache.match_prefix(MatchPrefixParams(key=key))
+        match = self.match(tokens[:-1], request.extra_key)
+        if loads and match.host_hit_length and self.cache.load_back(match.best_match_node):
+            self.cache.ready_to_load_host_cache()
+            self.one_pass()
+            match = self.match(tokens[:-1], request.extra_key)
         request.last_node = match.last_device_node
         request.lock = self.cache.lock(match.last_device_node)
         cached: int = match.device_prefix_len
         request.kv.cache_protected_len = cached
         slots = self.cache.path_device_indices(match.last_device_node)
-        self._write(request, 0, torch.cat([slots, self._allocate(len(tokens) - cached)]))
+        assert self.kv(slots) == list(tokens[:cached]), "a request has read what is not its KV"
+        self._write(request, 0, slots)
+        self._compute(request, cached, tokens[cached:])
         request.full_untruncated_fill_ids = tokens
         self.cache.checkpoint(request, up_to=len(tokens))
         return cached
 
     def _decode(self, request: Request, answer: array[int]) -> None:
         prompt_tokens = len(request.origin_input_ids)
-        if answer:
-            self._write(request, prompt_tokens, self._allocate(len(answer)))
+        self._compute(request, prompt_tokens, answer)
         request.full_untruncated_fill_ids = request.origin_input_ids + answer
         request.is_finished = True
         total_tokens = len(request.full_untruncated_fill_ids)
@@ -139,6 +179,18 @@ class StandaloneCache:
         if kept_tokens < total_tokens:
             self.allocator.free(self.rows.req_to_token[1, kept_tokens:total_tokens].long())
         self.cache.unlock(request.lock)
+
+    def kv(self, slots: Any) -> list[int]:
+        """The tokens whose KV these slots hold."""
+        held: list[int] = self.kv_pool.k_buffer[0][slots.long(), 0, 0].long().tolist()
+        return held
+
+    def _compute(self, request: Request, start: int, tokens: array[int]) -> None:
+        if tokens:
+            slots = self._allocate(len(tokens))
+            self._write(request, start, slots)
+            values = torch.tensor(tokens, dtype=torch.float32)
+            self.kv_pool.k_buffer[0][slots.long(), 0, 0] = values
 
     def _allocate(self, tokens: int) -> Any:
         shortfall = tokens - self.allocator.available_size()
@@ -151,6 +203,21 @@ class StandaloneCache:
     def _write(self, request: Request, start: int, slots: Any) -> None:
         stop = start + len(slots)
         self.rows.write((request.kv.req_pool_idx, slice(start, stop)), slots.to(torch.int32))
+
+
+def _server_args(page_size: int, host_ratio: float | None) -> Any:
+    if host_ratio is None:
+        return ServerArgs(model_path="dummy", device="cpu", page_size=page_size)
+    return ServerArgs(
+        model_path="dummy",
+        device="cpu",
+        page_size=page_size,
+        enable_hierarchical_cache=True,
+        hicache_ratio=host_ratio,
+        hicache_write_policy="write_through",
+        hicache_io_backend="direct",
+        hicache_mem_layout="layer_first",
+    )
 
 
 def _make_cache(core: Core, params: Any) -> Any:
