@@ -1,0 +1,1 @@
+"""Measures workflow-aware caching against stock SGLang: `kvflow bench`."""

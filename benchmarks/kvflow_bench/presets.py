@@ -1,0 +1,142 @@
+"""Sets of workloads with the pool they are meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from kvflow_agents.errors import ConfigurationError
+from kvflow_bench.workloads import Parameters, Workload
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Workloads, and the servers' sizes under which they press on the cache."""
+
+    workloads: tuple[Workload, ...]
+    pool_tokens: int
+    repeats: int
+    ceiling_tokens: int | None = None
+    """None: what the workloads take together at most."""
+    host_flags: tuple[str, ...] = ()
+
+
+# Llama-3.1-8B's shape on 80 GB: 10 x 8,192 or 8 x 10 x 2,048 fixed tokens in a pool of 45,000.
+H100 = Preset(
+    workloads=(
+        Workload("single", "cycle", Parameters(fixed_tokens=8192)),
+        Workload("single-4096", "cycle", Parameters(agents=20, fixed_tokens=4096)),
+        Workload("single-128", "cycle", Parameters(fixed_tokens=8192, output_tokens=128)),
+        Workload("concurrent", "cycle", Parameters(workflows=8, fixed_tokens=2048)),
+        Workload("concurrent-32", "cycle", Parameters(workflows=32, fixed_tokens=512)),
+        Workload(
+            "concurrent-256",
+            "cycle",
+            Parameters(workflows=12, fixed_tokens=1024, dynamic_tokens=256, output_tokens=256),
+        ),
+        Workload(
+            "peer",
+            "peer",
+            Parameters(
+                workflows=16, agents=4, fixed_tokens=1024, dynamic_tokens=128, output_tokens=64
+            ),
+        ),
+        Workload("branch", "branch", Parameters(shared_tokens=2048, fixed_tokens=4096)),
+        Workload(
+            "growing",
+            "growing",
+            Parameters(workflows=4, fixed_tokens=1024, dynamic_tokens=256, rounds=6),
+        ),
+    ),
+    pool_tokens=45_000,
+    ceiling_tokens=220_000,
+    repeats=3,
+    host_flags=("--hicache-size", "24"),
+)
+
+# The random model of `kvflow model tiny`: two minutes of calls on two cores.
+CPU = Preset(
+    workloads=(
+        Workload(
+            "single",
+            "cycle",
+            Parameters(fixed_tokens=600, dynamic_tokens=20, output_tokens=4, rounds=3),
+        ),
+        Workload(
+            "concurrent",
+            "cycle",
+            Parameters(
+                workflows=3,
+                agents=5,
+                fixed_tokens=400,
+                dynamic_tokens=20,
+                output_tokens=4,
+                rounds=2,
+            ),
+        ),
+        Workload(
+            "peer",
+            "peer",
+            Parameters(
+                workflows=2,
+                agents=3,
+                fixed_tokens=500,
+                dynamic_tokens=20,
+                output_tokens=4,
+                rounds=2,
+            ),
+        ),
+        Workload(
+            "branch",
+            "branch",
+            Parameters(
+                agents=5,
+                shared_tokens=300,
+                fixed_tokens=600,
+                dynamic_tokens=20,
+                output_tokens=4,
+                rounds=3,
+            ),
+        ),
+        Workload(
+            "growing",
+            "growing",
+            Parameters(agents=8, fixed_tokens=300, dynamic_tokens=60, output_tokens=4, rounds=4),
+        ),
+    ),
+    pool_tokens=3_100,
+    repeats=2,
+    host_flags=("--hicache-ratio", "6"),
+)
+
+PRESETS = {"h100": H100, "cpu": CPU}
+
+
+def named(name: str) -> Preset:
+    """The preset of a name. ConfigurationError if there is none."""
+    if name not in PRESETS:
+        raise ConfigurationError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def select(preset: Preset, names: Sequence[str], changes: dict[str, int]) -> tuple[Workload, ...]:
+    """The preset's workloads of these names, or all, with some parameters replaced.
+
+    ConfigurationError if there is no such workload, or a parameter is out of range.
+    """
+    known = {workload.name: workload for workload in preset.workloads}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"there is no workload {unknown[0]!r} in this preset; there are {', '.join(known)}"
+        )
+    chosen: Iterable[Workload] = [known[name] for name in names] or known.values()
+    return tuple(
+        replace(workload, parameters=replace(workload.parameters, **changes)) for workload in chosen
+    )
+
+
+def ceiling_tokens(preset: Preset, workloads: Iterable[Workload]) -> int:
+    """The pool of the ceiling's server."""
+    most = max(workload.footprint_tokens() for workload in workloads)
+    return most if preset.ceiling_tokens is None else preset.ceiling_tokens
