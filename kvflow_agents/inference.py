@@ -63,6 +63,12 @@ class Inference:
         """How many agents are known, of which it is counted what follows."""
         return sum(map(len, self._apps.values()))
 
+    @property
+    def remembered(self) -> int:
+        """How much is remembered in all: chunks, answers' windows, ends, workflows, agents."""
+        parts = (self._prompts, self._ends, self._answers, self._workflows)
+        return sum(map(len, parts)) + self.agents
+
     def arrived(self, prompt: Tokens, origin: Origin = _ANYBODY) -> Call:
         """A request without a hint has arrived."""
         self._note_silent()

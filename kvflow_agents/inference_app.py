@@ -14,8 +14,11 @@ MAX_AGENTS = 256
 _MAX_SUCCESSORS = 16
 # An agent's calls count half as much after so many more: applications change.
 _MEMORY_CALLS = 32
+# Who follows in a smaller share of the calls is no edge.
 _FEWEST_SHARE = 0.2
+# What is certain happens, and what is trusted has come true, at least so often.
 _SURE_SHARE = 0.5
+_FEWEST_TRIALS = 4
 
 
 @dataclass(slots=True)
@@ -54,6 +57,9 @@ class LearnedApp:
         self._successors: OrderedDict[str, _Successors] = OrderedDict()
         self._edges: dict[str, list[str]] = {}
         self._app: App | None = None
+        # Of the times that somebody certain was to follow, how often it was so.
+        self._trials = 0
+        self._successes = 0
 
     def __len__(self) -> int:
         return len(self._successors)
@@ -61,6 +67,8 @@ class LearnedApp:
     def follow(self, source: str, target: str | None, *, is_first: bool) -> None:
         """`target` (None: nobody known) came after a call of `source`, as the first or also."""
         successors = self._successors_of(source)
+        if is_first and successors.are_certain():
+            self._try(target in successors.likely())
         successors.calls += is_first
         if target is not None:
             successors.counts[target] = successors.counts.get(target, 0) + 1
@@ -89,13 +97,24 @@ class LearnedApp:
     def steps(self, agent: str, *, running: Sequence[str], has_finished: bool) -> Steps | None:
         """Steps-to-execution while `running` are at work; None if what follows is not certain."""
         successors = self._successors.get(agent)
-        if successors is None or not successors.are_certain():
+        if successors is None or not (self._is_trusted and successors.are_certain()):
             return None
         if self._app is None:
             joins = [Join(frozenset({a}), b) for a, each in self._edges.items() for b in each]
             self._app = App(StepGraph(joins))
         finished = [agent] if has_finished else []
         return self._app.outlook(running, finished, {}, most_agents=MAX_AGENTS).steps
+
+    @property
+    def _is_trusted(self) -> bool:
+        return self._trials < _FEWEST_TRIALS or self._successes >= _SURE_SHARE * self._trials
+
+    def _try(self, is_success: bool) -> None:
+        self._trials += 1
+        self._successes += is_success
+        if self._trials > _MEMORY_CALLS:
+            self._trials //= 2
+            self._successes //= 2
 
     def _successors_of(self, source: str) -> _Successors:
         successors = self._successors.setdefault(source, _Successors())

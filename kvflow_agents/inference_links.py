@@ -34,6 +34,9 @@ class Answers:
         self._workflow_of: OrderedDict[Window, int | None] = OrderedDict()
         self._first_tokens: Counter[int] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._workflow_of)
+
     def add(self, answer: Tokens, workflow: int) -> None:
         """A workflow has got an answer."""
         for start in _starts(len(answer)):
@@ -78,6 +81,9 @@ class Prompts:
         self._most_ends = most_ends
         # Name of the whole chunks -> what came after them -> workflow; None: of several.
         self._ends: OrderedDict[int, OrderedDict[Window, int | None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._ends)
 
     def add(self, prompt: Tokens, chain: Sequence[int], workflow: int) -> None:
         """A workflow has sent a prompt; one with fewer or more chunks than `chain` is skipped."""
