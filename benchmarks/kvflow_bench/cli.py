@@ -23,6 +23,7 @@ PASS_THROUGH = {
     "allow_interspersed_args": True,
     "ignore_unknown_options": True,
 }
+SHOWN_DIFFERENCES = 10
 DEFAULT_ARMS = ("lru", "hicache", "kvflow", "kvflow-unhinted", "ceiling")
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -41,6 +42,9 @@ Server = Annotated[
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results of `run`.")]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Add the results to this document.")
+]
+Config = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Settings of the plugin, wherever it runs.")
 ]
 Logs = Annotated[Path | None, typer.Option(metavar="DIR", help="Where servers' logs go.")]
 Together = Annotated[bool, typer.Option("--start-together", help="Start servers all at once.")]
@@ -66,9 +70,7 @@ def run_command(
     slow_link: Annotated[
         float | None, typer.Option(metavar="GB_PER_S", help="Slow the host link down.")
     ] = None,
-    kvflow_config: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Settings of the plugin, in every arm of it.")
-    ] = None,
+    kvflow_config: Config = None,
     workflows: Annotated[int | None, typer.Option(help="At once.")] = None,
     agents: Annotated[int | None, typer.Option(help="In each workflow.")] = None,
     branches: Annotated[int | None, typer.Option(help="Of each stage of `branch`.")] = None,
@@ -137,6 +139,59 @@ def run_command(
     raise typer.Exit(1 if failed else 0)
 
 
+@app.command("race", context_settings=PASS_THROUGH)
+def race_command(
+    flags: Flags = None,
+    preset: Annotated[str, typer.Option(help="cpu or h100: agents and pool.")] = "cpu",
+    requests: Annotated[int, typer.Option(min=1, help="How many to compare.")] = 2000,
+    model: Model = None,
+    engine: EngineName = None,
+    server: Server = None,
+    logs: Logs = None,
+    start_together: Together = False,
+    pool_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    kvflow_config: Config = None,
+    twice: Annotated[
+        bool, typer.Option("--twice", help="Compare the reference with itself, too.")
+    ] = False,
+) -> None:
+    """Compare answers of a server that loads ahead (`with`) with one that does not (`without`).
+
+    Ends with 1 if any differs, or if nothing was loaded ahead.
+    """
+    from kvflow_bench import presets, race
+    from kvflow_bench.fleet import Fleet
+
+    with _errors_of("race"):
+        chosen = presets.named(preset, presets.RACES)
+        workload = presets.with_requests(chosen.workloads[0], requests)
+        launch = _launch(
+            model,
+            engine,
+            logs,
+            kvflow_config,
+            flags or [],
+            pool_tokens=pool_tokens or chosen.pool_tokens,
+            ceiling_tokens=chosen.pool_tokens,
+            host_flags=chosen.host_flags,
+        )
+        kinds = [race.PREFETCHING, race.REFERENCE]
+        with Fleet(kinds, _addresses(server), launch, start_together=start_together) as fleet:
+            tested, reference = (fleet.urls[kind.name] for kind in kinds)
+            verdict = asyncio.run(race.race(tested, reference, workload, twice=twice))
+    typer.echo(
+        f"{verdict.requests:,} requests, {verdict.early_tokens:,} tokens loaded ahead: "
+        f"{len(verdict.differences):,} answers differ"
+    )
+    for difference in verdict.differences[:SHOWN_DIFFERENCES]:
+        typer.echo(f"  request {difference.request} from token {difference.token} on")
+    if verdict.own_differences is not None:
+        typer.echo(f"the reference differs from itself in {len(verdict.own_differences):,}")
+    if not verdict.early_tokens:
+        typer.echo("nothing was loaded ahead, so nothing was tested", err=True)
+    raise typer.Exit(0 if verdict.is_passed else 1)
+
+
 @app.command("report")
 def report_command(files: Files) -> None:
     """Print the results of one or more documents as tables."""
@@ -144,6 +199,29 @@ def report_command(files: Files) -> None:
 
     with _errors_of("report"):
         tables.show(document.load(files))
+
+
+@app.command("plot")
+def plot_command(
+    files: Files,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")],
+    suffix: Annotated[str, typer.Option("--format", help="svg or png.")] = "svg",
+) -> None:
+    """Draw latency ratios, times to first token and tokens by source."""
+    from kvflow_bench import document
+
+    with _errors_of("plot"):
+        sessions = document.load(files)
+        if suffix not in ("svg", "png"):
+            raise ConfigurationError(f"--format is svg or png, not {suffix}")
+        try:
+            from kvflow_bench import plots
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"{error.name} is missing: pip install 'kvflow-agents[bench]'"
+            ) from error
+        for path in plots.write(sessions, out, suffix):
+            typer.echo(path)
 
 
 @app.command("shape")

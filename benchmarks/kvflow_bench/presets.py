@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kvflow_agents.errors import ConfigurationError
@@ -111,12 +112,59 @@ CPU = Preset(
 
 PRESETS = {"h100": H100, "cpu": CPU}
 
+# Many agents, short answers: as many loads as possible, and others at work meanwhile.
+RACES = {
+    "h100": Preset(
+        workloads=(
+            Workload(
+                "race",
+                "cycle",
+                Parameters(
+                    workflows=8,
+                    agents=12,
+                    fixed_tokens=1024,
+                    dynamic_tokens=16,
+                    output_tokens=8,
+                ),
+            ),
+        ),
+        pool_tokens=45_000,
+        repeats=1,
+        host_flags=("--hicache-size", "24"),
+    ),
+    "cpu": Preset(
+        workloads=(
+            Workload(
+                "race",
+                "cycle",
+                Parameters(
+                    workflows=4,
+                    agents=8,
+                    fixed_tokens=120,
+                    dynamic_tokens=8,
+                    output_tokens=4,
+                ),
+            ),
+        ),
+        pool_tokens=2_000,
+        repeats=1,
+        host_flags=("--hicache-ratio", "6"),
+    ),
+}
 
-def named(name: str) -> Preset:
+
+def named(name: str, presets: Mapping[str, Preset] = PRESETS) -> Preset:
     """The preset of a name. ConfigurationError if there is none."""
-    if name not in PRESETS:
-        raise ConfigurationError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in presets:
+        raise ConfigurationError(f"there is no preset {name!r}; there are {', '.join(presets)}")
+    return presets[name]
+
+
+def with_requests(workload: Workload, requests: int) -> Workload:
+    """The workload with enough rounds for so many counted calls."""
+    sizes = workload.parameters
+    rounds = math.ceil(requests / (sizes.workflows * sizes.agents))
+    return replace(workload, parameters=replace(sizes, rounds=rounds))
 
 
 def select(preset: Preset, names: Sequence[str], changes: dict[str, int]) -> tuple[Workload, ...]:
