@@ -62,7 +62,6 @@ class KVFlowRadixCache(UnifiedRadixCache):
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
         self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
-        self.tree_core.on_lost = self.prefetcher.lost
 
     def check_hicache_events(self) -> None:
         super().check_hicache_events()

@@ -139,6 +139,14 @@ def has_rust_server() -> bool:
     return bool(envs.SGLANG_RUST_SERVER.get())
 
 
+def json_body(request: Any) -> object:
+    """The body of an HTTP request as it was parsed, with the fields that SGLang drops.
+
+    None if nobody has parsed it; Starlette keeps it, so that it is not read again.
+    """
+    return getattr(request, "_json", None)
+
+
 def add_control_message(name: str, answer: type) -> None:
     """Let `ask_schedulers(name, ...)` be answered by `answer`; before the server is built."""
     from sglang.srt.managers import tokenizer_control_mixin
@@ -263,6 +271,19 @@ def set_direct_transfer(transfer: Callable[..., None]) -> None:
     from sglang.srt.mem_cache.pool_host import mha
 
     mha.transfer_kv_direct = transfer
+
+
+def use_gloo_only() -> None:
+    """Let the ranks of a CPU engine talk by gloo: SGLang wraps every group in NCCL, which needs
+    a GPU."""
+    from sglang.srt.distributed import parallel_state
+
+    make_group = parallel_state.init_model_parallel_group
+
+    def make_group_without_nccl(*args: Any, **kwargs: Any) -> Any:
+        return make_group(*args, **{**kwargs, "use_pynccl": False})
+
+    parallel_state.init_model_parallel_group = make_group_without_nccl
 
 
 def register_dense_models() -> None:

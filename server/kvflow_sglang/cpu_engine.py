@@ -71,6 +71,7 @@ def register() -> None:
         compat.register_dense_models()
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
             substitute_transfers()
+            compat.use_gloo_only()
 
 
 def substitute_transfers() -> None:

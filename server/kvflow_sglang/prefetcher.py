@@ -44,6 +44,8 @@ class Prefetcher:
 
     def __init__(self, cache: Any, queue: PrefetchQueue[Node] | None, settings: Settings) -> None:
         self._cache = cache
+        cache.tree_core.on_lost = self._lost
+        cache.tree_core.on_split = self._split
         self._queue = queue
         self._starts_for_waiting = settings.waits_for_loads
         self._loads = EarlyLoads(cache, is_fenced=not settings.unsafe_unfenced_loads)
@@ -60,12 +62,6 @@ class Prefetcher:
     def wake(self) -> None:
         """A forecast, a prefix or the room on the device has changed."""
         self._is_settled = False
-
-    def lost(self, steps: int | None) -> None:
-        """Something that is needed in so many steps has left the device."""
-        if self._queue is not None and self._queue.covers(steps):
-            self._queue.recheck()
-            self.wake()
 
     def step(self) -> None:
         """Once a scheduler pass, before requests are admitted."""
@@ -148,6 +144,17 @@ class Prefetcher:
             return None
         self._counts["early_load_tokens"] += request.host_hit_length
         return self._loads.flight_to(node)
+
+    def _lost(self, steps: int | None) -> None:
+        """Something that is needed in so many steps has left the device."""
+        if self._queue is not None and self._queue.covers(steps):
+            self._queue.recheck()
+            self.wake()
+
+    def _split(self, upper: Node, lower: Node) -> None:
+        if lower.id in self._unused:
+            self._unused[upper.id] = len(upper.key)
+            self._unused[lower.id] = len(lower.key)
 
     def _waste(self, node_id: int) -> None:
         self._counts["prefetch_wasted_tokens"] += self._unused.pop(node_id, 0)

@@ -32,6 +32,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
     displacing_for_steps: int | None = None
     # Called for a node that left the device, with the steps in which it is needed.
     on_lost: Callable[[int | None], None] = staticmethod(lambda steps: None)
+    # Called for a node that was cut: its upper part, which is new, and itself.
+    on_split: Callable[[Node, Node], None] = staticmethod(lambda upper, lower: None)
 
     def reset(self) -> None:
         super().reset()
@@ -124,6 +126,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def _split_node(self, key: Any, child: Node, split_len: int) -> tuple[Node, Any]:
         upper, action = super()._split_node(key, child, split_len)
         self.ledger.split(upper, child)
+        self.on_split(upper, child)
         return upper, action
 
     def _unregister_node(self, node: Node) -> None:
