@@ -6,14 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 from kvflow_agents.courier import Courier
-from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_agents.live_workflow import Workflow
+from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
 
 HINTED_PATHS = ("/chat/completions", "/completions")
@@ -47,7 +46,8 @@ class Carrier:
     """Attaches hints to chat and text completions that go to allowed servers.
 
     `install` changes the SDK's client classes (openai 2.x and 3.x; sync, async and streaming;
-    clients made before and after), `uninstall` restores them.
+    clients made before and after), `uninstall` restores them. A call that a server refuses for
+    its hint is made again without.
     """
 
     def __init__(
@@ -68,28 +68,32 @@ class Carrier:
 
     def install(self) -> None:
         """Begin to attach hints. Once more changes nothing."""
-        _installation.add(self)
+        sdk.add(self)
 
     def uninstall(self) -> None:
         """Attach no more; the last carrier to go leaves the SDK as it was."""
-        _installation.remove(self)
+        sdk.remove(self)
 
-    def attach(self, client: Any, options: Any) -> None:
-        """Add the caller's hint to one request's options; openai's `FinalRequestOptions`."""
+    def attach(self, client: Any, options: Any) -> bool:
+        """Add the caller's hint to one request's options; openai's `FinalRequestOptions`.
+
+        Whether it was added.
+        """
         base_url = str(client.base_url)
         if not _is_hintable(options) or not self._servers.allows(base_url):
-            return
+            return False
         call = self._identify()
         if call is None:
             self.counts.anonymous += 1
-            return
+            return False
         extra_json = options.extra_json or {}
         params = {**options.json_data, **extra_json}.get(PARAMS_FIELD) or {}
         if FIELD in params:
-            return
+            return False
         hint = call.workflow.hint(call.agent)
         options.extra_json = {**extra_json, PARAMS_FIELD: {**params, **encode_request(hint)}}
         self._remember(options, hint, Server(root_of(base_url), client.api_key))
+        return True
 
     def announce(self, hint: Hint) -> None:
         """Tell the servers that have seen the hint's workflow, in the background."""
@@ -126,67 +130,3 @@ def _is_hintable(options: Any) -> bool:
         and options.url.rstrip("/").endswith(HINTED_PATHS)
         and isinstance(options.json_data, Mapping)
     )
-
-
-class _Installation:
-    """The process's one change to the OpenAI SDK, there while any carrier is installed."""
-
-    def __init__(self) -> None:
-        self._carriers: tuple[Carrier, ...] = ()
-        self._originals: list[tuple[type, Any]] = []
-        # Reentrant: a carrier's holder may be collected, and so the carrier removed, in here.
-        self._lock = threading.RLock()
-
-    def add(self, carrier: Carrier) -> None:
-        with self._lock:
-            if carrier in self._carriers:
-                return
-            if not self._carriers:
-                self._patch()
-            self._carriers = (*self._carriers, carrier)
-
-    def remove(self, carrier: Carrier) -> None:
-        with self._lock:
-            if carrier not in self._carriers:
-                return
-            self._carriers = tuple(other for other in self._carriers if other is not carrier)
-            if not self._carriers:
-                for client_class, original in self._originals:
-                    client_class._prepare_options = original  # type: ignore[attr-defined]
-                self._originals = []
-
-    def _patch(self) -> None:
-        try:
-            from openai._base_client import AsyncAPIClient, SyncAPIClient
-        except ImportError as error:
-            raise ConfigurationError(
-                "hints travel with the OpenAI SDK, which is not installed: pip install openai"
-            ) from error
-
-        # "Hook for mutating the given options": runs once per attempt, retries included.
-        for client_class, wrap in ((SyncAPIClient, self._wrap), (AsyncAPIClient, self._wrap_async)):
-            original = client_class._prepare_options
-            self._originals.append((client_class, original))
-            client_class._prepare_options = wrap(original)  # type: ignore[method-assign]
-
-    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(original)
-        def prepare_options(client: Any, options: Any) -> Any:
-            return self._attach(client, original(client, options))
-
-        return prepare_options
-
-    def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(original)
-        async def prepare_options(client: Any, options: Any) -> Any:
-            return self._attach(client, await original(client, options))
-
-        return prepare_options
-
-    def _attach(self, client: Any, options: Any) -> Any:
-        for carrier in self._carriers:
-            carrier.failsafe(carrier.attach, client, options)
-        return options
-
-
-_installation = _Installation()

@@ -58,8 +58,11 @@ class FakeOpenAI:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.forecasts: list[Hint] = []
+        self.refused = 0
         self.base_url = ""
         self.delay_s = 0.0
+        self.is_strict = False
+        """Whether a field that OpenAI does not have is answered with status 400."""
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -123,6 +126,12 @@ class FakeOpenAI:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if self.is_strict and "custom_params" in body:
+            self.refused += 1
+            error = {"message": "Unrecognized request argument supplied: custom_params"}
+            response = web.json_response({"error": error}, status=400)
+            response.force_close()
+            return response
         received = Request(body, decode_request(body.get("custom_params")))
         self.requests.append(received)
         reply = self._reply_to(received)

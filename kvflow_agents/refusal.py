@@ -1,0 +1,45 @@
+"""Servers that refuse a hint: the call is made again without one, and they get none any more."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from kvflow_agents.failsafe import logger
+
+# Bad request and unprocessable content: what strict servers say to a field they do not know.
+STATUSES = (400, 422)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call of the SDK with all of its retries."""
+
+    is_plain: bool = False
+    """Whether it is to go without a hint."""
+    hinted_server: str | None = None
+
+
+attempt: ContextVar[Attempt | None] = ContextVar("kvflow_attempt", default=None)
+
+
+class Refusals:
+    """Which servers have refused a hint."""
+
+    def __init__(self) -> None:
+        self._servers: set[str] = set()
+
+    def __contains__(self, server: str) -> bool:
+        return server in self._servers
+
+    def may_be(self, made: Attempt, status: int) -> bool:
+        """Whether a hint can be why a call has failed. That it was bad anyway costs one more."""
+        return made.hinted_server is not None and status in STATUSES
+
+    def add(self, made: Attempt, status: int) -> None:
+        """A call that failed with a hint has succeeded without it."""
+        if made.hinted_server is not None:
+            self._servers.add(made.hinted_server)
+            logger.warning(
+                "%s answers hints with status %d: it gets none any more", made.hinted_server, status
+            )

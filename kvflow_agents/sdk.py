@@ -1,0 +1,145 @@
+"""The one change to the OpenAI SDK: a look at every request before it leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any, Protocol
+
+from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.refusal import Attempt, Refusals, attempt
+
+Method = Callable[..., Any]
+"""A method of the SDK's client classes."""
+
+
+class Passenger(Protocol):
+    """Who may add something to requests."""
+
+    @property
+    def failsafe(self) -> Failsafe: ...
+
+    def attach(self, client: Any, options: Any) -> bool:
+        """Add to one request's options; whether anything was added."""
+
+
+class SDK:
+    """The OpenAI SDK of this process, changed while there is any passenger."""
+
+    def __init__(self) -> None:
+        self._passengers: tuple[Passenger, ...] = ()
+        self._originals: list[tuple[type, str, Any]] = []
+        self._refusals = Refusals()
+        self._failsafe = Failsafe("a model call")
+        # Reentrant: a passenger's holder may be collected, and so the passenger removed, in here.
+        self._lock = threading.RLock()
+
+    def add(self, passenger: Passenger) -> None:
+        with self._lock:
+            if passenger in self._passengers:
+                return
+            if not self._passengers:
+                self._patch()
+            self._passengers = (*self._passengers, passenger)
+
+    def remove(self, passenger: Passenger) -> None:
+        with self._lock:
+            if passenger not in self._passengers:
+                return
+            self._passengers = tuple(other for other in self._passengers if other is not passenger)
+            if not self._passengers:
+                for client_class, name, original in self._originals:
+                    setattr(client_class, name, original)
+                self._originals = []
+
+    def _patch(self) -> None:
+        try:
+            from openai import APIStatusError
+            from openai._base_client import AsyncAPIClient, SyncAPIClient
+        except ImportError as error:
+            raise ConfigurationError(
+                "hints travel with the OpenAI SDK, which is not installed: pip install openai"
+            ) from error
+
+        # "Hook for mutating the given options": runs once per attempt, retries included.
+        self._replace(SyncAPIClient, "_prepare_options", self._wrap)
+        self._replace(AsyncAPIClient, "_prepare_options", self._wrap_async)
+        self._replace(SyncAPIClient, "request", partial(self._wrap_request, APIStatusError))
+        self._replace(AsyncAPIClient, "request", partial(self._wrap_async_request, APIStatusError))
+
+    def _replace(self, owner: type, name: str, wrap: Callable[[Method], Method]) -> None:
+        original = owner.__dict__[name]
+        self._originals.append((owner, name, original))
+        setattr(owner, name, wraps(original)(wrap(original)))
+
+    def _wrap(self, original: Method) -> Method:
+        def prepare_options(client: Any, options: Any) -> Any:
+            return self._attach(client, original(client, options))
+
+        return prepare_options
+
+    def _wrap_async(self, original: Method) -> Method:
+        async def prepare_options(client: Any, options: Any) -> Any:
+            return self._attach(client, await original(client, options))
+
+        return prepare_options
+
+    def _wrap_request(self, status_error: type[Any], original: Method) -> Method:
+        def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with _attempting(Attempt()) as made:
+                try:
+                    return original(client, *args, **kwargs)
+                except status_error as error:
+                    if not self._refusals.may_be(made, error.status_code):
+                        raise
+                    status = error.status_code
+            with _attempting(Attempt(is_plain=True)):
+                result = original(client, *args, **kwargs)
+            self._refusals.add(made, status)
+            return result
+
+        return request
+
+    def _wrap_async_request(self, status_error: type[Any], original: Method) -> Method:
+        async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with _attempting(Attempt()) as made:
+                try:
+                    return await original(client, *args, **kwargs)
+                except status_error as error:
+                    if not self._refusals.may_be(made, error.status_code):
+                        raise
+                    status = error.status_code
+            with _attempting(Attempt(is_plain=True)):
+                result = await original(client, *args, **kwargs)
+            self._refusals.add(made, status)
+            return result
+
+        return request
+
+    def _attach(self, client: Any, options: Any) -> Any:
+        self._failsafe(self._attach_all, client, options)
+        return options
+
+    def _attach_all(self, client: Any, options: Any) -> None:
+        made = attempt.get() or Attempt()
+        server = str(client.base_url)
+        if made.is_plain or server in self._refusals:
+            return
+        for passenger in self._passengers:
+            if passenger.failsafe(passenger.attach, client, options):
+                made.hinted_server = server
+
+
+@contextmanager
+def _attempting(made: Attempt) -> Iterator[Attempt]:
+    token = attempt.set(made)
+    try:
+        yield made
+    finally:
+        attempt.reset(token)
+
+
+sdk = SDK()
