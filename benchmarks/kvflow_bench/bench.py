@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
-import aiohttp
-
 from kvflow_agents.errors import KVFlowError
 from kvflow_bench import document, protocol
 from kvflow_bench.arms import Arm, Hints, in_turn
@@ -52,7 +50,7 @@ async def compare(
                             primed.add(arm.server)
                         name = f"bench-{os.getpid()}/{workload.name}/{arm.name}/{repeat}"
                         run = await protocol.run(client, workload, arm.hints, name=name)
-                    except (KVFlowError, aiohttp.ClientError) as error:
+                    except KVFlowError as error:
                         on_run(entry | {"error": str(error)})
                     else:
                         on_run(entry | _results(run))
@@ -67,10 +65,13 @@ async def prime(client: Client, workload: Workload) -> None:
 
 async def settings(urls: Mapping[str, str], api_key: str | None = None) -> dict[str, Any]:
     """What each server says of its own settings."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, url in urls.items():
         async with Client(url, api_key) as client:
-            found[name] = document.settings_of(await client.server_info())
+            try:
+                found[name] = document.settings_of(await client.server_info())
+            except KVFlowError as error:
+                found[name] = {"error": str(error)}
     return found
 
 

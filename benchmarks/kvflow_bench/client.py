@@ -91,11 +91,11 @@ class Client:
 
     async def tell(self, hint: Hint) -> None:
         """Send a forecast that no request carries."""
-        await self._send("POST", "/kvflow/forecast", encode_body(hint))
+        await self._post("/kvflow/forecast", encode_body(hint))
 
     async def flush(self) -> None:
         """Empty the cache, once the server has nothing left to do."""
-        await self._send("POST", f"/flush_cache?timeout={FLUSH_TIMEOUT_S:.0f}")
+        await self._post(f"/flush_cache?timeout={FLUSH_TIMEOUT_S:.0f}")
 
     async def metrics(self) -> str:
         """The server's metrics; empty if it was started without `--enable-metrics`."""
@@ -110,12 +110,16 @@ class Client:
         return _object(await self._find("/server_info"))
 
     async def _find(self, path: str) -> str:
-        async with self._session.get(self._base_url + path) as response:
-            return await response.text() if response.status == 200 else ""
-
-    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """What is at a path; empty if there is nothing."""
         try:
-            async with self._session.request(method, self._base_url + path, json=body) as response:
+            async with self._session.get(self._base_url + path) as response:
+                return await response.text() if response.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ServerCallError(f"{path}: {error!r}") from error
+
+    async def _post(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        try:
+            async with self._session.post(self._base_url + path, json=body) as response:
                 if response.status != 200:
                     raise ServerCallError(f"{path}: {response.status} {await response.text()}")
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -98,7 +98,7 @@ def ttft(workloads: Mapping[str, Comparison]) -> Figure:
 def tokens_by_source(workloads: Mapping[str, Comparison]) -> Figure:
     """The share of prompt tokens that each arm found, loaded and computed."""
     rows = [(name, arm) for name, comparison in workloads.items() for arm in comparison.arms]
-    figure = Figure(figsize=(8, 1 + 0.3 * len(rows)))
+    figure = Figure(figsize=(8, 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     shares = [_shares(workloads[name], arm) for name, arm in rows]
     left = [0.0] * len(rows)

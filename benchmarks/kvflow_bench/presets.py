@@ -29,17 +29,19 @@ H100 = Preset(
         Workload("single-4096", "cycle", Parameters(agents=20, fixed_tokens=4096)),
         Workload("single-128", "cycle", Parameters(fixed_tokens=8192, output_tokens=128)),
         Workload("concurrent", "cycle", Parameters(workflows=8, fixed_tokens=2048)),
-        Workload("concurrent-32", "cycle", Parameters(workflows=32, fixed_tokens=512)),
+        Workload("concurrent-24", "cycle", Parameters(workflows=24, fixed_tokens=512)),
         Workload(
             "concurrent-256",
             "cycle",
-            Parameters(workflows=12, fixed_tokens=1024, dynamic_tokens=256, output_tokens=256),
+            Parameters(
+                workflows=8, fixed_tokens=1024, dynamic_tokens=256, output_tokens=256, rounds=2
+            ),
         ),
         Workload(
             "peer",
             "peer",
             Parameters(
-                workflows=16, agents=4, fixed_tokens=1024, dynamic_tokens=128, output_tokens=64
+                workflows=8, agents=3, fixed_tokens=1024, dynamic_tokens=128, output_tokens=64
             ),
         ),
         Workload("branch", "branch", Parameters(shared_tokens=2048, fixed_tokens=4096)),
@@ -81,7 +83,7 @@ CPU = Preset(
             Parameters(
                 workflows=2,
                 agents=3,
-                fixed_tokens=500,
+                fixed_tokens=400,
                 dynamic_tokens=20,
                 output_tokens=4,
                 rounds=2,

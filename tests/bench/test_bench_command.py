@@ -1,0 +1,54 @@
+"""What the command refuses before any server is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kvflow_bench.cli import app
+
+RUN = ["run", "--engine", "gpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (RUN, "--model is needed to start the servers lru, hicache, kvflow, ceiling"),
+        ([*RUN, "--preset", "a100"], "no preset 'a100'"),
+        ([*RUN, "--arm", "vllm"], "no arm 'vllm'"),
+        ([*RUN, "--server", "kvflow=localhost:1"], "--server takes NAME=URL"),
+        ([*RUN, "--kvflow-config", "[]"], "must be a JSON object"),
+        ([*RUN, "--agents", "0"], "agents must be at least 1"),
+        ([*RUN, "--slow-link", "2"], "--slow-link needs"),
+        (["race", "--engine", "gpu"], "--model is needed to start the servers with, without"),
+        (["report", "/nowhere.json"], "holds no results"),
+        (["plot", __file__, "--out", "x"], "holds no results"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_reason(arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.output.split())
+
+
+def test_help_needs_neither_plots_nor_servers() -> None:
+    code = (
+        "import sys, kvflow_bench.cli;"
+        "print(*{'aiohttp', 'matplotlib', 'sglang', 'torch'} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == ""
+
+
+def test_a_real_models_shape_needs_no_weights(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    folder = tmp_path / "llama"
+    for outcome in ("made", "already there"):
+        result = CliRunner().invoke(app, ["shape", str(folder)])
+        assert result.exit_code == 0 and outcome in result.output
+    assert {"config.json", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
+    assert not list(folder.glob("*.safetensors"))

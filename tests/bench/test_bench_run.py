@@ -1,0 +1,126 @@
+"""The whole command on real servers: the tiny model on the CPU engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from kvflow_bench.arms import SERVERS
+from kvflow_bench.cli import app
+from kvflow_bench.fleet import Fleet, Launch
+
+AGENTS = 4
+FIXED_TOKENS = 100
+ROUNDS = 2
+SIZES = {
+    "--agents": AGENTS,
+    "--fixed-tokens": FIXED_TOKENS,
+    "--dynamic-tokens": 8,
+    "--output-tokens": 3,
+    "--rounds": ROUNDS,
+}
+# Room for two of four prefixes, and for a call.
+POOL_TOKENS = 250
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for everything: it is both what is tested and the race's reference."""
+    from kvflow_sglang import model, tiny_model
+
+    folder = tmp_path_factory.mktemp("bench")
+    model.make(folder / "tiny", tiny_model.write)
+    launch = Launch(
+        str(folder / "tiny"),
+        "cpu",
+        pool_tokens=POOL_TOKENS,
+        ceiling_tokens=POOL_TOKENS,
+        log_folder=folder,
+        flags=("--skip-server-warmup",),
+        host_flags=("--hicache-ratio", "6"),
+    )
+    with Fleet([SERVERS["kvflow"]], {}, launch) as fleet:
+        assert fleet.commands["kvflow"].startswith("kvflow serve ")
+        yield fleet.urls["kvflow"]
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def results(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("results") / "results.json"
+    arms = [part for arm in ("kvflow", "kvflow-unhinted") for part in ("--arm", arm)]
+    sizes = [part for pair in SIZES.items() for part in pair]
+    result = bench(
+        *("run", "--workload", "single", *arms, "--repeats", 2, *sizes),
+        *("--server", f"kvflow={url}", "--json", path),
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.count("#0") == result.output.count("#1") == 2
+    return path
+
+
+def test_every_counted_call_of_every_run_is_in_the_document(results: Path, url: str) -> None:
+    (session,) = json.loads(results.read_text())["sessions"]
+    server = session["servers"]["kvflow"]
+    assert (server["url"], server["settings"]["max_total_num_tokens"]) == (url, POOL_TOKENS)
+    runs: list[dict[str, Any]] = session["runs"]
+    order = [(run["arm"], run["repeat"]) for run in runs]
+    forwards = ["kvflow", "kvflow-unhinted"]
+    assert order == [(arm, 0) for arm in forwards] + [(arm, 1) for arm in reversed(forwards)]
+    for run in runs:
+        calls = run["calls"]
+        assert calls["prompt_tokens"] == [FIXED_TOKENS + 8] * AGENTS * ROUNDS
+        assert calls["output_tokens"] == [3] * AGENTS * ROUNDS
+        # Warmed up: every counted call finds its prefix, on one tier or the other.
+        tiers = zip(calls["device_tokens"], calls["host_tokens"], strict=True)
+        assert [device + host for device, host in tiers] == [FIXED_TOKENS] * AGENTS * ROUNDS
+        pairs = zip(calls["ttft_ms"], calls["latency_ms"], strict=True)
+        assert all(0 < first <= whole for first, whole in pairs)
+        assert calls["output_hash"] == runs[0]["calls"]["output_hash"]
+        assert run["counters"]["evicted_tokens_total"] > 0
+        hints = AGENTS * ROUNDS if run["hints"] == "exact" else 0
+        assert run["counters"].get("kvflow/hints_accepted", 0) == hints
+    # Hints were heard, and recency alone finds nothing of a cycle on the device.
+    told, untold = runs[0]["calls"], runs[1]["calls"]
+    assert sum(untold["device_tokens"]) == 0 < sum(told["device_tokens"])
+
+
+def test_a_report_and_plots_are_made_of_it(results: Path, tmp_path: Path) -> None:
+    report = bench("report", results)
+    assert report.exit_code == 0, report.output
+    assert "single: time" in report.output and "0 of 16" not in report.output
+    drawn = bench("plot", results, "--out", tmp_path)
+    assert drawn.exit_code == 0, drawn.output
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"latency-ratio.svg", "ttft.svg", "tokens-by-source.svg"}
+    svg = (tmp_path / "ttft.svg").read_text()
+    assert "kvflow-unhinted" in svg and "single" in svg
+
+
+def test_a_race_passes_when_all_answers_are_equal(url: str) -> None:
+    servers = ["--server", f"with={url}", "--server", f"without={url}"]
+    result = bench("race", "--requests", 64, "--twice", *servers)
+    assert result.exit_code == 0, result.output
+    assert "64 requests" in result.output and " 0 answers differ" in result.output
+    assert "differs from itself in 0" in result.output
+
+
+def test_failed_runs_are_reported_and_the_others_go_on(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    gone = "lru=http://127.0.0.1:9"
+    result = bench(
+        *("run", "--workload", "single", "--repeats", 1, "--arm", "lru", "--arm", "kvflow"),
+        *("--agents", 2, "--fixed-tokens", 20, "--rounds", 1, "--json", path),
+        *("--server", gone, "--server", f"kvflow={url}"),
+    )
+    assert result.exit_code == 1, result.output
+    (session,) = json.loads(path.read_text())["sessions"]
+    assert ["error" in run for run in session["runs"]] == [True, False]
