@@ -36,7 +36,7 @@ _MOST_CALLS = 65_536
 
 def note_origin(request: Any, headers: Mapping[str, str], body: object) -> None:
     """Let a request carry what its client's headers and body say of its session and scope."""
-    params = request.sampling_params
+    params = getattr(request, "sampling_params", None)
     if not isinstance(params, dict):
         return
     fields = body if isinstance(body, Mapping) else {}

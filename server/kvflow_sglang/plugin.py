@@ -94,20 +94,26 @@ def _prepare_http(server_args: Any) -> None:
 
     self_check.check_names(compat.LAUNCHER_NAMES)
     self_check.check_server(server_args)
-    settings.from_environment()
     compat.hook_custom_types(*messages.ALL)
     compat.add_control_message("kvflow_forecast", messages.ForecastAnswer)
     compat.add_control_message("kvflow_status", messages.StatusAnswer)
     doorman = Doorman(allows_nesting=compat.has_pickle_transport())
-    HookRegistry.register(compat.HTTP_HOOK, partial(_admit, doorman), HookType.BEFORE)
+    admit = partial(_admit, doorman, settings.from_environment().infer)
+    HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
     HookRegistry.apply_hooks()
     self_check.check_hooks(HTTP_HOOKS)
     compat.http_app().include_router(make_router(doorman, [*HTTP_HOOKS, *SCHEDULER_HOOKS]))
 
 
-def _admit(doorman: Any, manager: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+def _admit(
+    doorman: Any, infers: bool, manager: Any, obj: Any, request: Any = None, **kwargs: Any
+) -> None:
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
-    doorman.admit(request)
+    from kvflow_sglang.inferred import note_origin
+
+    doorman.admit(obj)
+    if infers and request is not None:
+        note_origin(obj, getattr(request, "headers", {}), compat.json_body(request))
 
 
 def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:

@@ -122,6 +122,78 @@ def test_agents_in_turn_find_what_belady_would_have_kept(client: Client) -> None
     assert len({answer.text for answer in told}) > AGENTS
 
 
+def test_teams_that_tell_nothing_but_their_prompts_find_more_than_recency_keeps(
+    client: Client, sdk: openai.OpenAI
+) -> None:
+    """Two teams of four take turns, in a pool for five prompts; each quotes what was said last."""
+    client.flush()
+    cached: list[int] = []
+    said = ["", ""]
+    before = client.counts()
+    for call in range(2 * 4 * 6):
+        team, agent = call % 2, call // 2 % 4
+        system = prompt_of(4 * team + agent, 0)[:PREFIX_TOKENS]
+        answer = sdk.chat.completions.create(
+            model="tiny",
+            messages=[
+                {"role": "system", "content": system},
+                {"role": "user", "content": f"{call * 7919 % 1009:03d} {said[team]}"},
+            ],
+            max_tokens=12,
+            temperature=0,
+        )
+        said[team] = str(answer.choices[0].message.content)
+        assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens or 0)
+    counts = client.counts()
+    client.flush()  # no forecast of these teams stands any more
+    assert counts["inferred_calls"] > before["inferred_calls"]
+    assert counts["inferred_errors"] == 0
+    assert counts["inferred_agents"] >= 8
+    # By recency no system prompt would be found again: seven others have come in between.
+    late = cached[len(cached) // 2 :]
+    assert sum(tokens >= PREFIX_TOKENS for tokens in late) >= len(late) // 4
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"extra_headers": {"X-Session-ID": "s1"}},
+        {"extra_body": {"session_id": "s2"}},
+        {"extra_headers": {"x-smg-routing-key": "s3"}},
+    ],
+)
+def test_what_clients_name_a_session_is_a_workflow(
+    client: Client, sdk: openai.OpenAI, named: dict[str, Any]
+) -> None:
+    before = client.counted("inferred_workflows")
+    for text in ("one thing", "another thing"):
+        messages: list[Any] = [{"role": "user", "content": text}]
+        sdk.chat.completions.create(model="tiny", messages=messages, max_tokens=4, **named)
+    assert client.counted("inferred_workflows") == before + 1
+
+
+@pytest.mark.parametrize("name", ["user", "prompt_cache_key"])
+def test_what_clients_name_otherwise_keeps_histories_apart(
+    client: Client, sdk: openai.OpenAI, name: str
+) -> None:
+    def chat(messages: list[Any], value: str) -> str:
+        body = {name: value}
+        said = sdk.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=4, temperature=0, extra_body=body
+        )
+        return str(said.choices[0].message.content)
+
+    first = {"role": "user", "content": f"{name}: " + "what is there to say? " * 4}
+    before = client.counted("inferred_workflows")
+    answer = {"role": "assistant", "content": chat([first], "one")}
+    history = [first, answer, {"role": "user", "content": "and then?"}]
+    chat(history, "one")
+    assert client.counted("inferred_workflows") == before + 1
+    chat(history, "another")
+    assert client.counted("inferred_workflows") == before + 2
+
+
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_the_api_key_guards_the_endpoints(client: Client, key: str | None) -> None:
     stranger = Client(client.base_url, key)
@@ -150,6 +222,12 @@ def test_a_forecast_needs_no_request_and_done_frees_what_it_protects(client: Cli
     assert client.forecast(newer).body == {"outcome": "ended"}
     counts = client.counts()
     assert (counts["workflows"], counts["expected_device_tokens"]) == (0, 0)
+
+
+def of_hints(counts: dict[str, int]) -> dict[str, int]:
+    """The counts that requests without a hint leave alone."""
+    others = ("device_leaves", "inferred_")
+    return {name: count for name, count in counts.items() if not name.startswith(others)}
 
 
 GOOD = encode_body(Hint("bad", Forecast(0, {"a": 1}), agent="a"))
@@ -209,7 +287,7 @@ def test_a_malformed_forecast_is_refused_with_its_reason(
     assert reply.body["error"]["message"]
     assert client.refused() == refused + Counter({reason: 1})
     assert client.complete("hello").text
-    assert {**client.counts(), "device_leaves": 0} == {**counts, "device_leaves": 0}
+    assert of_hints(client.counts()) == of_hints(counts)
 
 
 # The same hints on a request; NaN and surrogates SGLang refuses itself, as no JSON.
@@ -239,8 +317,7 @@ def test_a_malformed_hint_costs_its_request_nothing(
     assert bodies[path](params).status == 200
     assert client.refused() == refused + Counter({reason: 1})
     assert bodies[path](None).status == 200
-    after = client.counts()
-    assert {**counts, "device_leaves": 0} == {**after, "device_leaves": 0}
+    assert of_hints(client.counts()) == of_hints(counts)
 
 
 @pytest.mark.parametrize("params", [5, "kvflow", ["kvflow"], [{"kvflow": 1}], True, {}, None])

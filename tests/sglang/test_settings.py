@@ -40,6 +40,7 @@ def test_the_ends_of_a_range_belong_to_it(share: float) -> None:
         ('{"expected_share": true}', "expected_share must be a number .* not True"),
         ('{"expected_share": null}', "expected_share must be a number .* not None"),
         ('{"lifetime_pools": NaN}', "lifetime_pools must be a number .* not nan"),
+        ('{"infer": 1}', "infer must be true or false, not 1"),
         ('{"lifetime_pools": Infinity}', "lifetime_pools must be a number .* not inf"),
     ],
 )
