@@ -85,7 +85,10 @@ class Observer:
         self._keys = itertools.count(1)
 
     def enter_team(self, team: Team) -> Scope | None:
-        """A team begins to run; None if nobody wants to know."""
+        """A team begins to run; None if nobody wants to know, or if it runs already."""
+        running = self._scopes.get(internals.id_of(team))
+        if running is not None and not running.is_over:
+            return None
         here = self.place()
         scope = self._begin(team) if here is None else self._enter(here, team)
         if scope is not None:

@@ -33,7 +33,13 @@ from autogen_ext.models.openai import OpenAIChatCompletionClient
 from tests.fake_openai import FakeOpenAI, ToolCall
 
 Team = Any
-Client = OpenAIChatCompletionClient
+
+
+class Client(OpenAIChatCompletionClient):
+    """A model whose agents take its answers whole, or bit by bit."""
+
+    streams = False
+
 
 MODEL_INFO = ModelInfo(
     vision=False,
@@ -48,7 +54,7 @@ MAGENTIC = "MagenticOneOrchestrator"
 
 
 def client(server: FakeOpenAI, **options: Any) -> Client:
-    return OpenAIChatCompletionClient(
+    return Client(
         model="fake",
         base_url=server.base_url,
         api_key="key",
@@ -64,7 +70,14 @@ def mark(name: str) -> str:
 
 
 def agent(model: Client, name: str, **options: Any) -> AssistantAgent:
-    return AssistantAgent(name, model, system_message=mark(name), description=name, **options)
+    return AssistantAgent(
+        name,
+        model,
+        system_message=mark(name),
+        description=name,
+        model_client_stream=model.streams,
+        **options,
+    )
 
 
 def agents(model: Client, *names: str, **options: Any) -> list[Any]:
