@@ -117,7 +117,7 @@ class App:
                 self._learned |= new
                 graph = self.graph.with_edges(sorted(new))
                 if self._is_open:
-                    found = sorted({target for _, target in new})
+                    found = sorted({target for _, target in new} - graph.passive)
                     graph = graph.including(StepGraph(open_agents=found))
                 self.graph = graph
 

@@ -61,7 +61,9 @@ class Workflow:
     def join(self, scope: str, agent: str, *, run: str = "") -> None:
         """An agent begins: beside what is at work in its scope, else as the scope's next step."""
         state = self._scopes.get((scope, run))
-        if state is not None and state.planned:
+        if state is not None and (at_work := set(state.planned)):
+            # Nobody says beforehand that it will run beside them: next, it is expected after them.
+            self.app.learn(at_work, {self._entry(agent)}, is_start=False)
             self.push(scope, agent, run=run)
         else:
             self.plan(scope, [agent], run=run)

@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from kvflow_agents.adapter import Subscriptions
-from kvflow_agents.app import START, App, start_of
+from kvflow_agents.app import END, START, App, start_of
 from kvflow_agents.apps import MAX_APPS
 from kvflow_agents.carrier import Carrier
 from kvflow_agents.errors import ConfigurationError
@@ -108,7 +108,7 @@ class LoopAdapter:
         """What the workflows of one application share."""
         with self._lock:
             if name not in self._apps:
-                start = StepGraph(passive=[START], open_agents=[START])
+                start = StepGraph(passive=[START, END], open_agents=[START])
                 self._apps[name] = App(start, name=name, is_open=True)
             self._apps.move_to_end(name)
             if len(self._apps) > MAX_APPS:
@@ -170,6 +170,8 @@ class LoopWorkflow:
     ) -> None:
         assert self._run is not None and self._token is not None, "left before it was entered"
         _reset(self._token)
+        if error is None:  # else it could have gone on
+            failsafe(self._run.workflow.plan, "", [END])
         failsafe(adapter.runs.end, self._run, resumable=self._resumable)
         failsafe(adapter.give_back, self._urls)
 

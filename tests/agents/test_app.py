@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from kvflow_agents import App, Join, StepGraph, app
+from kvflow_agents.app import START
 
 
 def edge(source: str, target: str) -> Join:
@@ -139,3 +140,13 @@ def test_threads_that_learn_at_once_lose_nothing() -> None:
     for thread in threads:
         thread.join()
     assert len(team.graph.joins) == 8 * 50
+
+
+def test_an_app_without_structure_learns_agents_that_anyone_may_follow() -> None:
+    app = App(StepGraph(passive=[START], open_agents=[START]), name="loop", is_open=True)
+    app.learn({START}, {"a"}, is_start=True)
+    app.learn({"a"}, {"b"}, is_start=False)
+    app.learn({START}, {"b"}, is_start=True)
+    assert app.name == "loop"
+    assert app.graph.open_agents == {START, "a", "b"}
+    assert {join.target for join in app.graph.joins_from(START)} == {"a", "b"}

@@ -440,3 +440,49 @@ def test_without_servers_a_carrier_cannot_be_made(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ConfigurationError, match="KVFLOW_BASE_URLS"):
         Carrier(lambda: None)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_refused_for_its_hint_is_made_again_without(
+    scene: Scene, status: int, stream: bool
+) -> None:
+    scene.carrier()
+    scene.server.statuses.append(status)
+    answer = scene.chat(stream=stream)
+    assert list(answer) if stream else answer.choices[0].message.content == "ok"
+    scene.chat()
+    assert [request.params is not None for request in scene.server.requests] == [
+        *(True, False),
+        False,  # and from now on without
+    ]
+
+
+async def test_an_async_call_that_is_refused_for_its_hint_is_made_again(scene: Scene) -> None:
+    scene.carrier()
+    scene.server.statuses.append(422)
+    async with openai.AsyncOpenAI(base_url=scene.server.base_url, api_key="key") as client:
+        answer = await client.chat.completions.create(model="m", messages=MESSAGES)
+    assert answer.choices[0].message.content == "ok"
+    assert [request.params is not None for request in scene.server.requests] == [True, False]
+
+
+def test_a_call_that_is_bad_without_a_hint_too_fails_as_ever(scene: Scene) -> None:
+    scene.carrier()
+    scene.server.statuses.extend([400, 400])
+    with pytest.raises(openai.BadRequestError):
+        scene.chat()
+    scene.chat()
+    assert [request.params is not None for request in scene.server.requests] == [
+        *(True, False),
+        True,  # the hint was not to blame
+    ]
+
+
+def test_a_call_without_a_hint_is_not_made_again(scene: Scene) -> None:
+    scene.carrier()
+    scene.caller = lambda: None
+    scene.server.statuses.append(400)
+    with pytest.raises(openai.BadRequestError):
+        scene.chat()
+    assert len(scene.server.requests) == 1

@@ -365,3 +365,33 @@ def test_threads_share_a_workflow_and_every_hint_has_a_seq_of_its_own() -> None:
     assert all(own == sorted(own) for own in seen)
     every = [seq for own in seen for seq in own]
     assert sorted(every) == list(range(101, 101 + 8 * 25 * 2))
+
+
+def test_an_agent_that_nobody_announces_is_the_next_step() -> None:
+    run = workflow(graph(*LINEAR))
+    run.join("", "a")
+    assert run.is_planned("", "a")
+    run.finish("", "a")
+    assert not run.is_planned("", "a")
+    run.join("", "b")
+    assert dict(run.hint("b").forecast.steps) == {"b": 0, "c": 1}
+
+
+def test_an_agent_that_begins_beside_another_joins_its_step() -> None:
+    run = workflow(graph((START, "a"), ("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")))
+    run.join("", "a")
+    run.finish("", "a")
+    run.join("", "b")
+    run.join("", "c")
+    assert dict(run.hint("c").forecast.steps) == {"b": 0, "c": 0, "d": 1}
+
+
+def test_what_leads_to_a_step_leads_to_all_that_joins_it() -> None:
+    run = workflow(graph((START, "a"), ("a", "b")))
+    run.join("", "a")
+    run.finish("", "a")
+    run.join("", "b")
+    run.join("", "c")
+    learned = {(source, join.target) for join in run.app.graph.joins for source in join.sources}
+    # Beside what was at work, too: nobody says beforehand that it will run at once.
+    assert learned == {(START, "a"), ("a", "b"), ("a", "c"), ("b", "c")}
