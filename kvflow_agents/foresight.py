@@ -62,6 +62,8 @@ class _AppAgent:
     namespace: Namespace
     history: PrefixHistory = field(default_factory=PrefixHistory)
     runs: int = 0
+    grows: bool = False
+    """Whether it has kept a growing history, in the run that has shown it last."""
 
 
 class Foresight(Generic[N]):
@@ -210,7 +212,8 @@ class Foresight(Generic[N]):
         for name in workflow.forecast.steps.keys() - workflow.agents.keys():
             shown = known.get(name)
             if shown is not None and shown.runs > 1:
-                agent = _Agent[N](PrefixHistory(like=shown.history.tokens))
+                history = PrefixHistory(like=shown.history.tokens, grows=shown.grows)
+                agent = _Agent[N](history)
                 agent.history.prefix_tokens = shown.history.prefix_tokens
                 workflow.agents[name] = agent
                 self._remembered_agents += 1
@@ -220,8 +223,8 @@ class Foresight(Generic[N]):
     def _learn_for_app(
         self, workflow: _Workflow[N], name: str, prompt: Tokens, namespace: Namespace
     ) -> None:
-        is_first = workflow.agents[name].history.prompts == 1
-        if workflow.app is None or not is_first:
+        own = workflow.agents[name].history
+        if workflow.app is None or own.prompts > 2:
             return
         known = self._apps.setdefault(workflow.app, {})
         self._apps.move_to_end(workflow.app)
@@ -229,6 +232,9 @@ class Foresight(Generic[N]):
         if shown is None:
             shown = known[name] = _AppAgent(namespace)
             self._remembered_agents += 1
+        if own.prompts == 2:
+            shown.grows = own.grows
+            return
         if shown.namespace != namespace:
             return
         self._remembered_tokens -= shown.history.tokens_kept

@@ -66,8 +66,8 @@ class Inference:
     @property
     def remembered(self) -> int:
         """How much is remembered in all: chunks, answers' windows, ends, workflows, agents."""
-        parts = (self._prompts, self._ends, self._answers, self._workflows)
-        return sum(map(len, parts)) + self.agents
+        of_prompts = len(self._prompts) + len(self._ends) + len(self._answers)
+        return of_prompts + self.workflows + self.agents
 
     def arrived(self, prompt: Tokens, origin: Origin = _ANYBODY) -> Call:
         """A request without a hint has arrived."""

@@ -6,9 +6,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-# A workflow is silent after so many requests of others, or so many for each workflow that goes on.
-_FEWEST_OTHERS = 64
-_OTHERS_PER_WORKFLOW = 8
+# A workflow is silent after so many requests, or so many times what usually lies between two of a
+# workflow's calls.
+_LEAST_PATIENCE = 64
+_PATIENCE_GAPS = 8
+_MEMORY_GAPS = 32
 MAX_RUNNING = 64
 
 
@@ -32,7 +34,6 @@ class Workflow:
     origin: Origin
     heard_at: int = 0
     """How many requests had been heard at its last one."""
-    calls: int = 0
     app: str | None = None
     """The first of its agents that was known."""
     running: list[str] = field(default_factory=list)
@@ -48,11 +49,6 @@ class Workflow:
     def open_end(self) -> str | None:
         """The agent that called last, if nothing has come after its call."""
         return None if self.is_followed else self.last
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether there has been more than one call."""
-        return self.calls > 1
 
     def starts(self, agent: str | None) -> None:
         """An agent (None: nobody known) calls."""
@@ -78,7 +74,7 @@ class Workflows:
         self._live: OrderedDict[int, Workflow] = OrderedDict()
         self._silent: OrderedDict[int, Workflow] = OrderedDict()
         self._of_session: dict[Origin, int] = {}
-        self._going_on = 0
+        self._mean_gap = 0.0
         self._made = 0
         self._heard = 0
 
@@ -108,40 +104,34 @@ class Workflows:
     def call(self, workflow: Workflow) -> None:
         """A workflow has sent a request."""
         self._heard += 1
-        self._renew(workflow, calls=1)
+        if self.find(workflow.number) is not None:
+            gap = self._heard - workflow.heard_at
+            self._mean_gap += (gap - self._mean_gap) / _MEMORY_GAPS
+        self.answer(workflow)
 
     def answer(self, workflow: Workflow) -> None:
         """A workflow's request has been answered, perhaps after long."""
-        self._renew(workflow, calls=0)
-
-    def _renew(self, workflow: Workflow, *, calls: int) -> None:
-        if self._live.pop(workflow.number, None) is not None:
-            self._going_on -= workflow.goes_on
+        self._live.pop(workflow.number, None)
         self._silent.pop(workflow.number, None)
-        workflow.calls += calls
         workflow.heard_at = self._heard
         self._live[workflow.number] = workflow
-        self._going_on += workflow.goes_on
 
     def fall_silent(self) -> Iterator[Workflow]:
         """The workflows that have become silent since the last look."""
-        patience = max(_FEWEST_OTHERS, _OTHERS_PER_WORKFLOW * self._going_on)
+        patience = max(_LEAST_PATIENCE, _PATIENCE_GAPS * self._mean_gap)
         while self._live:
             workflow = next(iter(self._live.values()))
             if self._heard - workflow.heard_at <= patience:
                 break
             del self._live[workflow.number]
             self._silent[workflow.number] = workflow
-            self._going_on -= workflow.goes_on
             workflow.running.clear()
             yield workflow
 
     def forget_excess(self) -> Iterator[Workflow]:
         """The workflows that are no longer remembered, from now on."""
         while len(self) > self._most:
-            is_live = not self._silent
-            _, workflow = (self._live if is_live else self._silent).popitem(last=False)
-            self._going_on -= is_live and workflow.goes_on
+            _, workflow = (self._silent or self._live).popitem(last=False)
             if workflow.origin.session is not None:
                 self._of_session.pop(workflow.origin, None)
             yield workflow

@@ -42,20 +42,25 @@ class PrefixHistory:
     The prefix is the longest common prefix of the last two prompts. If the last prompt came back
     whole, the agent keeps a growing history, and its prefix is everything it has said and heard.
     Until there are two prompts, `like` (another run's prompts of the same agent) or else the
-    whole prompt stands in.
+    whole prompt stands in; the whole prompt also if the agent `grows` in other runs.
     """
 
-    def __init__(self, like: Tokens | None = None) -> None:
+    def __init__(self, like: Tokens | None = None, *, grows: bool = False) -> None:
         self.tokens: Tokens | None = like
         self.prefix_tokens = 0
         self.prompts = 0
         self._last_prompt_tokens: int | None = None
-        self._grows = False
+        self._grows = grows
 
     @property
     def tokens_kept(self) -> int:
         """How many tokens this history keeps."""
         return 0 if self.tokens is None else len(self.tokens)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the agent keeps a growing history, as far as it is known."""
+        return self._grows
 
     def see_prompt(self, prompt: Tokens) -> None:
         """The agent sent a prompt."""
@@ -64,7 +69,8 @@ class PrefixHistory:
         else:
             shared = common_prefix_tokens(self.tokens, prompt)
         last = self._last_prompt_tokens
-        self._grows = last is not None and shared >= last
+        if last is not None:
+            self._grows = shared >= last
         self.prefix_tokens = len(prompt) if self._grows else shared
         self.prompts += 1
         self.tokens = prompt

@@ -295,6 +295,17 @@ def test_agents_yet_to_call_are_expected_like_those_of_other_runs() -> None:
     assert server.standing("You write. Do ") == ORDINARY
 
 
+def test_the_first_prompt_of_an_agent_that_grows_in_other_runs_is_kept_whole() -> None:
+    server = Server()
+    for run in ("one", "two"):
+        server.hear(run, 0, {"writer": 0}, app="app")
+        server.call(run, "writer", f"You write. {run}?", "!")
+        server.call(run, "writer", f"You write. {run}?! More.", "!")
+    server.hear("three", 0, {"writer": 1}, app="app")
+    server.call("three", "writer", "You write. three?", "!")
+    assert server.standing("You write. three?!") == expected(1)
+
+
 def test_a_prefix_of_the_app_is_claimed_even_before_the_tree_has_it_again() -> None:
     server = Server()
     run_of_app(server, "one", "A")
