@@ -39,6 +39,7 @@ GRAPH = StepGraph(agents=AGENTS).with_edges(
         ("reviewer", "planner"),
     ]
 )
+CHAT = StepGraph(agents=AGENTS[:1]).with_edges([(AGENTS[0], AGENTS[0])])
 TEMPLATE_HEAD = list(range(12))
 
 
@@ -71,13 +72,16 @@ class Workload:
     """How many different ones there are; None: one for each workflow."""
     sessions: bool = False
     """Whether requests carry a session id."""
+    chats: bool = False
+    """Whether a workflow is one agent that is asked up to twelve times."""
     pool_share: float = 0.5
     """The pool, of what the prompts of all concurrent agents take."""
 
     @property
     def pool_tokens(self) -> int:
-        agents = CONCURRENT * len(AGENTS)
-        systems = agents if self.private_prompts else len(AGENTS)
+        each = 1 if self.chats else len(AGENTS)
+        agents = CONCURRENT * each
+        systems = agents if self.private_prompts else each
         history = self.rounds * (self.answer_tokens + self.quoted_tokens + 8) if self.grows else 60
         fixed = self.common_tokens + systems * self.system_tokens
         return int(self.pool_share * (fixed + agents * (self.document_tokens + history)))
@@ -90,6 +94,7 @@ WORKLOADS = (
     Workload("common head", common_tokens=300),
     Workload("growing histories", grows=True, rounds=6),
     Workload("with one-off prompts", one_offs=0.5),
+    Workload("chats", grows=True, chats=True, workflows=200, one_offs=0.2),
     Workload("answers that begin alike", phrase_tokens=6),
     Workload("six documents for all", documents=6),
     Workload("nothing repeated", repeats_answers=False),
@@ -171,6 +176,8 @@ class Traffic:
             said = answer if self.workload.repeats_answers else self.tokens(40)
 
     def roles(self) -> list[str]:
+        if self.workload.chats:
+            return ["planner"] * self.random.randint(1, 12)
         roles = []
         for _ in range(self.workload.rounds):
             roles += ["planner", "coder", "tester"]
@@ -191,14 +198,14 @@ def stock(calls: Sequence[ModelCall], pool_tokens: int) -> int:
     return sum(cache.run(call.prompt, call.answer) for call in calls)
 
 
-def hinted(calls: Sequence[ModelCall], pool_tokens: int) -> int:
+def hinted(calls: Sequence[ModelCall], pool_tokens: int, graph: StepGraph) -> int:
     """Cached tokens where each call has an adapter's hint."""
     cache = StandaloneCache("kvflow", pool_tokens=pool_tokens)
     cached_tokens = 0
     for seq, call in enumerate(calls):
         hint = None
         if call.role is not None:
-            steps = GRAPH.outlook([call.role], finished=[call.role]).steps
+            steps = graph.outlook([call.role], finished=[call.role]).steps
             hint = Hint(f"w{call.workflow}", Forecast(seq, steps), agent=call.role, app="team")
         cached_tokens += cache.run(call.prompt, call.answer, hint=hint)
         if call.is_last:
@@ -221,6 +228,17 @@ class Inferred:
     false_callers: int = 0
     """One-off prompts for which a forecast was made."""
     mean_us: float = 0.0
+
+    @property
+    def never_mixed(self) -> float | None:
+        """The share of calls whose inferred agent stands for theirs, perhaps one of several."""
+        if not self.agents:
+            return None
+        counts: dict[str, Counter[str]] = {}
+        for agent, inferred in self.agents:
+            if inferred is not None:
+                counts.setdefault(inferred, Counter())[agent] += 1
+        return sum(max(each.values()) for each in counts.values()) / len(self.agents)
 
     @property
     def told_apart(self) -> float | None:
@@ -346,12 +364,13 @@ def measure(workload: Workload, seed: int) -> dict[str, Any]:
         "prompt_tokens": sum(len(call.prompt) for call in calls),
         "first_calls_of_agents": found.first_calls,
         "agents_told_apart": found.told_apart,
+        "agents_not_mixed": found.never_mixed,
         "calls_with_forecast": found.callers / len(calls),
         "forecasts_of_one_offs": found.false_callers,
         "next_agent_right": found.right_forecasts / found.forecasts if found.forecasts else None,
         "stock": stock(calls, pool_tokens),
         "inferred": found.cached_tokens,
-        "hinted": hinted(calls, pool_tokens),
+        "hinted": hinted(calls, pool_tokens, CHAT if workload.chats else GRAPH),
         "optimum": optimum(calls, pool_tokens),
         "arrival_mean_us": round(found.mean_us, 1),
     }
@@ -377,11 +396,26 @@ def main(
 
 def _print(results: list[dict[str, Any]]) -> None:
     table = Table("workload", "seed", title=f"{CONCURRENT} workflows at once")
-    names = ("calls", "agents", "forecast", "next right", "stock", "inferred", "hinted", "optimum")
+    names = (
+        "calls",
+        "agents",
+        "unmixed",
+        "forecast",
+        "next",
+        "stock",
+        "inferred",
+        "hinted",
+        "optimum",
+    )
     for name in (*names, "of gain", "µs"):
         table.add_column(name, justify="right")
     for each in results:
-        shares = ("agents_told_apart", "calls_with_forecast", "next_agent_right")
+        shares = (
+            "agents_told_apart",
+            "agents_not_mixed",
+            "calls_with_forecast",
+            "next_agent_right",
+        )
         tokens = ("stock", "inferred", "hinted", "optimum")
         table.add_row(
             each["workload"],

@@ -183,6 +183,28 @@ def _run_given_server(demo: Demo, base_url: str, api_key: str) -> None:
         demo.run_on(endpoint, policy, host_tier, info["max_total_num_tokens"])
 
 
+def compare_policies(
+    scale: Scale,
+    model: str,
+    json_file: Path | None,
+    *,
+    base_url: str | None = None,
+    api_key: str = "none",
+) -> None:
+    """Run a scale's workloads under both policies and report; on own servers or a given one."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # the table does not fit the 80 that rich assumes of a file
+    demo = Demo(scale, console)
+    with demo.progress:
+        if base_url is not None:
+            _run_given_server(demo, base_url, api_key)
+        else:
+            folder = MODELS / model if model in ("smollm2", "tiny") else Path(model)
+            _run_own_servers(demo, folder)
+    demo.report(json_file)
+
+
 def command(scale_of: Callable[[str], Scale], description: str) -> Callable[..., None]:
     """A demo's command line; `scale_of` says what it runs for which model."""
 
@@ -199,17 +221,7 @@ def command(scale_of: Callable[[str], Scale], description: str) -> Callable[...,
         ] = "none",
         json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
     ) -> None:
-        console = Console()
-        if not console.is_terminal:
-            console.width = 120  # the table does not fit the 80 that rich assumes of a file
-        demo = Demo(scale_of(model), console)
-        with demo.progress:
-            if base_url is not None:
-                _run_given_server(demo, base_url, api_key)
-            else:
-                folder = MODELS / model if model in ("smollm2", "tiny") else Path(model)
-                _run_own_servers(demo, folder)
-        demo.report(json_file)
+        compare_policies(scale_of(model), model, json_file, base_url=base_url, api_key=api_key)
 
     main.__doc__ = description
     return main
