@@ -159,6 +159,9 @@ def read_answer(pieces: Sequence[bytes], *, first_token_s: float, latency_s: flo
     if "meta_info" not in last:
         raise ServerCallError(f"/generate: {last.get('error', last)}")
     meta = last["meta_info"]
+    finish = meta.get("finish_reason") or {}
+    if finish.get("type") == "abort":
+        raise ServerCallError(f"/generate was aborted: {finish.get('message')}")
     output = last["output_ids"]
     if len(output) < meta["completion_tokens"]:
         # A server with `--incremental-streaming-output`.

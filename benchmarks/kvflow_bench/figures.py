@@ -14,6 +14,7 @@ CEILING = "ceiling"
 STOCK = "hicache"
 
 Figures = dict[str, float | None]
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -105,20 +106,33 @@ class Comparison:
     def different_outputs(self, arm: str, base: str) -> tuple[int, int] | None:
         """How many answers of an arm differ from another's in the same repeat, and of how many.
 
-        None if they share no repeat.
+        None for the arm itself, and if they share no repeat.
         """
-        pairs = [tuple(run["calls"]["output_hash"] for run in p) for p in self._pairs(arm, base)]
-        if not pairs:
-            return None
-        return sum(count_different(*pair) for pair in pairs), sum(len(mine) for mine, _ in pairs)
+        return None if arm == base else _different_outputs(self._pairs(arm, base))
 
-    def _pairs(self, arm: str, base: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    def changed_outputs(self, arm: str) -> tuple[int, int] | None:
+        """The same for an arm's later repeats against its first: what differs by itself."""
+        first: dict[Any, Mapping[str, Any]] = {}
+        pairs = [
+            (run, first.setdefault(session, run))
+            for (session, _), run in sorted(self._runs[arm].items())
+        ]
+        return _different_outputs([pair for pair in pairs if pair[0] is not pair[1]])
+
+    def _pairs(self, arm: str, base: str) -> list[Pair]:
         mine, theirs = self._runs[arm], self._runs.get(base, {})
         return [(run, theirs[key]) for key, run in mine.items() if key in theirs]
 
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
+
+
+def _different_outputs(pairs: Sequence[Pair]) -> tuple[int, int] | None:
+    if not pairs:
+        return None
+    hashes = [(run["calls"]["output_hash"], other["calls"]["output_hash"]) for run, other in pairs]
+    return sum(count_different(*each) for each in hashes), sum(len(mine) for mine, _ in hashes)
 
 
 def count_different(mine: Sequence[Any], theirs: Sequence[Any]) -> int:

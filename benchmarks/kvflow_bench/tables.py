@@ -79,16 +79,16 @@ def tokens(name: str, comparison: Comparison) -> Table:
     columns = ["arm", *(title for title, _ in (*TOKENS, *COUNTED))]
     own = _own_counters(comparison)
     short = [name.removeprefix(KVFLOW).removesuffix("_tokens").replace("_", " ") for name in own]
-    table = _table(f"{name}: tokens", [*columns, "GB/s", *short, "answers unlike hicache's"])
+    table = _table(f"{name}: tokens", [*columns, "GB/s", *short, "unlike hicache's", "unlike own"])
     for arm in comparison.arms:
-        different = comparison.different_outputs(arm, STOCK)
         table.add_row(
             arm,
             *(_median(comparison.of(arm, figure), 0) for _, figure in TOKENS),
             *(_median(comparison.counted(arm, counter), 0) for _, counter in COUNTED),
             _median(comparison.of(arm, "load_back_gb_per_s"), 2),
             *(_median(comparison.counted(arm, counter), 0) for counter in own),
-            "-" if different is None else f"{different[0]:,} of {different[1]:,}",
+            _share(comparison.different_outputs(arm, STOCK)),
+            _share(comparison.changed_outputs(arm)),
         )
     return table
 
@@ -113,6 +113,10 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     return table
+
+
+def _share(counts: tuple[int, int] | None) -> str:
+    return "-" if counts is None else f"{counts[0]:,} of {counts[1]:,}"
 
 
 def _percentiles(comparison: Comparison, arm: str, figure: str) -> str:

@@ -14,7 +14,7 @@ from kvflow_bench.arms import SERVERS
 from kvflow_bench.cli import app
 from kvflow_bench.fleet import Fleet, Launch
 
-AGENTS = 4
+AGENTS = 12
 FIXED_TOKENS = 100
 ROUNDS = 2
 SIZES = {
@@ -24,8 +24,8 @@ SIZES = {
     "--output-tokens": 3,
     "--rounds": ROUNDS,
 }
-# Room for two of four prefixes, and for a call.
-POOL_TOKENS = 250
+# Room for eight of twelve prefixes, and for four calls of the race at once.
+POOL_TOKENS = 900
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_every_counted_call_of_every_run_is_in_the_document(results: Path, url: 
 def test_a_report_and_plots_are_made_of_it(results: Path, tmp_path: Path) -> None:
     report = bench("report", results)
     assert report.exit_code == 0, report.output
-    assert "single: time" in report.output and "0 of 16" not in report.output
+    assert "single: time" in report.output and "0 of 24" in report.output
     drawn = bench("plot", results, "--out", tmp_path)
     assert drawn.exit_code == 0, drawn.output
     names = {path.name for path in tmp_path.iterdir()}

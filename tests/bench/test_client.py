@@ -63,3 +63,6 @@ def test_a_stream_without_an_answer_is_an_error() -> None:
     refused = b'data: {"error": {"message": "too long"}}'
     with pytest.raises(ServerCallError, match="too long"):
         read_answer([refused, END], first_token_s=0.0, latency_s=0.0)
+    aborted = event([], finish_reason={"type": "abort", "message": "no room"})
+    with pytest.raises(ServerCallError, match="no room"):
+        read_answer([aborted, END], first_token_s=0.0, latency_s=0.0)

@@ -91,6 +91,10 @@ def test_different_outputs_are_counted() -> None:
     runs = [run("hicache", 0, 1), run("hicache", 1, 1), run("kvflow", 0, 1)]
     comparison = Comparison([*runs, run("kvflow", 1, 1, calls=other)])
     assert comparison.different_outputs("kvflow", "hicache") == (1, 4)
+    assert comparison.different_outputs("hicache", "hicache") is None
+    assert comparison.changed_outputs("kvflow") == (1, 2)
+    assert comparison.changed_outputs("hicache") == (0, 2)
+    assert Comparison(runs[:1]).changed_outputs("hicache") is None
     assert count_different(["a", "b", "c"], ["a", "x"]) == 2
 
 
