@@ -14,6 +14,7 @@ from kvflow_bench.arms import Arm, Hints, in_turn
 from kvflow_bench.client import Client
 from kvflow_bench.counters import load_back_gb_per_s
 from kvflow_bench.figures import figures_of
+from kvflow_bench.fleet import Fleet
 from kvflow_bench.workloads import Workload
 
 # What primes a server shares no prompt with what is measured.
@@ -27,17 +28,13 @@ async def compare(
     *,
     repeats: int,
     on_run: Callable[[dict[str, Any]], None],
-    api_key: str | None = None,
 ) -> None:
     """Run everything, and hand each finished run over as it will stand in the document.
 
     A run that fails is handed over with its `error`; the others go on.
     """
     async with AsyncExitStack() as stack:
-        clients = {
-            name: await stack.enter_async_context(Client(url, api_key))
-            for name, url in urls.items()
-        }
+        clients = {name: await stack.enter_async_context(Client(url)) for name, url in urls.items()}
         for workload in workloads:
             primed: set[str] = set()
             for repeat in range(repeats):
@@ -63,15 +60,18 @@ async def prime(client: Client, workload: Workload) -> None:
     await protocol.run(client, other, Hints.NONE, name="priming")
 
 
-async def settings(urls: Mapping[str, str], api_key: str | None = None) -> dict[str, Any]:
-    """What each server says of its own settings."""
+async def servers_of(fleet: Fleet) -> dict[str, Any]:
+    """How each server was started, and what it says of its own settings."""
     found: dict[str, Any] = {}
-    for name, url in urls.items():
-        async with Client(url, api_key) as client:
+    for name, url in fleet.urls.items():
+        found[name] = {"command": fleet.commands.get(name), "url": url}
+        async with Client(url) as client:
             try:
-                found[name] = document.settings_of(await client.server_info())
+                info = await client.server_info()
             except KVFlowError as error:
-                found[name] = {"error": str(error)}
+                found[name]["error"] = str(error)
+            else:
+                found[name]["settings"] = document.settings_of(info)
     return found
 
 

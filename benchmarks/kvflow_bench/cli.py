@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from kvflow_agents.errors import ConfigurationError, KVFlowError
-
-if TYPE_CHECKING:
-    from kvflow_bench.fleet import Fleet, Launch
 
 PASS_THROUGH = {
     "allow_extra_args": True,
@@ -65,6 +61,10 @@ def run_command(
     json_file: Json = None,
     logs: Logs = None,
     start_together: Together = False,
+    one_at_a_time: Annotated[
+        bool,
+        typer.Option("--one-at-a-time", help="Stop each server before the next one starts."),
+    ] = False,
     pool_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     ceiling_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     slow_link: Annotated[
@@ -86,9 +86,8 @@ def run_command(
     Arms: lru, hicache, kvflow, kvflow-unhinted, kvflow-wrong, kvflow-noprefetch, kvflow-device,
     ceiling (docs/benchmarks.md).
     """
-    from kvflow_bench import arms, bench, presets, tables
+    from kvflow_bench import arms, bench, document, options, presets, tables
     from kvflow_bench import slow_link as link
-    from kvflow_bench.document import Document
     from kvflow_bench.fleet import Fleet
 
     sizes = {
@@ -107,7 +106,7 @@ def run_command(
         chosen = presets.named(preset)
         workloads = presets.select(chosen, workload or [], changes)
         sides = arms.chosen(arm or DEFAULT_ARMS)
-        launch = _launch(
+        launch = options.make_launch(
             model,
             engine,
             logs,
@@ -120,21 +119,29 @@ def run_command(
         if slow_link is not None:
             load_tokens = max(each.parameters.fixed_tokens for each in workloads)
             launch = link.slowed(launch, slow_link, load_tokens)
+        command = shlex.join(["kvflow", *sys.argv[1:]])
+        results = document.Document(json_file, document.new_session(command))
+        failed = 0
+
+        def on_run(run: dict[str, Any]) -> None:
+            nonlocal failed
+            failed += "error" in run
+            results.add(run)
+            typer.echo(tables.line(run))
+
         kinds = arms.servers_of(sides)
-        with Fleet(kinds, _addresses(server), launch, start_together=start_together) as fleet:
-            results = Document(json_file, _session(fleet))
-            failed = 0
-
-            def on_run(run: dict[str, Any]) -> None:
-                nonlocal failed
-                failed += "error" in run
-                results.add(run)
-                typer.echo(tables.line(run))
-
-            comparison = bench.compare(
-                workloads, sides, fleet.urls, repeats=repeats or chosen.repeats, on_run=on_run
-            )
-            asyncio.run(comparison)
+        given = options.addresses(server)
+        for group in [[kind] for kind in kinds] if one_at_a_time else [kinds]:
+            with Fleet(group, given, launch, start_together=start_together) as fleet:
+                results.add_servers(asyncio.run(bench.servers_of(fleet)))
+                comparison = bench.compare(
+                    workloads,
+                    [side for side in sides if side.server in fleet.urls],
+                    fleet.urls,
+                    repeats=repeats or chosen.repeats,
+                    on_run=on_run,
+                )
+                asyncio.run(comparison)
     tables.show([results.session])
     raise typer.Exit(1 if failed else 0)
 
@@ -159,13 +166,13 @@ def race_command(
 
     Ends with 1 if any differs, or if nothing was loaded ahead.
     """
-    from kvflow_bench import presets, race
+    from kvflow_bench import options, presets, race
     from kvflow_bench.fleet import Fleet
 
     with _errors_of("race"):
         chosen = presets.named(preset, presets.RACES)
         workload = presets.with_requests(chosen.workloads[0], requests)
-        launch = _launch(
+        launch = options.make_launch(
             model,
             engine,
             logs,
@@ -176,7 +183,8 @@ def race_command(
             host_flags=chosen.host_flags,
         )
         kinds = [race.PREFETCHING, race.REFERENCE]
-        with Fleet(kinds, _addresses(server), launch, start_together=start_together) as fleet:
+        given = options.addresses(server)
+        with Fleet(kinds, given, launch, start_together=start_together) as fleet:
             tested, reference = (fleet.urls[kind.name] for kind in kinds)
             verdict = asyncio.run(race.race(tested, reference, workload, twice=twice))
     typer.echo(
@@ -235,72 +243,6 @@ def shape_command(
     with _errors_of("shape"):
         made = model.make(folder, shape.write)
     typer.echo(f"{folder}: {'made' if made else 'already there'}")
-
-
-def _session(fleet: Fleet) -> dict[str, Any]:
-    """What a document says of one command, but for its runs."""
-    from kvflow_bench import bench, document
-
-    settings = asyncio.run(bench.settings(fleet.urls))
-    return {
-        "command": shlex.join(["kvflow", *sys.argv[1:]]),
-        "started_at": document.now(),
-        "environment": document.environment(),
-        "servers": {
-            name: {"command": fleet.commands.get(name), "url": url, "settings": settings[name]}
-            for name, url in fleet.urls.items()
-        },
-    }
-
-
-def _launch(
-    model: str | None,
-    engine: str | None,
-    logs: Path | None,
-    config: str | None,
-    flags: Sequence[str],
-    **sizes: Any,
-) -> Launch:
-    from kvflow_bench import fleet
-    from kvflow_sglang import serve
-
-    folder = logs or fleet.new_log_folder()
-    runs_on = serve.Engine(engine) if engine else serve.detect_engine()
-    if model is None:
-        model = str(_make_tiny_model(folder)) if runs_on is serve.Engine.CPU else ""
-    return fleet.Launch(
-        model=model,
-        engine=runs_on.value,
-        log_folder=folder,
-        flags=flags,
-        config=_json_object(config),
-        **sizes,
-    )
-
-
-def _make_tiny_model(folder: Path) -> Path:
-    from kvflow_sglang import model, tiny_model
-
-    model.make(folder / "tiny", tiny_model.write)
-    return folder / "tiny"
-
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        raise ConfigurationError(f"--kvflow-config is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"--kvflow-config must be a JSON object, not {text}")
-    return value
-
-
-def _addresses(given: Sequence[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given or ()]
-    for name, equals, url in pairs:
-        if not equals or not url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"--server takes NAME=URL, not {name}{equals}{url}")
-    return {name: url for name, _, url in pairs}
 
 
 @contextmanager

@@ -44,13 +44,17 @@ class Document:
         """Raises `ConfigurationError` if `path` holds something else."""
         self._path = path
         self._sessions = load([path]) if path is not None and path.exists() else []
-        self._session: dict[str, Any] = {**session, "runs": []}
+        self._session: dict[str, Any] = {**session, "servers": {}, "runs": []}
         self._sessions.append(self._session)
 
     @property
     def session(self) -> Mapping[str, Any]:
         """What this command has added."""
         return self._session
+
+    def add_servers(self, servers: Mapping[str, Any]) -> None:
+        """Say which servers the runs that follow come from; written with the next run."""
+        self._session["servers"] |= servers
 
     def add(self, run: Mapping[str, Any]) -> None:
         """Add a finished run and write the document, all or nothing."""
@@ -85,6 +89,11 @@ def runs_of(sessions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for number, session in enumerate(sessions)
         for run in session["runs"]
     ]
+
+
+def new_session(command: str) -> dict[str, Any]:
+    """What a document says of one command, before there are servers and runs."""
+    return {"command": command, "started_at": now(), "environment": environment()}
 
 
 def environment() -> dict[str, Any]:

@@ -107,6 +107,7 @@ def tokens_by_source(workloads: Mapping[str, Comparison]) -> Figure:
         axes.barh(range(len(rows)), widths, left=left, color=colour, label=label)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(rows)), [f"{name}: {arm}" for name, arm in rows])
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of prompt tokens")

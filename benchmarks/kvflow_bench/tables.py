@@ -17,7 +17,7 @@ PERCENTILES = ("p50", "p95", "p99")
 TOKENS = (("prompt", "prompt_tokens"), ("device", "device_tokens"), ("host", "host_tokens"))
 COUNTED = (("evicted", "evicted_tokens_total"), ("loaded back", "load_back_tokens_total"))
 # Where nobody sees the edge of a terminal.
-PIPE_COLUMNS = 200
+PIPE_COLUMNS = 220
 
 
 def line(run: Mapping[str, Any]) -> str:

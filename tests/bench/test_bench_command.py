@@ -24,6 +24,7 @@ RUN = ["run", "--engine", "gpu"]
         ([*RUN, "--kvflow-config", "[]"], "must be a JSON object"),
         ([*RUN, "--agents", "0"], "agents must be at least 1"),
         ([*RUN, "--slow-link", "2"], "--slow-link needs"),
+        (["run", "--engine", "tpu"], "--engine is cpu or gpu"),
         (["race", "--engine", "gpu"], "--model is needed to start the servers with, without"),
         (["report", "/nowhere.json"], "holds no results"),
         (["plot", __file__, "--out", "x"], "holds no results"),
