@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -247,8 +248,16 @@ def shape_command(
 
 @contextmanager
 def _errors_of(command: str) -> Iterator[None]:
+    # Ends like an error does, so that no server is left behind.
+    before = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         yield
     except KVFlowError as error:
         typer.echo(f"kvflow bench {command}: {error}", err=True)
         raise typer.Exit(2) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_on_signal(number: int, frame: object) -> None:
+    sys.exit(128 + number)

@@ -91,19 +91,30 @@ class Fleet:
             raise ConfigurationError(f"--model is needed to start the servers {names}")
         self._processes = {kind.name: launch.process(kind) for kind in missing}
         self.commands = {kind.name: launch.command_line(kind) for kind in missing}
-        self._starts_at_once = max(len(missing), 1) if start_together else 1
+        self._starts_together = start_together
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with self._stack:
             for process in self._processes.values():
                 self._stack.callback(process.stop)
-            with ThreadPoolExecutor(self._starts_at_once) as pool:
-                # All of them, or the first error.
-                list(pool.map(ServerProcess.start, self._processes.values()))
+            if self._starts_together:
+                self._start_together()
+            else:
+                for process in self._processes.values():
+                    process.start()
             self.urls |= {name: process.base_url for name, process in self._processes.items()}
             self._stack = self._stack.pop_all()
         return self
+
+    def _start_together(self) -> None:
+        pool = ThreadPoolExecutor(max(len(self._processes), 1))
+        try:
+            # All of them, or the first error.
+            list(pool.map(ServerProcess.start, self._processes.values()))
+        finally:
+            # Who still waits for a server sees it end.
+            pool.shutdown(wait=False)
 
     def __exit__(
         self,
