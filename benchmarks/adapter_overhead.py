@@ -1,8 +1,9 @@
-"""What the LangGraph adapter costs: its own time per model call, its memory over many runs.
+"""What an adapter costs: its own time per model call, its memory over many runs.
 
-    python benchmarks/adapter_overhead.py [--runs 10000] [--json FILE]
+    python benchmarks/adapter_overhead.py [--framework autogen] [--runs 10000] [--json FILE]
 
-A graph of 20 agents in a line calls a model that is answered inside the process. Every moment
+A LangGraph graph of 20 agents in a line, or an AutoGen team of 20 that speak in turn, calls a
+model that is answered inside the process. Every moment
 inside the adapter and the carrier is counted, the forecasts' and the hints' making included;
 what belongs to a call is all of it since the call before.
 """
@@ -10,6 +11,7 @@ what belongs to a call is all of it since the call before.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import json
 import statistics
@@ -20,14 +22,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Protocol, TypedDict
 
 import httpx
 import openai
+from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_core.models import ModelFamily, ModelInfo
+from autogen_ext.models.openai import OpenAIChatCompletionClient
 from langgraph.graph import START, StateGraph
 from rich.console import Console
 from rich.table import Table
 
+import kvflow_autogen
 import kvflow_langgraph
 from kvflow_agents.failsafe import Failsafe
 
@@ -40,7 +47,27 @@ ANSWER = {
     "choices": [
         {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
     ],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
 }
+INFO = ModelInfo(
+    vision=False,
+    function_calling=False,
+    json_output=False,
+    family=ModelFamily.GPT_4O,
+    structured_output=False,
+)
+
+
+class Adapter(Protocol):
+    """What is measured: `kvflow_langgraph` or `kvflow_autogen`."""
+
+    def instrument(self, *, base_urls: list[str]) -> None: ...
+
+    def uninstrument(self) -> None: ...
+
+
+Run = Callable[[], object]
+"""Runs an application once."""
 
 
 class State(TypedDict, total=False):
@@ -82,7 +109,7 @@ class OwnTime:
         Failsafe.__call__ = gate  # type: ignore[method-assign]
 
 
-def make_graph(agents: int, base_url: str, on_request: Callable[[], None]) -> Any:
+def make_graph(agents: int, base_url: str, on_request: Callable[[], None]) -> Run:
     def answer(request: httpx.Request) -> httpx.Response:
         on_request()
         return httpx.Response(200, json=ANSWER)
@@ -104,22 +131,51 @@ def make_graph(agents: int, base_url: str, on_request: Callable[[], None]) -> An
         graph.add_node(name, agent)
     for before, after in zip([START, *names], names, strict=False):
         graph.add_edge(before, after)
-    return graph.compile()
+    app: Any = graph.compile()
+    return lambda: app.invoke({})
 
 
-def measure_time(runs: int, base_url: str) -> dict[str, float]:
+def make_team(agents: int, base_url: str, on_request: Callable[[], None]) -> Run:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        on_request()
+        return httpx.Response(200, json=ANSWER)
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    options: dict[str, Any] = {"http_client": http_client, "model_info": INFO}
+    client = OpenAIChatCompletionClient(model="stub", base_url=base_url, api_key="key", **options)
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        # A new team each time: the history of one that goes on would grow.
+        members: list[Any] = [
+            AssistantAgent(f"agent{number:02}", client) for number in range(agents)
+        ]
+        team = RoundRobinGroupChat(members, max_turns=agents)
+        loop.run_until_complete(team.run(task="hi"))
+
+    return run
+
+
+FRAMEWORKS: dict[str, tuple[Adapter, Callable[[int, str, Callable[[], None]], Run]]] = {
+    "langgraph": (kvflow_langgraph, make_graph),
+    "autogen": (kvflow_autogen, make_team),
+}
+
+
+def measure_time(framework: str, runs: int, base_url: str) -> dict[str, float]:
     own = OwnTime()
-    graph = make_graph(AGENTS, base_url, own.next_call)
-    kvflow_langgraph.instrument(base_urls=[base_url])
+    adapter, make = FRAMEWORKS[framework]
+    run = make(AGENTS, base_url, own.next_call)
+    adapter.instrument(base_urls=[base_url])
     for _ in range(20):
-        graph.invoke({})
+        run()
     own.wall_us.clear()
     own.cpu_us.clear()
     own.start()
     for _ in range(runs):
-        graph.invoke({})
+        run()
     own.stop()
-    kvflow_langgraph.uninstrument()
+    adapter.uninstrument()
     wall = statistics.quantiles(own.wall_us, n=1000)
     cpu = statistics.quantiles(own.cpu_us, n=1000)
     return {
@@ -131,34 +187,36 @@ def measure_time(runs: int, base_url: str) -> dict[str, float]:
     }
 
 
-def measure_run(runs: int, base_url: str) -> dict[str, float]:
+def measure_run(framework: str, runs: int, base_url: str) -> dict[str, float]:
     """Whole runs, with and without in turn, so that both see the same machine."""
-    graph = make_graph(AGENTS, base_url, lambda: None)
+    adapter, make = FRAMEWORKS[framework]
+    run = make(AGENTS, base_url, lambda: None)
     plain_ms, hinted_ms = [], []
     for _ in range(runs):
-        plain_ms.append(_time_ms(lambda: graph.invoke({})))
-        kvflow_langgraph.instrument(base_urls=[base_url])
-        hinted_ms.append(_time_ms(lambda: graph.invoke({})))
-        kvflow_langgraph.uninstrument()
+        plain_ms.append(_time_ms(run))
+        adapter.instrument(base_urls=[base_url])
+        hinted_ms.append(_time_ms(run))
+        adapter.uninstrument()
     return {
         "plain_run_ms": statistics.median(plain_ms),
         "hinted_run_ms": statistics.median(hinted_ms),
     }
 
 
-def measure_memory(runs: int, base_url: str) -> dict[str, float]:
+def measure_memory(framework: str, runs: int, base_url: str) -> dict[str, float]:
     """Memory allocated by our code and still alive, after half of the runs and after all."""
-    graph = make_graph(3, base_url, lambda: None)
-    kvflow_langgraph.instrument(base_urls=[base_url])
-    graph.invoke({})
+    adapter, make = FRAMEWORKS[framework]
+    run = make(3, base_url, lambda: None)
+    adapter.instrument(base_urls=[base_url])
+    run()
     tracemalloc.start()
     alive: list[float] = []
-    for run in range(1, runs + 1):
-        graph.invoke({}, {"configurable": {"thread_id": str(run)}})
-        if run in (runs // 2, runs):
+    for number in range(1, runs + 1):
+        run()
+        if number in (runs // 2, runs):
             alive.append(_ours_kib())
     tracemalloc.stop()
-    kvflow_langgraph.uninstrument()
+    adapter.uninstrument()
     return {"runs": runs, "half_kib": alive[0], "all_kib": alive[1]}
 
 
@@ -195,9 +253,9 @@ def _time_ms(function: Callable[[], object]) -> float:
     return (time.perf_counter() - begin) * 1000
 
 
-def show(result: dict[str, dict[str, float]]) -> None:
+def show(framework: str, result: dict[str, dict[str, float]]) -> None:
     own, run, memory = result["time"], result["run"], result["memory"]
-    table = Table(title=f"LangGraph adapter, {AGENTS} agents in a line")
+    table = Table(title=f"Adapter for {framework}, {AGENTS} agents in a line")
     for heading in ("measure", "value", "target"):
         table.add_column(heading, justify="left" if heading == "measure" else "right")
     for clock in ("wall", "cpu"):
@@ -216,16 +274,17 @@ def show(result: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--framework", choices=FRAMEWORKS, default="langgraph")
     parser.add_argument("--runs", type=int, default=10_000, help="runs of the memory test")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
     options = parser.parse_args()
     with server() as base_url:
         result = {
-            "time": measure_time(200, base_url),
-            "run": measure_run(100, base_url),
-            "memory": measure_memory(options.runs, base_url),
+            "time": measure_time(options.framework, 200, base_url),
+            "run": measure_run(options.framework, 100, base_url),
+            "memory": measure_memory(options.framework, options.runs, base_url),
         }
-    show(result)
+    show(options.framework, result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -38,6 +39,16 @@ class Seams:
     answers: tuple[Seam, ...]
     select: Seam
     publish: Seam
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """What every message is compared with: imported once, when a run needs it."""
+
+    handler_context: Any
+    request: type
+    answers: tuple[type, ...]
+    last_items: tuple[type, ...]
 
 
 def require_autogen() -> None:
@@ -84,12 +95,24 @@ def find_seams() -> Seams:
     )
 
 
-def handler_id() -> HandlerId | None:
-    """The actor whose message handler the code at work runs in."""
+@cache
+def _classes() -> _Classes:
+    from autogen_agentchat.base import Response, TaskResult
+    from autogen_agentchat.teams._group_chat import _events as events
     from autogen_core import MessageHandlerContext
 
+    return _Classes(
+        handler_context=MessageHandlerContext,
+        request=events.GroupChatRequestPublish,
+        answers=(events.GroupChatAgentResponse, events.GroupChatTeamResponse),
+        last_items=(Response, TaskResult),
+    )
+
+
+def handler_id() -> HandlerId | None:
+    """The actor whose message handler the code at work runs in."""
     try:
-        return MessageHandlerContext.agent_id()
+        return _classes().handler_context.agent_id()
     except RuntimeError:
         return None
 
@@ -106,29 +129,23 @@ def name_of(handler: HandlerId) -> str:
 
 def asked_in(message: Any, topic: Any) -> str | None:
     """The participant that a message asks to speak."""
-    from autogen_agentchat.teams._group_chat._events import GroupChatRequestPublish
-
-    if not isinstance(message, GroupChatRequestPublish):
+    if not isinstance(message, _classes().request):
         return None
     return str(topic.type).removesuffix(f"_{topic.source}")
 
 
+def _name_in(message: Any) -> str:
+    return str(message.name)
+
+
 def answered_in(message: Any) -> str | None:
     """The participant whose answer a message is."""
-    from autogen_agentchat.teams._group_chat._events import (
-        GroupChatAgentResponse,
-        GroupChatTeamResponse,
-    )
-
-    is_answer = isinstance(message, (GroupChatAgentResponse, GroupChatTeamResponse))
-    return str(message.name) if is_answer else None
+    return _name_in(message) if isinstance(message, _classes().answers) else None
 
 
 def is_last(item: object) -> bool:
     """Whether nothing follows an item of a run's stream."""
-    from autogen_agentchat.base import Response, TaskResult
-
-    return isinstance(item, (Response, TaskResult))
+    return isinstance(item, _classes().last_items)
 
 
 def is_team(subject: object) -> bool:
@@ -152,7 +169,8 @@ def id_of(team: Team) -> str:
 
 def participants_of(team: Team) -> Sequence[Any]:
     """A team's agents and teams, in their order."""
-    return list(team._participants)
+    participants: Sequence[Any] = team._participants
+    return participants
 
 
 def manager_name_of(team: Team) -> str:

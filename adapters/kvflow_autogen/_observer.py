@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -19,6 +20,8 @@ from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_autogen import _internals as internals
 from kvflow_autogen._internals import Actor, Agent, HandlerId, Team
 from kvflow_autogen._structure import Path, answer_path, structure_of
+
+_agent_name = lru_cache(maxsize=8192)(agent_name)
 
 
 @dataclass(eq=False)
@@ -52,7 +55,7 @@ class Place:
 
     @property
     def agent(self) -> str:
-        return agent_name(self.path)
+        return _agent_name(self.path)
 
 
 class Conversation:
@@ -104,7 +107,7 @@ class Observer:
         if scope is None:
             return None
         path = scope.path if scope.name else (agent.name,)
-        scope.run.workflow.plan(scope.name, [agent_name(path)], run=scope.key)
+        scope.run.workflow.plan(scope.name, [_agent_name(path)], run=scope.key)
         return Place(scope, path, agent, internals.handler_id())
 
     def leave(self, scope: Scope) -> None:
@@ -122,7 +125,7 @@ class Observer:
         """A manager has chosen the speakers of the next turn; none has been asked yet."""
         scope = self._scopes.get(internals.team_id_of(manager.id))
         if scope is not None and speakers:
-            agents = [agent_name((*scope.path, speaker)) for speaker in speakers]
+            agents = [_agent_name((*scope.path, speaker)) for speaker in speakers]
             scope.run.workflow.plan(scope.name, agents, run=scope.key)
 
     def published(self, actor: Actor, message: Any, topic: Any) -> None:
@@ -134,7 +137,7 @@ class Observer:
         scope = self._scopes.get(internals.team_id_of(actor.id))
         if scope is None:
             return
-        agent = agent_name((*scope.path, speaker))
+        agent = _agent_name((*scope.path, speaker))
         if asked:
             _join(scope, agent)
         else:
@@ -153,7 +156,7 @@ class Observer:
         if here.subject is None:
             _join(here.scope, here.agent)
         elif internals.team_inside(here.subject) is not None:
-            answer = agent_name(answer_path(here.path))
+            answer = _agent_name(answer_path(here.path))
             inner = Scope(here.scope.run, here.agent, here.scope.key, here.path, here.subject)
             _join(inner, answer)
             return Caller(here.scope.run, answer)

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvflow_sglang.server_process import ServerProcess, server_python
-
-ROOT = Path(__file__).parents[2]
+from tests.demos.conftest import RunDemo, run_of
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def document(run_demo: RunDemo) -> dict[str, Any]:
     """What the demo writes after it has run on a server that somebody else started."""
-    folder = tmp_path_factory.mktemp("demo")
-    make = [str(server_python().with_name("kvflow")), "model", "tiny", str(folder / "tiny")]
-    subprocess.run(make, check=True, capture_output=True)
-    flags = ["--enable-metrics", "--skip-server-warmup", "--max-total-tokens", "16000"]
-    with ServerProcess(folder / "tiny", flags, log=folder / "server.log") as server:
-        ran = subprocess.run(
-            [sys.executable, str(ROOT / "demos" / "research_team.py"), "--model", "tiny"]
-            + ["--base-url", f"{server.base_url}/v1", "--json", str(folder / "out.json")],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-        )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "identical under both policies" in ran.stdout
-    loaded: dict[str, Any] = json.loads((folder / "out.json").read_text())
-    return loaded
-
-
-def run_of(document: dict[str, Any], workload: str, policy: str) -> dict[str, Any]:
-    (found,) = (
-        run for run in document["runs"] if run["workload"] == workload and run["policy"] == policy
-    )
-    return dict(found)
+    return run_demo("research_team")
 
 
 def test_every_workload_runs_under_both_policies(document: dict[str, Any]) -> None:
