@@ -81,18 +81,23 @@ class OwnTime:
         self.wall_us: list[float] = []
         self.cpu_us: list[float] = []
         self._wall_ns = self._cpu_ns = 0
+        self._is_inside = False
         self._original: Any = Failsafe.__call__
 
     def start(self) -> None:
         original = self._original
 
         def timed(failsafe: Failsafe, function: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_inside:
+                return original(failsafe, function, *args, **kwargs)
+            self._is_inside = True
             wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
             try:
                 return original(failsafe, function, *args, **kwargs)
             finally:
                 self._cpu_ns += time.thread_time_ns() - cpu
                 self._wall_ns += time.perf_counter_ns() - wall
+                self._is_inside = False
 
         self._put_in_place(timed)
 

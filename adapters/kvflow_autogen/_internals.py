@@ -49,6 +49,7 @@ class _Classes:
     request: type
     answers: tuple[type, ...]
     last_items: tuple[type, ...]
+    society: type[Any]
 
 
 def require_autogen() -> None:
@@ -97,6 +98,7 @@ def find_seams() -> Seams:
 
 @cache
 def _classes() -> _Classes:
+    from autogen_agentchat.agents import SocietyOfMindAgent
     from autogen_agentchat.base import Response, TaskResult
     from autogen_agentchat.teams._group_chat import _events as events
     from autogen_core import MessageHandlerContext
@@ -106,6 +108,7 @@ def _classes() -> _Classes:
         request=events.GroupChatRequestPublish,
         answers=(events.GroupChatAgentResponse, events.GroupChatTeamResponse),
         last_items=(Response, TaskResult),
+        society=SocietyOfMindAgent,
     )
 
 
@@ -186,9 +189,7 @@ def most_turns_of(team: Team) -> int | None:
 
 def team_inside(agent: Agent) -> Team | None:
     """The team that an agent runs before it answers."""
-    from autogen_agentchat.agents import SocietyOfMindAgent
-
-    return agent._team if isinstance(agent, SocietyOfMindAgent) else None
+    return agent._team if isinstance(agent, _classes().society) else None
 
 
 def wraps(agent: Agent, inner: Agent) -> bool:

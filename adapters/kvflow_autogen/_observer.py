@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -37,9 +37,10 @@ class Scope:
     """Whether its holder still has a turn in it when it is over."""
     is_over: bool = False
 
-    def participant(self, name: str) -> Any | None:
-        participants = internals.participants_of(self.subject)
-        return next((each for each in participants if each.name == name), None)
+    @cached_property
+    def participants(self) -> dict[str, Any]:
+        """The agents and teams of a team, by name."""
+        return {each.name: each for each in internals.participants_of(self.subject)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class Observer:
         if scope is None:
             return None
         name = internals.name_of(handler)
-        return Place(scope, (*scope.path, name), scope.participant(name), handler)
+        return Place(scope, (*scope.path, name), scope.participants.get(name), handler)
 
     def _begin(self, subject: Team | Agent) -> Scope | None:
         self._close_collected()

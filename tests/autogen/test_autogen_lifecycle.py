@@ -6,7 +6,7 @@ import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +28,13 @@ def methods() -> list[object]:
 
 def are_the_same(some: list[object], others: list[object]) -> bool:
     return all(one is other for one, other in zip(some, others, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def wrapped_teams_are_gone() -> Iterator[None]:
+    """They keep the adapter on as long as they live."""
+    yield
+    gc.collect()
 
 
 async def test_a_wrapped_team_is_itself_and_alone_hinted(
