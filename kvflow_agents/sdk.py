@@ -31,13 +31,14 @@ class SDK:
 
     def __init__(self) -> None:
         self._passengers: tuple[Passenger, ...] = ()
-        self._originals: list[tuple[type, str, Any]] = []
+        self._originals: list[tuple[type, str, Method, Method]] = []
         self._refusals = Refusals()
         self._failsafe = Failsafe("a model call")
         # Reentrant: a passenger's holder may be collected, and so the passenger removed, in here.
         self._lock = threading.RLock()
 
     def add(self, passenger: Passenger) -> None:
+        """Let a passenger look at requests; ConfigurationError without the SDK."""
         with self._lock:
             if passenger in self._passengers:
                 return
@@ -46,13 +47,16 @@ class SDK:
             self._passengers = (*self._passengers, passenger)
 
     def remove(self, passenger: Passenger) -> None:
+        """Show a passenger no more; the last to go leaves the SDK as it was."""
         with self._lock:
             if passenger not in self._passengers:
                 return
             self._passengers = tuple(other for other in self._passengers if other is not passenger)
             if not self._passengers:
-                for client_class, name, original in self._originals:
-                    setattr(client_class, name, original)
+                for owner, name, original, ours in self._originals:
+                    # What somebody has wrapped since goes on, to no effect.
+                    if owner.__dict__[name] is ours:
+                        setattr(owner, name, original)
                 self._originals = []
 
     def _patch(self) -> None:
@@ -72,8 +76,9 @@ class SDK:
 
     def _replace(self, owner: type, name: str, wrap: Callable[[Method], Method]) -> None:
         original = owner.__dict__[name]
-        self._originals.append((owner, name, original))
-        setattr(owner, name, wraps(original)(wrap(original)))
+        ours = wraps(original)(wrap(original))
+        self._originals.append((owner, name, original, ours))
+        setattr(owner, name, ours)
 
     def _wrap(self, original: Method) -> Method:
         def prepare_options(client: Any, options: Any) -> Any:

@@ -18,12 +18,16 @@ from autogen_agentchat.base import Handoff, Response
 from autogen_agentchat.conditions import MaxMessageTermination, TextMentionTermination
 from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_agentchat.teams import (
+    BaseGroupChat,
     DiGraphBuilder,
     GraphFlow,
     MagenticOneGroupChat,
     RoundRobinGroupChat,
     SelectorGroupChat,
     Swarm,
+)
+from autogen_agentchat.teams._group_chat._round_robin_group_chat import (
+    RoundRobinGroupChatManager,
 )
 from autogen_agentchat.tools import AgentTool, TeamTool
 from autogen_core import CancellationToken
@@ -292,3 +296,26 @@ def approved(model: Client) -> Team:
     return RoundRobinGroupChat(
         agents(model, "a", "b"), termination_condition=TextMentionTermination("APPROVE")
     )
+
+
+class LotteryManager(RoundRobinGroupChatManager):
+    """Draws from a list that nobody sees."""
+
+    draws = ("c", "a", "c", "b")
+
+    async def select_speaker(self, thread: Sequence[Any]) -> str:
+        return self.draws[self._current_turn]
+
+
+class Lottery(BaseGroupChat):
+    """A team of somebody's own."""
+
+    def __init__(self, members: list[Any]) -> None:
+        super().__init__("lottery", "", members, "LotteryManager", LotteryManager, max_turns=4)
+
+    def _create_group_chat_manager_factory(self, *args: Any, **options: Any) -> Any:
+        return lambda: LotteryManager(*args, **options, emit_team_events=False)
+
+
+def lottery(model: Client) -> Team:
+    return Lottery(agents(model, "a", "b", "c"))

@@ -95,6 +95,19 @@ async def test_a_tool_that_calls_the_model_counts_as_its_agent(
     assert instrumented.agents == ["boss", "boss", "boss"]
 
 
+async def test_a_tool_that_is_no_coroutine_runs_in_a_thread_without_context(
+    model: teams.Client, instrumented: FakeOpenAI
+) -> None:
+    def research(question: str) -> str:
+        """Research."""
+        return ask(instrumented)
+
+    instrumented.script(teams.mark("boss"), ToolCall("research", {"question": "?"}), "done")
+    boss = teams.agent(model, "boss", tools=[research], reflect_on_tool_use=True)
+    await RoundRobinGroupChat([boss], max_turns=1).run(task="hi")
+    assert instrumented.agents == ["boss", None, "boss"]
+
+
 async def test_a_selector_function_that_calls_the_model_counts_as_the_manager(
     model: teams.Client, instrumented: FakeOpenAI
 ) -> None:

@@ -143,6 +143,15 @@ CASES = {
         ],
         teams.script_flow_loop,
     ),
+    "team of one's own": Case(
+        teams.lottery,
+        [
+            ("c", {"c": 0, "a": 1, "b": 1}),
+            ("a", {"a": 0, "b": 1, "c": 1}),
+            ("c", {"c": 0, "a": 1, "b": 1}),
+            ("b", {"b": 0, "a": 1, "c": 1}),
+        ],
+    ),
     "magentic": Case(
         teams.magentic,
         [
