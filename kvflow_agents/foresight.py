@@ -12,6 +12,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
+from kvflow_agents.track_record import TrackRecord
 
 Outcome = Literal["accepted", "stale", "ended"]
 
@@ -50,9 +51,10 @@ class _Workflow(Generic[N]):
     heard_at: int
     forecast: Forecast = field(default_factory=lambda: Forecast(seq=-1))
     agents: dict[str, _Agent[N]] = field(default_factory=dict)
+    record: TrackRecord = field(default_factory=TrackRecord)
 
     def steps_of(self, agent: str) -> int | None:
-        return self.forecast.steps.get(agent)
+        return self.forecast.steps.get(agent) if self.record.is_good else None
 
 
 @dataclass(slots=True)
@@ -108,6 +110,12 @@ class Foresight(Generic[N]):
         return len(self._live) + len(self._dormant)
 
     @property
+    def distrusted(self) -> int:
+        """How many workflows are disregarded because their forecasts did not come true."""
+        known = (*self._live.values(), *self._dormant.values())
+        return sum(not workflow.record.is_good for workflow in known)
+
+    @property
     def agents(self) -> int:
         """How many prefixes are remembered: of agents of workflows and of applications."""
         return self._remembered_agents
@@ -125,6 +133,8 @@ class Foresight(Generic[N]):
             return "accepted"
         if workflow is None:
             workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
+        elif hint.agent is not None:
+            workflow.record.note_call(hint.agent, workflow.forecast.steps)
         self._renew(workflow, hint.forecast)
         self._want(workflow, caller=hint.agent)
         return "accepted"

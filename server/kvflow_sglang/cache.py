@@ -140,6 +140,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         tree = self.tree_core
         return {
             "workflows": self.foresight.workflows,
+            "distrusted_workflows": self.foresight.distrusted,
             "agents": self.foresight.agents,
             "expected_device_tokens": tree.expected_device_tokens,
             "expected_host_tokens": tree.expected_host_tokens,

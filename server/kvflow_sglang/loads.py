@@ -38,10 +38,11 @@ class EarlyLoads:
     between ranks, as SGLang does for its own.
     """
 
-    def __init__(self, cache: Any, *, is_fenced: bool = True) -> None:
-        """`is_fenced=False` shows KV before it is there, for the test that sees it go wrong."""
+    # Without it KV is shown before it is there: for the tests that must see that go wrong.
+    _is_fenced = True
+
+    def __init__(self, cache: Any) -> None:
         self._cache = cache
-        self._is_fenced = is_fenced
         self._engine = compat.make_transfer_engine(cache.cache_controller)
         self._flights: list[Flight] = []
 

@@ -48,7 +48,7 @@ class Prefetcher:
         cache.tree_core.on_split = self._split
         self._queue = queue
         self._starts_for_waiting = settings.waits_for_loads
-        self._loads = EarlyLoads(cache, is_fenced=not settings.unsafe_unfenced_loads)
+        self._loads = EarlyLoads(cache)
         self._is_settled = False
         self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
         self._unused: dict[int, int] = {}  # tokens by node: loaded ahead, and not read yet

@@ -21,17 +21,15 @@ class Settings:
     """A forecast counts until this many times the device pool has been evicted since."""
     infer: bool = True
     """Whether forecasts are inferred for requests without a hint."""
-
     prefetch_steps: int | None = 1
     """Agents that run in so many steps are loaded back ahead of their call; None: none are."""
     prefetch_agents: int = 4
     """Of one workflow's agents, so many of the nearest: the ways a branch may go."""
     prefetch_tokens: int = 8192
     """The largest piece loaded ahead at once: what a more urgent load may find on the link."""
-    waits_for_loads: bool = True
-    """Whether a request that needs a load lets others run until its load is done."""
-    unsafe_unfenced_loads: bool = False
-    """Show KV before its copy is done. Gives wrong answers: for the test that must see them."""
+    waits_for_loads: bool = False
+    """Whether a request that needs a load has it started first and lets others run until it is
+    done; where it has not, only loads that were started ahead are waited for."""
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -42,7 +40,7 @@ class Settings:
             if not is_absent and not (is_number and low <= value <= high):
                 kind = "a number" if isinstance(low, float) else "an integer"
                 raise ConfigurationError(f"{name} must be {kind} in [{low}, {high}], not {value!r}")
-        for name in ("infer", "waits_for_loads", "unsafe_unfenced_loads"):
+        for name in ("infer", "waits_for_loads"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
                     f"{name} must be true or false, not {getattr(self, name)!r}"

@@ -10,6 +10,7 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_sglang.loads import EarlyLoads
 from kvflow_sglang.prefetcher import MOST_WAITS
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
@@ -119,7 +120,7 @@ def test_kv_is_not_seen_before_its_copy_is_done(cache: StandaloneCache) -> None:
 
 
 def test_without_the_fence_wrong_kv_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, VARIABLE, '{"unsafe_unfenced_loads": true}')
+    monkeypatch.setattr(EarlyLoads, "_is_fenced", False)
     cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
     workflow = Workflow()
     demoted(cache, workflow)
@@ -283,6 +284,19 @@ def test_a_large_prefix_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
     assert cache.run(prompt(0, 9), [1]) == PROMPT_TOKENS
 
 
+def test_nothing_is_loaded_for_forecasts_that_were_wrong(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    wrong = {0: 5, 1: 5, 2: 1, 3: 5, 4: 5}
+    for agent in (3, 4, 3):
+        cache.run(prompt(agent, 5), [1], hint=workflow.hint(wrong, caller=agent))
+    status = counts(cache)
+    assert (status["distrusted_workflows"], status["expected_device_tokens"]) == (1, 0)
+    cache.cache.hear(workflow.hint({0: 0, 1: 0}))
+    settle(cache, SlowLink(cache))
+    assert counts(cache)["prefetched_tokens"] == status["prefetched_tokens"]
+
+
 def test_prefetch_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, VARIABLE, '{"prefetch_steps": null}')
     cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
@@ -329,7 +343,19 @@ def test_a_request_waits_while_its_prefix_is_loading(loading: Loading) -> None:
     assert not prefetcher.should_wait(arrived(cache, 0), others_can_run=True)
 
 
-def test_a_request_that_would_hold_others_up_is_loaded_first(cache: StandaloneCache) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> StandaloneCache:
+    monkeypatch.setitem(os.environ, VARIABLE, '{"waits_for_loads": true}')
+    return StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+
+
+def test_nothing_is_loaded_for_a_waiting_request_unless_asked_for(cache: StandaloneCache) -> None:
+    demoted(cache, Workflow())
+    assert not cache.cache.prefetcher.should_wait(arrived(cache, 0), others_can_run=True)
+
+
+def test_a_request_that_would_hold_others_up_is_loaded_first(patient: StandaloneCache) -> None:
+    cache = patient
     demoted(cache, Workflow())
     link = SlowLink(cache)
     request = arrived(cache, 0)
@@ -349,7 +375,8 @@ def test_a_lone_request_is_left_to_sglang(cache: StandaloneCache) -> None:
     assert not link.pending
 
 
-def test_no_request_waits_for_ever(cache: StandaloneCache) -> None:
+def test_no_request_waits_for_ever(patient: StandaloneCache) -> None:
+    cache = patient
     demoted(cache, Workflow())
     link = SlowLink(cache)
     request = arrived(cache, 0)

@@ -1,0 +1,73 @@
+"""Switches in a running server: a slow host link, poisoned slots, loads shown too early.
+
+An SGLang plugin that does nothing unless KVFLOW_BENCH_SWITCHES names a JSON file. It is read
+again at every copy, so that one server can be measured with the switches off and on:
+`h2d_delay_cycles` (what SGLang's own test switch delays each layer by), `poison` (fill the slots
+of every load before it is copied) and `unfenced` (let kvflow show KV before its copy is done).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "KVFLOW_BENCH_SWITCHES"
+DELAY_VARIABLE = "SGLANG_TEST_HICACHE_H2D_DELAY_CYCLES"
+SUBMIT = "sglang.srt.mem_cache.l2_transfer.L2TransferEngine.submit_host_to_device"
+FINISH = "kvflow_sglang.loads.EarlyLoads.finish"
+# Finite, and far from any real key or value.
+POISON = 100.0
+
+
+def register() -> None:
+    """Entry point of SGLang's plugins."""
+    if os.environ.get(VARIABLE) and "sglang.srt.managers.scheduler" in sys.modules:
+        from kvflow_sglang.compat import HookRegistry, HookType
+
+        HookRegistry.register(SUBMIT, _submit, HookType.AROUND)
+        HookRegistry.register(FINISH, _finish, HookType.AROUND)
+
+
+def switches() -> dict[str, Any]:
+    """What is switched on now; nothing if there is no file."""
+    try:
+        found: dict[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _submit(submit: Callable[..., Any], engine: Any, transfers: Any, **kwargs: Any) -> Any:
+    on = switches()
+    os.environ[DELAY_VARIABLE] = str(on.get("h2d_delay_cycles", 0))
+    if on.get("poison"):
+        for transfer in transfers:
+            _poison(engine.host_to_device_stream, transfer)
+    return submit(engine, transfers, **kwargs)
+
+
+def _poison(stream: Any, transfer: Any) -> None:
+    """Fill the slots that a copy is about to write, in the order of its own stream."""
+    import torch
+
+    pool, slots = transfer.device_pool, transfer.device_indices
+    if slots.is_cuda:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            _fill(pool, slots)
+    else:
+        _fill(pool, slots)
+
+
+def _fill(pool: Any, slots: Any) -> None:
+    for buffer in (*pool.k_buffer, *pool.v_buffer):
+        buffer[slots.long()] = POISON
+
+
+def _finish(finish: Callable[..., Any], loads: Any) -> Any:
+    loads._is_fenced = not switches().get("unfenced", False)
+    return finish(loads)

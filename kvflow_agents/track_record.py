@@ -1,0 +1,41 @@
+"""Whether a workflow's forecasts come true; those that do not lose their influence."""
+
+from __future__ import annotations
+
+from kvflow_agents.forecast import Steps
+
+BEST = 3
+WORST = -3
+
+
+class TrackRecord:
+    """Counts calls that were forecast to come next against calls that were not.
+
+    A forecast says the earliest possible step, so of a branch every way is right. It is wrong if
+    an agent calls that was to come after others, or never again. An agent that it did not name
+    tells nothing.
+    """
+
+    def __init__(self) -> None:
+        # The benefit of the doubt, for as long as nothing speaks against it.
+        self._score = 1
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the forecasts were right more often than wrong of late."""
+        return self._score > 0
+
+    def note_call(self, agent: str, steps: Steps) -> None:
+        """An agent calls; `steps` is what the last forecast before that said."""
+        if agent not in steps:
+            return
+        if _was_next(steps[agent], steps):
+            self._score = min(self._score + 1, BEST)
+        else:
+            self._score = max(self._score - 1, WORST)
+
+
+def _was_next(said: int | None, steps: Steps) -> bool:
+    if said is None or said <= 1:
+        return said is not None
+    return said == min(count for count in steps.values() if count is not None and count > 0)
