@@ -314,7 +314,8 @@ class Lottery(BaseGroupChat):
         super().__init__("lottery", "", members, "LotteryManager", LotteryManager, max_turns=4)
 
     def _create_group_chat_manager_factory(self, *args: Any, **options: Any) -> Any:
-        return lambda: LotteryManager(*args, **options, emit_team_events=False)
+        options["emit_team_events"] = False
+        return lambda: LotteryManager(*args, **options)
 
 
 def lottery(model: Client) -> Team:
