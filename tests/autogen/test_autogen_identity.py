@@ -14,7 +14,10 @@ from autogen_agentchat.base import Response
 from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat
 from autogen_core import CancellationToken
+from langgraph.graph import START, StateGraph
 
+import kvflow_autogen
+import kvflow_langgraph
 from tests.autogen import teams
 from tests.fake_openai import FakeOpenAI, ToolCall
 
@@ -164,3 +167,27 @@ async def test_many_single_agents_at_once_are_told_apart(
     await asyncio.gather(*(agent.run(task="hi") for agent in members))
     assert sorted(map(str, instrumented.agents)) == ["a", "b", "c"]
     assert len({request.workflow for request in instrumented.requests}) == 3
+
+
+@pytest.mark.parametrize("first", ["langgraph", "autogen"])
+async def test_of_two_adapters_the_first_names_the_call(
+    first: str, model: teams.Client, server: FakeOpenAI
+) -> None:
+    adapters = {"langgraph": kvflow_langgraph, "autogen": kvflow_autogen}
+    order = [adapters.pop(first), *adapters.values()]
+
+    async def chat(state: dict[str, Any]) -> dict[str, Any]:
+        await teams.round_robin(model).run(task="hi")
+        return {}
+
+    graph: Any = StateGraph(dict)
+    graph.add_node("chat", chat)
+    graph.add_edge(START, "chat")
+    for adapter in order:
+        adapter.instrument(base_urls=[server.base_url])
+    try:
+        await graph.compile().ainvoke({})
+    finally:
+        for adapter in order:
+            adapter.uninstrument()
+    assert server.agents == (["chat"] * 6 if first == "langgraph" else ["a", "b", "c"] * 2)
