@@ -127,13 +127,29 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def evict(self, params: Any) -> Any:
         result = super().evict(params)
+        if self._lands_early_loads(params, result):
+            left = params.num_tokens - result.num_tokens_evicted
+            result.num_tokens_evicted += super().evict(EvictParams(left)).num_tokens_evicted
         self.foresight.turn_over(result.num_tokens_evicted)
         return result
 
     def evict_for_alloc(self, params: Any, **kwargs: Any) -> Any:
         result = super().evict_for_alloc(params, **kwargs)
+        if not kwargs and self._lands_early_loads(params, result):
+            left = params.num_tokens - result.num_tokens_evicted
+            more = super().evict_for_alloc(EvictParams(left))
+            result.num_tokens_evicted += more.num_tokens_evicted
         self.foresight.turn_over(result.num_tokens_evicted)
         return result
+
+    def _lands_early_loads(self, params: Any, result: Any) -> bool:
+        """Whether slots under a copy could now be freed, where nothing else was left to evict.
+
+        Without that a request could run out of memory that stock SGLang serves.
+        """
+        if self.prefetcher is None or result.num_tokens_evicted >= params.num_tokens:
+            return False
+        return self.prefetcher.land_all()
 
     def status(self) -> dict[str, int]:
         """What the cache knows and protects, for `GET /kvflow/status`."""

@@ -70,12 +70,18 @@ class EarlyLoads:
         self._flights.append(Flight(anchor.id, slots, copy, lock, host_lock))
         return len(slots)
 
-    def finish(self) -> list[Node]:
-        """Let the copies that are done into the tree; the nodes that have come to the device."""
+    def finish(self, *, waits: bool = False) -> list[Node]:
+        """Let the copies that are done into the tree; the nodes that have come to the device.
+
+        With `waits` all of them are, a moment later.
+        """
         if not self._flights:
             return []
         done = len(self._flights)
-        if self._is_fenced:
+        if waits:
+            for flight in self._flights:
+                flight.finish_event.synchronize()
+        elif self._is_fenced:
             done = compat.agree_on_finished(self._cache, self._flights)
         landing, self._flights = self._flights[:done], self._flights[done:]
         return [node for flight in landing for node in self._land(flight)]

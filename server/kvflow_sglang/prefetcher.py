@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -50,6 +52,7 @@ class Prefetcher:
         self._starts_for_waiting = settings.waits_for_loads
         self._loads = EarlyLoads(cache)
         self._is_settled = False
+        self._is_starting = False
         self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
         self._unused: dict[int, int] = {}  # tokens by node: loaded ahead, and not read yet
         self._counts: Counter[str] = Counter()
@@ -65,17 +68,15 @@ class Prefetcher:
 
     def step(self) -> None:
         """Once a scheduler pass, before requests are admitted."""
-        for node in self._loads.finish():
-            self._waste(node.id)
-            self._unused[node.id] = len(node.key)
-            self.wake()
+        self._note_landed(self._loads.finish())
         # Never beside a load that a request waits for.
         if self._is_settled or self._queue is None:
             return
         if len(self._loads) or self._cache.ongoing_load_back:
             return
         load = self._queue.plan(self._cache.tree_core.missing)
-        self._is_settled = load is None or not self._start(load)
+        with self._starting():
+            self._is_settled = load is None or not self._start(load)
 
     def should_wait(self, request: Any, *, others_can_run: bool) -> bool:
         """Whether a request whose prefix is not on the device should let others pass.
@@ -106,6 +107,16 @@ class Prefetcher:
             self._counts["prefetch_used_tokens"] += self._unused.pop(node.id, 0)
             node = node.parent
 
+    def land_all(self) -> bool:
+        """Wait for the copies under way, for somebody needs their room; whether there were any.
+
+        Not for the sake of another early load, which had better not be.
+        """
+        if not len(self._loads) or self._is_starting:
+            return False
+        self._note_landed(self._loads.finish(waits=True))
+        return True
+
     def abandon(self) -> None:
         """Wait for the copies under way and forget them: the tree is about to be emptied."""
         self._loads.abandon()
@@ -120,6 +131,14 @@ class Prefetcher:
         return {name: self._counts[name] for name in _COUNTS} | {
             "load_tokens_under_way": self._loads.tokens
         }
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        self._is_starting = True
+        try:
+            yield
+        finally:
+            self._is_starting = False
 
     def _start(self, load: Load[Node]) -> bool:
         """Start a planned load, as much of it as there is room for without harm to others."""
@@ -140,10 +159,19 @@ class Prefetcher:
     def _start_for_waiting(self, request: Any, node: Node) -> Flight | None:
         if not self._starts_for_waiting or len(self._loads) >= MOST_FLIGHTS:
             return None
-        if request.host_hit_length < FEWEST_TOKENS or not self._loads.start(node):
+        if request.host_hit_length < FEWEST_TOKENS:
             return None
+        with self._starting():
+            if not self._loads.start(node):
+                return None
         self._counts["early_load_tokens"] += request.host_hit_length
         return self._loads.flight_to(node)
+
+    def _note_landed(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            self._waste(node.id)
+            self._unused[node.id] = len(node.key)
+            self.wake()
 
     def _lost(self, steps: int | None) -> None:
         """Something that is needed in so many steps has left the device."""

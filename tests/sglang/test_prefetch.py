@@ -288,7 +288,7 @@ def test_nothing_is_loaded_for_forecasts_that_were_wrong(cache: StandaloneCache)
     workflow = Workflow()
     demoted(cache, workflow)
     wrong = {0: 5, 1: 5, 2: 1, 3: 5, 4: 5}
-    for agent in (3, 4, 3):
+    for agent in (3, 4, 3, 4, 3):
         cache.run(prompt(agent, 5), [1], hint=workflow.hint(wrong, caller=agent))
     status = counts(cache)
     assert (status["distrusted_workflows"], status["expected_device_tokens"]) == (1, 0)
@@ -389,3 +389,11 @@ def test_no_request_waits_for_ever(patient: StandaloneCache) -> None:
         found = cache.match(prompt(0)[:-1])
         request.best_match_node = found.best_match_node
     assert waits == MOST_WAITS
+
+
+def test_a_request_gets_the_room_of_a_copy_rather_than_none(loading: Loading) -> None:
+    """Slots under a copy cannot be evicted, and nothing else may be left."""
+    cache, link, _ = loading
+    size = cache.allocator.size
+    assert cache.evict(size) + cache.allocator.available_size() > size - 10
+    assert all(event.query() for event in link.pending)
