@@ -8,6 +8,9 @@ from typing import Generic
 
 from kvflow_agents.claims import Claim, N
 
+# After so many loads in time the horizon is again what it was before they came late.
+LOADS_IN_TIME = 32
+
 Span = tuple[int, int]
 """From which token of a claim's key to which."""
 
@@ -29,7 +32,8 @@ class PrefetchQueue(Generic[N]):
     """The prefixes of agents about to run, nearest first, until they are found on the device.
 
     Pure, and cheap where nothing changes: a claim is looked at again only after `want` or
-    `recheck`, so a pass over settled workflows costs nothing.
+    `recheck`, so a pass over settled workflows costs nothing. While loads come late it looks one
+    step further ahead: on a link slower than a step the loads of two then run back to back.
     """
 
     def __init__(self, *, horizon_steps: int, most_agents: int, most_tokens: int) -> None:
@@ -37,7 +41,9 @@ class PrefetchQueue(Generic[N]):
 
         `most_tokens` is the size of a load: what a more urgent one may have to wait for.
         """
+        self._base_steps = horizon_steps
         self._horizon_steps = horizon_steps
+        self._in_time = 0
         self._most_agents = most_agents
         self._most_tokens = most_tokens
         self._wanted: dict[str, list[Claim[N]]] = {}
@@ -66,6 +72,17 @@ class PrefetchQueue(Generic[N]):
         """Something needed soon has left the device."""
         for claims in self._wanted.values():
             self._unchecked.update(dict.fromkeys(claims))
+
+    def note_late(self) -> None:
+        """A request had to wait for a load."""
+        self._horizon_steps = self._base_steps + 1
+        self._in_time = 0
+
+    def note_in_time(self) -> None:
+        """What was loaded ahead is being read, and nobody waited."""
+        self._in_time += 1
+        if self._in_time >= LOADS_IN_TIME:
+            self._horizon_steps = self._base_steps
 
     def covers(self, steps: int | None) -> bool:
         """Whether agents that run in so many steps are looked at."""

@@ -68,6 +68,6 @@ def _fill(pool: Any, slots: Any) -> None:
         buffer[slots.long()] = POISON
 
 
-def _finish(finish: Callable[..., Any], loads: Any) -> Any:
+def _finish(finish: Callable[..., Any], loads: Any, **kwargs: Any) -> Any:
     loads._is_fenced = not switches().get("unfenced", False)
-    return finish(loads)
+    return finish(loads, **kwargs)

@@ -172,7 +172,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if leaf is None or leaf is self.tree_core.root_node:
             return
         if self.prefetcher is not None:
-            self.prefetcher.read(leaf)
+            self.prefetcher.read(req, leaf)
             self.prefetcher.wake()
         if caller is None:
             self.tree_core.ledger.use(leaf, None)

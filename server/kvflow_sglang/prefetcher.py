@@ -98,14 +98,19 @@ class Prefetcher:
         if wait is None or wait.flight is not flight:
             self._waits[request] = _Wait(flight, 1 if wait is None else wait.loads + 1)
             self._counts["waits_for_loads"] += 1
+            if self._queue is not None:
+                self._queue.note_late()
         return True
 
-    def read(self, leaf: Node) -> None:
+    def read(self, request: Any, leaf: Node) -> None:
         """A request has read all KV down to `leaf`."""
-        node = leaf
+        node, tokens = leaf, 0
         while self._unused and node.parent is not None:
-            self._counts["prefetch_used_tokens"] += self._unused.pop(node.id, 0)
+            tokens += self._unused.pop(node.id, 0)
             node = node.parent
+        self._counts["prefetch_used_tokens"] += tokens
+        if tokens and self._queue is not None and request not in self._waits:
+            self._queue.note_in_time()
 
     def land_all(self) -> bool:
         """Wait for the copies under way, for somebody needs their room; whether there were any.

@@ -22,7 +22,8 @@ class Settings:
     infer: bool = True
     """Whether forecasts are inferred for requests without a hint."""
     prefetch_steps: int | None = 1
-    """Agents that run in so many steps are loaded back ahead of their call; None: none are."""
+    """Agents that run in so many steps are loaded back ahead of their call, and one step more
+    while loads come late; None: none are."""
     prefetch_agents: int = 4
     """Of one workflow's agents, so many of the nearest: the ways a branch may go."""
     prefetch_tokens: int = 8192

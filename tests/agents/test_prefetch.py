@@ -6,7 +6,7 @@ from typing import Any
 
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing, may_displace, rank
-from kvflow_agents.prefetch import PrefetchQueue, Span
+from kvflow_agents.prefetch import LOADS_IN_TIME, PrefetchQueue, Span
 
 
 def claim(steps: int | None, tokens: int = 100) -> Claim[Any]:
@@ -107,6 +107,26 @@ def test_an_ended_workflow_wants_nothing() -> None:
     made.clear()
     made.recheck()
     assert order(made) == []
+
+
+def test_the_horizon_is_one_step_further_while_loads_come_late() -> None:
+    made = queue(horizon_steps=1)
+    further = claim(2)
+
+    def is_wanted() -> bool:
+        made.want("w", [further])
+        return order(made) == [further]
+
+    assert not is_wanted()
+    for _ in range(3):
+        made.note_late()
+        assert is_wanted()
+    assert not made.covers(3)
+    for _ in range(LOADS_IN_TIME - 1):
+        made.note_in_time()
+    assert is_wanted()
+    made.note_in_time()
+    assert not is_wanted()
 
 
 def test_only_what_is_needed_later_gives_way() -> None:
