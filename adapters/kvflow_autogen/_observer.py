@@ -164,12 +164,12 @@ class Observer:
         return Caller(here.scope.run, here.agent)
 
     def place(self) -> Place | None:
-        """Where the code at work is."""
+        """Where the code at work is; a task that has outlived its run is nowhere."""
         handler = internals.handler_id()
         here = _place.get()
-        if here is not None and here.handler == handler:
-            return here
-        return None if handler is None else self._place_of(handler)
+        if here is None or here.handler != handler:
+            here = None if handler is None else self._place_of(handler)
+        return None if here is None or here.scope.is_over else here
 
     def take(self, place: Place) -> Token[Place | None]:
         """The code at work is in a place until the token is given back."""

@@ -71,6 +71,28 @@ async def test_the_plain_sdk_is_known_inside_an_agent(way: Any, instrumented: Fa
     assert instrumented.agents == ["one", "one", None]
 
 
+async def test_a_task_that_outlives_its_run_belongs_to_none(
+    model: teams.Client, instrumented: FakeOpenAI
+) -> None:
+    is_over = asyncio.Event()
+    left: list[asyncio.Task[Any]] = []
+
+    async def later() -> None:
+        await is_over.wait()
+        await in_thread_with_context(instrumented)
+        await teams.single(model).run(task="hi")
+
+    async def leave_a_task() -> str:
+        left.append(asyncio.create_task(later()))
+        return await in_thread_with_context(instrumented)
+
+    await Caller("one", leave_a_task).run(task="hi")
+    is_over.set()
+    await left[0]
+    assert instrumented.agents == ["one", None, "solo"]
+    assert instrumented.requests[0].workflow != instrumented.requests[2].workflow
+
+
 async def test_a_thread_without_context_is_nobody_and_works(instrumented: FakeOpenAI) -> None:
     async def in_bare_thread() -> str:
         answers: list[str] = []
