@@ -79,6 +79,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         is_hinted = isinstance(custom_params, Mapping) and FIELD in custom_params
         if self.inferred is not None and not is_hinted:
             self.inferred.arrived(request)
+        if self.prefetcher is not None:
+            self.prefetcher.request_arrived()
 
     def hear_request(self, custom_params: Any) -> None:
         """Take in the hint of a request that has just arrived, if it has one."""

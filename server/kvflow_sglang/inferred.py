@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +54,7 @@ class InferredCallers:
 
     def __init__(self, hear: Callable[[Hint], object]) -> None:
         self.inference = Inference(hear)
+        self._arrivals: deque[Any] = deque(maxlen=_MOST_CALLS)
         self._calls: OrderedDict[str, Call] = OrderedDict()
         self._safely = Failsafe("the server")
 
@@ -61,10 +62,16 @@ class InferredCallers:
         """A request (SGLang's `TokenizedGenerateReqInput`) without a hint has arrived."""
         # A request of an SGLang session holds only what is new; embeddings have no tokens.
         if request.session_params is None and request.input_ids:
-            self._safely(self._arrived, request)
+            self._arrivals.append(request)
 
     def caller_of(self, req: Any) -> Hint | None:
-        """Who has sent a request, None where that is not sure."""
+        """Who has sent a request, None where that is not sure.
+
+        Only here arrivals are looked at: by now their prompts are computed, and the device has
+        other work. Before that it would have had to wait.
+        """
+        while self._arrivals:
+            self._safely(self._arrived, self._arrivals.popleft())
         call = self._calls.get(req.rid)
         return None if call is None else call.caller
 

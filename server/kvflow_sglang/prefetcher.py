@@ -18,6 +18,8 @@ from kvflow_sglang.tree import Node
 MOST_WAITS = 3
 # How many loads for waiting requests are under way at once.
 MOST_FLIGHTS = 4
+# Nothing is started while requests arrive, for so many passes: their prompts come first.
+MOST_PUT_OFF = 4
 # A smaller piece is not worth a copy; SGLang's own `load_back_threshold`.
 FEWEST_TOKENS = 10
 
@@ -53,6 +55,8 @@ class Prefetcher:
         self._loads = EarlyLoads(cache)
         self._is_settled = False
         self._is_starting = False
+        self._put_off = 0
+        self._has_arrivals = False
         self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
         self._unused: dict[int, int] = {}  # tokens by node: loaded ahead, and not read yet
         self._counts: Counter[str] = Counter()
@@ -66,11 +70,16 @@ class Prefetcher:
         """A forecast, a prefix or the room on the device has changed."""
         self._is_settled = False
 
+    def request_arrived(self) -> None:
+        """A request has arrived, to be admitted in this pass if it can be."""
+        self._has_arrivals = True
+
     def step(self) -> None:
         """Once a scheduler pass, before requests are admitted."""
         self._note_landed(self._loads.finish())
         # Never beside a load that a request waits for.
-        if self._is_settled or self._queue is None:
+        arrivals_go_first = self._lets_arrivals_go_first()
+        if self._is_settled or self._queue is None or arrivals_go_first:
             return
         if len(self._loads) or self._cache.ongoing_load_back:
             return
@@ -136,6 +145,12 @@ class Prefetcher:
         return {name: self._counts[name] for name in _COUNTS} | {
             "load_tokens_under_way": self._loads.tokens
         }
+
+    def _lets_arrivals_go_first(self) -> bool:
+        """To start a copy takes the CPU some milliseconds, and a prefill waits for the CPU."""
+        has_arrivals, self._has_arrivals = self._has_arrivals, False
+        self._put_off = self._put_off + 1 if has_arrivals else 0
+        return 0 < self._put_off <= MOST_PUT_OFF
 
     @contextmanager
     def _starting(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import pytest
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_sglang.loads import EarlyLoads
-from kvflow_sglang.prefetcher import MOST_WAITS
+from kvflow_sglang.prefetcher import MOST_PUT_OFF, MOST_WAITS
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 from tests.sglang.slow_link import SlowLink
@@ -226,6 +226,20 @@ def test_one_load_at_a_time_the_nearest_first(cache: StandaloneCache) -> None:
     assert (on_device(cache, 1), len(link.pending)) == (PROMPT_TOKENS, 1)
     settle(cache, link)
     assert (on_device(cache, 0), on_device(cache, 1)) == (PROMPT_TOKENS, PROMPT_TOKENS)
+
+
+def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.one_pass()
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
+    started = []
+    for _ in range(MOST_PUT_OFF + 1):
+        cache.cache.prefetcher.request_arrived()
+        cache.one_pass()
+        started.append(bool(link.pending))
+    assert started == [False] * MOST_PUT_OFF + [True]
 
 
 def test_nothing_that_is_needed_as_soon_is_evicted(cache: StandaloneCache) -> None:
