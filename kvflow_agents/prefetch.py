@@ -17,7 +17,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Load(Generic[N]):
-    """The next piece to load: tokens `start` to `stop` of a claim's key.
+    """A piece to load: tokens `start` to `stop` of a claim's key.
 
     `steps` is why: its agent runs then, and nothing needed as soon may give way to it.
     """
@@ -39,7 +39,7 @@ class PrefetchQueue(Generic[N]):
     def __init__(self, *, horizon_steps: int, most_agents: int, most_tokens: int) -> None:
         """Look `horizon_steps` ahead, at the `most_agents` nearest agents of each workflow.
 
-        `most_tokens` is the size of a load: what a more urgent one may have to wait for.
+        `most_tokens` is the size of a copy: what a more urgent one may find on the link.
         """
         self._base_steps = horizon_steps
         self._horizon_steps = horizon_steps
@@ -88,17 +88,21 @@ class PrefetchQueue(Generic[N]):
         """Whether agents that run in so many steps are looked at."""
         return steps is not None and steps <= self._horizon_steps
 
-    def plan(self, missing: Callable[[Claim[N]], Span]) -> Load[N] | None:
-        """The next load; `missing` tells which part of a claim the host has and the device lacks.
+    def plan(self, missing: Callable[[Claim[N]], Span]) -> list[Load[N]]:
+        """The next loads, to go in one copy; among equal steps it is first come, first served.
 
-        Among equal steps it is first come, first served.
+        `missing` tells which part of a claim the host has and the device lacks.
         """
+        loads: list[Load[N]] = []
+        room = self._most_tokens
         for claim in sorted(self._unchecked, key=_steps):
             start, stop = missing(claim)
-            if start < stop and claim.steps is not None:
-                return Load(claim, start, min(stop, start + self._most_tokens), claim.steps)
-            del self._unchecked[claim]
-        return None
+            if start == stop or claim.steps is None:
+                del self._unchecked[claim]
+            elif room > 0:
+                loads.append(Load(claim, start, min(stop, start + room), claim.steps))
+                room -= loads[-1].stop - start
+        return loads
 
 
 def _steps(claim: Claim[N]) -> int:

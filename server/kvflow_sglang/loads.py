@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,22 @@ from kvflow_sglang.tree import Node
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
-    """One copy under way: to these slots go the last tokens of the path that ends at `anchor`."""
+class Part:
+    """One prefix of a copy: to these slots go the last tokens of the path to `anchor_id`."""
 
     anchor_id: int
+    host_indices: Any
     slots: Any
-    copy: compat.Copy
     lock: Any
     host_lock: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One copy under way."""
+
+    parts: tuple[Part, ...]
+    copy: compat.Copy
 
     @property
     def finish_event(self) -> Any:
@@ -44,6 +52,7 @@ class EarlyLoads:
     def __init__(self, cache: Any) -> None:
         self._cache = cache
         self._engine = compat.make_transfer_engine(cache.cache_controller)
+        self._reserved: list[Part] = []
         self._flights: list[Flight] = []
 
     def __len__(self) -> int:
@@ -51,11 +60,11 @@ class EarlyLoads:
 
     @property
     def tokens(self) -> int:
-        """How many slots are being written."""
-        return sum(len(flight.slots) for flight in self._flights)
+        """How many slots are reserved or being written."""
+        return sum(len(part.slots) for part in self._parts())
 
-    def start(self, anchor: Node) -> int:
-        """Load all that the device lacks down to `anchor`; tokens under way, 0 if no slots."""
+    def reserve(self, anchor: Node) -> int:
+        """Reserve slots for all that the device lacks down to `anchor`; how many, 0 if too few."""
         cache = self._cache
         host_lock = cache.inc_host_lock_ref(anchor.id).to_dec_params()
         # Its ancestors on the device must still be there when it lands.
@@ -66,9 +75,20 @@ class EarlyLoads:
             cache.unlock(lock)
             cache.dec_host_lock_ref(anchor.id, host_lock)
             return 0
-        copy = compat.copy_to_device(cache.cache_controller, self._engine, host_indices, slots)
-        self._flights.append(Flight(anchor.id, slots, copy, lock, host_lock))
+        self._reserved.append(Part(anchor.id, host_indices, slots, lock, host_lock))
         return len(slots)
+
+    def start(self) -> None:
+        """Copy what was reserved, all at once: each copy costs the CPU a launch for every layer."""
+        if self._reserved:
+            copy = compat.copy_to_device(
+                self._cache.cache_controller,
+                self._engine,
+                torch.cat([part.host_indices for part in self._reserved]),
+                torch.cat([part.slots for part in self._reserved]),
+            )
+            self._flights.append(Flight(tuple(self._reserved), copy))
+            self._reserved.clear()
 
     def finish(self, *, waits: bool = False) -> list[Node]:
         """Let the copies that are done into the tree; the nodes that have come to the device.
@@ -84,16 +104,27 @@ class EarlyLoads:
         elif self._is_fenced:
             done = compat.agree_on_finished(self._cache, self._flights)
         landing, self._flights = self._flights[:done], self._flights[done:]
-        return [node for flight in landing for node in self._land(flight)]
+        for flight in landing:
+            compat.count_load(self._cache, flight.copy)
+        return [node for flight in landing for part in flight.parts for node in self._land(part)]
+
+    def is_bringing(self, node: Node) -> bool:
+        """Whether the first part of what the device lacks down to `node` is on its way."""
+        return self._bringing(node, self._parts())
 
     def flight_to(self, node: Node) -> Flight | None:
         """The copy that brings the first part of what the device lacks down to `node`."""
+        return next((each for each in self._flights if self._bringing(node, each.parts)), None)
+
+    def _bringing(self, node: Node, parts: Iterable[Part]) -> bool:
         first = _first_host_only(node)
+        nodes = (self._cache.tree_core.node_by_id(part.anchor_id) for part in parts)
+        return first is not None and any(_first_host_only(anchor) is first for anchor in nodes)
+
+    def _parts(self) -> Iterator[Part]:
         for flight in self._flights:
-            anchor = self._cache.tree_core.node_by_id(flight.anchor_id)
-            if first is not None and _first_host_only(anchor) is first:
-                return flight
-        return None
+            yield from flight.parts
+        yield from self._reserved
 
     def abandon(self) -> None:
         """Wait for all copies and forget them: the tree and the slots are about to be reset."""
@@ -108,28 +139,27 @@ class EarlyLoads:
             cache.evict_for_alloc(compat.EvictParams(num_tokens=shortfall))
         return cache.token_to_kv_pool_allocator.alloc(tokens)
 
-    def _land(self, flight: Flight) -> list[Node]:
+    def _land(self, part: Part) -> list[Node]:
         """Give each node still without KV its slots; nodes may have been cut since the start."""
         cache = self._cache
         landed: list[Node] = []
         pieces, spare = [], []
-        node, end = cache.tree_core.node_by_id(flight.anchor_id), len(flight.slots)
+        node, end = cache.tree_core.node_by_id(part.anchor_id), len(part.slots)
         while end > 0:
             start = end - len(node.key)
             if node.evicted:
                 landed.append(node)
-                pieces.append(flight.slots[start:end])
+                pieces.append(part.slots[start:end])
             else:
                 # A request has computed or loaded the same tokens in the meantime.
-                spare.append(flight.slots[start:end])
+                spare.append(part.slots[start:end])
             node, end = node.parent, start
         if landed:
-            compat.commit_load(cache, flight.anchor_id, landed[::-1], torch.cat(pieces[::-1]))
+            compat.commit_load(cache, part.anchor_id, landed[::-1], torch.cat(pieces[::-1]))
         if spare:
             cache.token_to_kv_pool_allocator.free(torch.cat(spare))
-        cache.unlock(flight.lock)
-        cache.dec_host_lock_ref(flight.anchor_id, flight.host_lock)
-        compat.count_load(cache, flight.copy)
+        cache.unlock(part.lock)
+        cache.dec_host_lock_ref(part.anchor_id, part.host_lock)
         return landed
 
 

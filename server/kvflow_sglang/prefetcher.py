@@ -83,9 +83,11 @@ class Prefetcher:
             return
         if len(self._loads) or self._cache.ongoing_load_back:
             return
-        load = self._queue.plan(self._cache.tree_core.missing)
+        loads = self._queue.plan(self._cache.tree_core.missing)
         with self._starting():
-            self._is_settled = load is None or not self._start(load)
+            reserved = [self._reserve(load) for load in loads]
+            self._loads.start()
+        self._is_settled = not any(reserved)
 
     def should_wait(self, request: Any, *, others_can_run: bool) -> bool:
         """Whether a request whose prefix is not on the device should let others pass.
@@ -160,9 +162,11 @@ class Prefetcher:
         finally:
             self._is_starting = False
 
-    def _start(self, load: Load[Node]) -> bool:
-        """Start a planned load, as much of it as there is room for without harm to others."""
+    def _reserve(self, load: Load[Node]) -> bool:
+        """Make ready for a load, as much of it as there is room for without harm to others."""
         tree = self._cache.tree_core
+        if self._loads.is_bringing(load.claim.node):
+            return False
         room = self._cache.make_room(load.stop - load.start, load.steps)
         stop = min(load.stop, load.start + room // self._cache.page_size * self._cache.page_size)
         if stop - load.start < FEWEST_TOKENS:
@@ -171,7 +175,7 @@ class Prefetcher:
             key: Any = load.claim.key
             self._cache.touch_prefix(key[:stop])  # cuts the node there
         anchor = tree.node_ending_at(load.claim, stop)
-        if anchor is None or not self._loads.start(anchor):
+        if anchor is None or not self._loads.reserve(anchor):
             return False
         self._counts["prefetched_tokens"] += stop - load.start
         return True
@@ -182,8 +186,9 @@ class Prefetcher:
         if request.host_hit_length < FEWEST_TOKENS:
             return None
         with self._starting():
-            if not self._loads.start(node):
+            if not self._loads.reserve(node):
                 return None
+            self._loads.start()
         self._counts["early_load_tokens"] += request.host_hit_length
         return self._loads.flight_to(node)
 

@@ -36,8 +36,8 @@ def order(made: PrefetchQueue[Any]) -> list[Claim[Any]]:
     def missing(one: Claim[Any]) -> Span:
         return nothing(one) if one in loaded else everything(one)
 
-    while (load := made.plan(missing)) is not None:
-        loaded.append(load.claim)
+    while loads := made.plan(missing):
+        loaded.append(loads[0].claim)
     return loaded
 
 
@@ -70,17 +70,25 @@ def test_a_load_is_the_first_part_of_what_is_missing() -> None:
     wanted = claim(1)
     made.want("w", [wanted])
     for span, expected in [((0, 100), (0, 64)), ((30, 100), (30, 94)), ((90, 100), (90, 100))]:
-        load = made.plan(lambda one, span=span: span)  # type: ignore[misc]
-        assert load is not None
+        (load,) = made.plan(lambda one, span=span: span)  # type: ignore[misc]
         assert ((load.start, load.stop), load.steps) == (expected, 1)
+
+
+def test_small_loads_go_in_one_copy_up_to_its_size() -> None:
+    made = queue(most_tokens=120)
+    claims = [claim(1, tokens=50), claim(0, tokens=50), claim(1, tokens=50), claim(1, tokens=50)]
+    made.want("w", claims)
+    loads = made.plan(everything)
+    assert [load.claim for load in loads] == [claims[1], claims[0], claims[2]]
+    assert [load.stop for load in loads] == [50, 50, 20]
 
 
 def test_what_is_on_the_device_is_not_looked_at_again() -> None:
     made = queue()
     made.want("w", [claim(0), claim(1)])
-    assert made.plan(nothing) is None
+    assert not made.plan(nothing)
     looked_at = []
-    assert made.plan(lambda one: looked_at.append(one) or everything(one)) is None  # type: ignore[func-returns-value]
+    assert not made.plan(lambda one: looked_at.append(one) or everything(one))  # type: ignore[func-returns-value]
     assert not looked_at
     made.recheck()
     assert len(order(made)) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_agents.track_record import TrackRecord
 from kvflow_sglang.loads import EarlyLoads
 from kvflow_sglang.prefetcher import MOST_PUT_OFF, MOST_WAITS
 from kvflow_sglang.settings import VARIABLE
@@ -213,7 +216,9 @@ def test_early_loads_leave_the_ring_of_demand_loads_alone(loading: Loading) -> N
 # ---- what is loaded, and what is not ----
 
 
-def test_one_load_at_a_time_the_nearest_first(cache: StandaloneCache) -> None:
+def test_one_copy_at_a_time_the_nearest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, VARIABLE, json.dumps({"prefetch_tokens": PROMPT_TOKENS}))
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
     workflow = Workflow()
     demoted(cache, workflow)
     link = SlowLink(cache)
@@ -226,6 +231,17 @@ def test_one_load_at_a_time_the_nearest_first(cache: StandaloneCache) -> None:
     assert (on_device(cache, 1), len(link.pending)) == (PROMPT_TOKENS, 1)
     settle(cache, link)
     assert (on_device(cache, 0), on_device(cache, 1)) == (PROMPT_TOKENS, PROMPT_TOKENS)
+
+
+def test_what_is_wanted_together_goes_in_one_copy(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 1, 1: 0, 2: 8, 3: 8, 4: 8}))
+    cache.one_pass()
+    assert len(link.pending) == 1
+    settle(cache, link)
+    assert [on_device(cache, agent) for agent in (0, 1)] == [PROMPT_TOKENS] * 2
 
 
 def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: StandaloneCache) -> None:
@@ -411,3 +427,38 @@ def test_a_request_gets_the_room_of_a_copy_rather_than_none(loading: Loading) ->
     size = cache.allocator.size
     assert cache.evict(size) + cache.allocator.available_size() > size - 10
     assert all(event.query() for event in link.pending)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_traffic_reads_its_own_kv(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies end at random, forecasts are random, prompts share beginnings: reads are checked."""
+    settings = {"prefetch_tokens": 150, "prefetch_steps": 2, "waits_for_loads": True}
+    monkeypatch.setitem(os.environ, VARIABLE, json.dumps(settings))
+    monkeypatch.setattr(TrackRecord, "is_good", True)
+    chance = random.Random(seed)
+    cache = StandaloneCache("kvflow", pool_tokens=900, host_ratio=3.0)
+    link = SlowLink(cache)
+    workflows = [Workflow(f"w{number}") for number in range(3)]
+    started = 0
+    for turn in range(150):
+        workflow = chance.choice(workflows)
+        agent = chance.randrange(5)
+        shared = prompt(0)[: chance.choice([0, 40, 120])]
+        own = [*shared, *prompt(100 + agent)[: chance.choice([60, 180])], 900_000 + turn]
+        steps = {each: chance.choice([None, 0, 1, 2, 5]) for each in range(5)}
+        hint = workflow.hint(steps, caller=agent) if chance.random() < 0.8 else None
+        cache.run(own, [1] * chance.randrange(4), hint=hint, loads=chance.random() < 0.7)
+        for _ in range(chance.randrange(3)):
+            cache.one_pass()
+        request = arrived(cache, 100 + agent)
+        cache.cache.prefetcher.should_wait(request, others_can_run=True)
+        if chance.random() < 0.5:
+            started += link.deliver()
+        if chance.random() < 0.02:
+            cache.cache.reset()
+            cache.allocator.clear()
+        cache.cache.foresight.check()
+    settle(cache, link)
+    check(cache)
+    cache.cache.sanity_check()
+    assert started > 10
