@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from demos.measure import CallLog, CallRecord, prompt_calls
+from demos.measure import CallLog, CallRecord, Counted, prompt_calls
 from demos.optimum import PromptCall, optimum_cached_tokens
 
 
@@ -40,6 +40,7 @@ class RunFigures:
     device_cached_tokens: int
     evicted_tokens: int
     load_back_tokens: int
+    prefetched_tokens: int
     optimum_cached_tokens: int
     latency_ms: dict[str, float]
     warm_latency_ms: dict[str, float]
@@ -58,12 +59,11 @@ def figures_of(
     *,
     pool_tokens: int,
     log: CallLog,
-    counted: tuple[int, int],
+    counted: Counted,
 ) -> RunFigures:
-    """Sum a run up; `counted` is the server's own evicted and loaded-back tokens."""
+    """Sum a run up; `counted` is what the server has counted itself."""
     calls = log.in_order()
     prompts = prompt_calls(calls)
-    evicted, loaded = counted
     cached = sum(call.cached_tokens for call in calls)
     warm = [call for call, prompt in zip(calls, prompts, strict=True) if prompt.shared_tokens]
     return RunFigures(
@@ -74,9 +74,10 @@ def figures_of(
         calls=len(calls),
         prompt_tokens=sum(call.prompt_tokens for call in calls),
         cached_tokens=cached,
-        device_cached_tokens=max(cached - loaded, 0),
-        evicted_tokens=evicted,
-        load_back_tokens=loaded,
+        device_cached_tokens=max(cached - counted.loaded_tokens, 0),
+        evicted_tokens=counted.evicted_tokens,
+        load_back_tokens=counted.loaded_tokens,
+        prefetched_tokens=counted.prefetched_tokens,
         optimum_cached_tokens=optimum_cached_tokens(prompts, pool_tokens),
         latency_ms=_summary([call.latency_ms for call in calls]),
         warm_latency_ms=_summary([call.latency_ms for call in warm]),
@@ -150,6 +151,7 @@ def _runs_table(runs: Sequence[RunFigures]) -> Table:
             _share(run.device_cached_tokens, run.optimum_cached_tokens),
             f"{run.evicted_tokens:,}",
             f"{run.load_back_tokens:,}",
+            f"{run.prefetched_tokens:,}",
             f"{run.latency_ms['mean']:.0f}",
             f"{run.latency_ms['p95']:.0f}",
             f"{run.warm_latency_ms.get('mean', 0):.0f}",
@@ -159,12 +161,12 @@ def _runs_table(runs: Sequence[RunFigures]) -> Table:
 
 
 _COLUMNS = (
-    *("host", "cached", "on device", "of optimum", "evicted", "loaded"),
+    *("host", "cached", "on device", "of optimum", "evicted", "loaded", "ahead"),
     *("mean ms", "p95 ms", "warm ms"),
 )
 _CAPTION = (
-    "on device: found there, not loaded back on demand; optimum: Belady's MIN over the same "
-    "calls in the same pool; warm: calls of agents that have called before"
+    "on device: not loaded back on demand, but perhaps ahead of it; optimum: Belady's MIN over the "
+    "same calls in the same pool; warm: calls of agents that have called before"
 )
 
 

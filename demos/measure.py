@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from demos.optimum import PromptCall
 from kvflow_agents.prefix import common_prefix_tokens
@@ -70,6 +70,16 @@ class CallLog:
         return calls
 
 
+class Counted(NamedTuple):
+    """Tokens that a server has moved."""
+
+    evicted_tokens: int
+    loaded_tokens: int
+    """Back to the device because a request asked for them."""
+    prefetched_tokens: int
+    """Back to the device before one did."""
+
+
 class ServerFigures:
     """What the server itself has counted since the last `reset`; needs `--enable-metrics`."""
 
@@ -83,11 +93,11 @@ class ServerFigures:
         self._get("/flush_cache", b"")
         self._at_reset = self._counters()
 
-    def counted(self) -> tuple[int, int]:
-        """Tokens evicted from the device, tokens loaded back to it."""
-        now = self._counters()
-        evicted, loaded = (int(now[name] - self._at_reset.get(name, 0.0)) for name in COUNTERS)
-        return evicted, loaded
+    def counted(self) -> Counted:
+        """What it has counted."""
+        before, now = self._at_reset, self._counters()
+        evicted, loaded, prefetched = (int(now[name] - before.get(name, 0)) for name in now)
+        return Counted(evicted, loaded - prefetched, prefetched)
 
     def tokenize(self, call: CallRecord) -> None:
         """Fill in the tokens of a call's prompt."""
@@ -109,7 +119,14 @@ class ServerFigures:
             bare = name.partition("{")[0]
             if bare in totals:
                 totals[bare] += float(value)
-        return totals
+        return totals | {"prefetched_tokens": self._prefetched_tokens()}
+
+    def _prefetched_tokens(self) -> float:
+        try:
+            ranks = json.loads(self._get("/kvflow/status"))["ranks"]
+        except urllib.error.HTTPError:  # a stock server
+            return 0.0
+        return float(ranks[0].get("prefetched_tokens", 0))
 
     def _get(self, path: str, body: bytes | None = None) -> str:
         headers = {**self._headers, "Content-Type": "application/json"}

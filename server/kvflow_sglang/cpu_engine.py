@@ -17,20 +17,30 @@ STAND_IN_FOLDER = Path(__file__).parent / "_stand_in"
 # HiCache leaves 10 GiB of host memory free, which is all that many laptops have.
 HOST_MEMORY_RESERVE_BYTES = 1 << 30
 
+CORES_VARIABLE = "SGLANG_CPU_OMP_THREADS_BIND"
+
 Flags = dict[str, str | None]
 
 
-def environment(env: Mapping[str, str]) -> dict[str, str]:
+def environment(env: Mapping[str, str], *, ranks: int = 1) -> dict[str, str]:
     """The variables to set so that SGLang picks its CPU engine and can be imported."""
     python_path = env.get("PYTHONPATH")
     folders = [str(STAND_IN_FOLDER)] + ([python_path] if python_path else [])
-    return {
+    shared = {} if ranks == 1 or CORES_VARIABLE in env else {CORES_VARIABLE: cores_of(ranks)}
+    return shared | {
         "SGLANG_USE_CPU_ENGINE": "1",
         # A GPU that is there but not wanted must not be found by torch.
         "CUDA_VISIBLE_DEVICES": "",
         # SGLang's processes import `sgl_kernel` before they load plugins.
         "PYTHONPATH": os.pathsep.join(folders),
     }
+
+
+def cores_of(ranks: int) -> str:
+    """The cores of each rank, which SGLang wants to be told if there are more than sockets."""
+    cores = sorted(os.sched_getaffinity(0))
+    shares = [cores[rank::ranks] or [cores[rank % len(cores)]] for rank in range(ranks)]
+    return "|".join(",".join(map(str, share)) for share in shares)
 
 
 def flags(*, host_tier: bool) -> Flags:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ PLUGIN = "kvflow"
 CPU_PLUGIN = "kvflow_cpu"
 # SGLang loads every installed plugin unless at least one name is listed.
 NO_PLUGIN = "none"
+RANK_FLAGS = ("--tp", "--tp-size", "--tensor-parallel-size")
 PASS_THROUGH = {
     "allow_extra_args": True,
     "allow_interspersed_args": True,
@@ -66,7 +68,7 @@ def command(
     variables = {"SGLANG_PLUGINS": _plugins(env, engine, stock)}
     if engine is Engine.CPU:
         ours |= cpu_engine.flags(host_tier=host_tier)
-        variables |= cpu_engine.environment(env)
+        variables |= cpu_engine.environment(env, ranks=_ranks(flags))
     if host_tier:
         ours |= {"--enable-hierarchical-cache": None, "--hicache-write-policy": "write_through"}
     ours["--enable-cache-report"] = None
@@ -90,6 +92,13 @@ def _plugins(env: Mapping[str, str], engine: Engine, stock: bool) -> str:
     if engine is Engine.CPU:
         names.append(CPU_PLUGIN)
     return ",".join(names or [NO_PLUGIN])
+
+
+def _ranks(flags: Sequence[str]) -> int:
+    """How many tensor-parallel ranks are asked for; what SGLang will refuse counts as one."""
+    words = [word for flag in flags for word in flag.split("=", 1)]
+    sizes = [size for flag, size in pairwise(words) if flag in RANK_FLAGS and size.isdecimal()]
+    return max(int(sizes[-1]), 1) if sizes else 1
 
 
 def _without_given(ours: cpu_engine.Flags, flags: Sequence[str]) -> list[str]:
