@@ -16,13 +16,14 @@ class Scale:
     answer_tokens: int
     team_words: int
     client_words: int
+    client_questions: int
     prebuilt_words: int
 
     def workloads(self, host_tier: bool) -> list[Workload]:
         """What runs: everything without the host tier, our own team with it."""
         teams = [
             shared_team(workflows=2, questions=2, words=self.team_words),
-            private_teams(workflows=2, questions=3, words=self.client_words),
+            private_teams(workflows=2, questions=self.client_questions, words=self.client_words),
         ]
         if host_tier:
             return teams[:1]
@@ -32,11 +33,21 @@ class Scale:
 
 # A word is 1.3 tokens.
 SMOLLM2 = Scale(
-    pool_tokens=3_300, answer_tokens=4, team_words=320, client_words=305, prebuilt_words=90
+    pool_tokens=3_100,
+    answer_tokens=4,
+    team_words=300,
+    client_words=285,
+    client_questions=2,
+    prebuilt_words=90,
 )
 # A token is a character: a word is 5.5 tokens.
 TINY = Scale(
-    pool_tokens=16_000, answer_tokens=4, team_words=440, client_words=360, prebuilt_words=300
+    pool_tokens=16_000,
+    answer_tokens=4,
+    team_words=440,
+    client_words=360,
+    client_questions=3,
+    prebuilt_words=300,
 )
 
 

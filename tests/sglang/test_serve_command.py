@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kvflow_agents.errors import ConfigurationError
-from kvflow_sglang import serve
+from kvflow_sglang import cpu_engine, serve
 from kvflow_sglang.cpu_engine import STAND_IN_FOLDER
 from kvflow_sglang.serve import Engine, ServerCommand, command
 
@@ -170,3 +170,16 @@ def test_a_missing_sglang_names_the_line_to_run(monkeypatch: pytest.MonkeyPatch)
     assert result.exit_code == 2
     assert "pip install 'kvflow-agents[server]'" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("flags", [["--tp", "2"], ["--tp-size=2"], ["--tensor-parallel-size", "2"]])
+def test_ranks_of_a_cpu_engine_share_its_cores(flags: list[str]) -> None:
+    bound = cpu_engine.CORES_VARIABLE
+    alone = serve.command("m", engine=serve.Engine.CPU)
+    assert bound not in alone.env
+    two = serve.command("m", flags, engine=serve.Engine.CPU)
+    shares = [set(share.split(",")) for share in two.env[bound].split("|")]
+    assert len(shares) == 2 and set.union(*shares) <= set(map(str, os.sched_getaffinity(0)))
+    given = serve.command("m", flags, engine=serve.Engine.CPU, env={bound: "0|0"})
+    assert bound not in given.env
+    assert bound not in serve.command("m", flags, engine=serve.Engine.GPU).env
