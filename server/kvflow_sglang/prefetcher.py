@@ -20,6 +20,8 @@ MOST_WAITS = 3
 MOST_FLIGHTS = 4
 # Nothing is started while requests arrive, for so many passes: their prompts come first.
 MOST_PUT_OFF = 4
+# Beyond so many nodes loaded and not read, those that are gone are looked for.
+MOST_UNUSED = 4096
 # A smaller piece is not worth a copy; SGLang's own `load_back_threshold`.
 FEWEST_TOKENS = 10
 
@@ -42,8 +44,8 @@ class Prefetcher:
     """Starts and finishes early loads, and says which requests had better wait for one.
 
     Everything follows from requests, messages and copies that all ranks agree are done: no
-    clock. At most one load is ahead of its request, so what the link cannot carry before the
-    call is never started.
+    clock. At most one copy is ahead of its requests, so what the link cannot carry before the
+    calls is never started.
     """
 
     def __init__(self, cache: Any, queue: PrefetchQueue[Node] | None, settings: Settings) -> None:
@@ -100,6 +102,7 @@ class Prefetcher:
             return False
         wait = self._waits.get(request)
         flight = self._loads.flight_to(node)
+        is_late = flight is not None
         if wait is not None and wait.flight is not flight and wait.loads >= MOST_WAITS:
             return False
         if flight is None and others_can_run:
@@ -109,7 +112,7 @@ class Prefetcher:
         if wait is None or wait.flight is not flight:
             self._waits[request] = _Wait(flight, 1 if wait is None else wait.loads + 1)
             self._counts["waits_for_loads"] += 1
-            if self._queue is not None:
+            if is_late and self._queue is not None:
                 self._queue.note_late()
         return True
 
@@ -139,11 +142,7 @@ class Prefetcher:
 
     def status(self) -> dict[str, int]:
         """Tokens loaded ahead of their request, and what became of them."""
-        tree = self._cache.tree_core
-        for node_id in list(self._unused):
-            node = tree.node_or_none(node_id)
-            if node is None or node.evicted:
-                self._waste(node_id)
+        self._note_wasted()
         return {name: self._counts[name] for name in _COUNTS} | {
             "load_tokens_under_way": self._loads.tokens
         }
@@ -167,9 +166,11 @@ class Prefetcher:
         tree = self._cache.tree_core
         if self._loads.is_bringing(load.claim.node):
             return False
-        room = self._cache.make_room(load.stop - load.start, load.steps)
-        stop = min(load.stop, load.start + room // self._cache.page_size * self._cache.page_size)
-        if stop - load.start < FEWEST_TOKENS:
+        # Room for the loads before this one may have taken some of its beginning.
+        start, _ = tree.missing(load.claim)
+        room = self._cache.make_room(load.stop - start, load.steps)
+        stop = min(load.stop, start + room // self._cache.page_size * self._cache.page_size)
+        if stop - start < FEWEST_TOKENS:
             return False
         if tree.node_ending_at(load.claim, stop) is None:
             key: Any = load.claim.key
@@ -177,7 +178,7 @@ class Prefetcher:
         anchor = tree.node_ending_at(load.claim, stop)
         if anchor is None or not self._loads.reserve(anchor):
             return False
-        self._counts["prefetched_tokens"] += stop - load.start
+        self._counts["prefetched_tokens"] += stop - start
         return True
 
     def _start_for_waiting(self, request: Any, node: Node) -> Flight | None:
@@ -197,6 +198,15 @@ class Prefetcher:
             self._waste(node.id)
             self._unused[node.id] = len(node.key)
             self.wake()
+        if len(self._unused) > MOST_UNUSED:
+            self._note_wasted()
+
+    def _note_wasted(self) -> None:
+        """Count what has left the device without being read."""
+        for node_id in list(self._unused):
+            node = self._cache.tree_core.node_or_none(node_id)
+            if node is None or node.evicted:
+                self._waste(node_id)
 
     def _lost(self, steps: int | None) -> None:
         """Something that is needed in so many steps has left the device."""

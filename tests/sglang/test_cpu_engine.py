@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,8 +67,14 @@ def test_nothing_is_substituted_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(compat, "set_direct_transfer", fail)
     monkeypatch.setattr(compat, "set_cpu_host_allocation", fail)
     monkeypatch.setattr(compat, "set_host_memory_reserve", fail)
+    monkeypatch.setattr(compat, "use_gloo_only", fail)
+    monkeypatch.setattr(compat, "register_dense_models", lambda: None)
+    monkeypatch.setitem(sys.modules, "sglang.srt.managers.scheduler", ModuleType("scheduler"))
     monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
-    cpu_engine.substitute_transfers()
+    cpu_engine.register()
+    monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "1")
+    with pytest.raises(AssertionError, match="substituted"):
+        cpu_engine.register()
 
 
 @dataclass(frozen=True)
