@@ -6,7 +6,8 @@ Each kind of team is run against a model that answers inside the process and cho
 chance, some more often than others. A forecast is compared with what then happened: did it expect
 the agents of the next step next, and was it exact, early or late about every agent that called
 again? Beside it, what is told by always expecting whoever has followed most often, counted
-afterwards over the very same calls.
+afterwards over the very same calls. Those are switches; an agent that calls twice in a row is
+counted apart, as a repeat.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ SERVER = "http://model.test/v1"
 NAMES = ("ann", "bob", "cyd", "dan")
 # Who speaks next: one more often than the others, as in most conversations.
 WEIGHTS = (6, 3, 2, 1)
+COUNTS = ("calls", "repeats")
 MANAGERS = ("SelectorGroupChatManager", "MagenticOneOrchestrator")
 INFO = ModelInfo(
     vision=False,
@@ -271,6 +273,9 @@ def score(recorded: Sequence[Sequence[Call]]) -> dict[str, float]:
         for call, agent, distance in pairs(calls):
             # At work now and expected again: 0 says no more than that it is at work.
             expected = call.steps.get(agent)
+            if agent == call.agent and distance == 1:
+                counted["repeats"] += 1
+                counted["repeats foreseen"] += expected is not None and expected <= 1
             if expected == 0:
                 continue
             counted["pairs"] += 1
@@ -286,6 +291,8 @@ def score(recorded: Sequence[Sequence[Call]]) -> dict[str, float]:
             for name in ("foreseen", "by_habit")
         },
         **{name: counted[name] / max(counted["pairs"], 1) for name in ("exact", "early", "late")},
+        "repeats": counted["repeats"],
+        "repeats_foreseen": counted["repeats foreseen"] / max(counted["repeats"], 1),
     }
 
 
@@ -297,12 +304,12 @@ def _verdict(expected: int | None, distance: int) -> str:
 
 def show(scores: Mapping[str, Mapping[str, float]]) -> None:
     table = Table("team", title="Forecasts of AutoGen teams")
-    for name in ("calls", "next foreseen", "next by habit", "exact", "early", "late"):
-        table.add_column(name, justify="right")
+    for name in scores["round robin"]:
+        table.add_column(name.replace("_", " "), justify="right")
     for kind, values in scores.items():
-        shares = (f"{value:.0%}" for name, value in values.items() if name != "calls")
-        table.add_row(kind, f"{values['calls']:.0f}", *shares)
-    Console(width=110).print(table)
+        shown = (f"{v:.0f}" if name in COUNTS else f"{v:.0%}" for name, v in values.items())
+        table.add_row(kind, *shown)
+    Console(width=130).print(table)
 
 
 def main() -> None:
