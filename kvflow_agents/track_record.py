@@ -17,8 +17,8 @@ class TrackRecord:
     """
 
     def __init__(self) -> None:
-        # The benefit of the doubt, for as long as nothing speaks against it.
-        self._score = 1
+        # The benefit of the doubt: one wrong forecast is not the end.
+        self._score = 2
 
     @property
     def is_good(self) -> bool:

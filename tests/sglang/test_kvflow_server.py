@@ -413,7 +413,8 @@ def test_all_of_many_requests_at_once_are_answered(client: Client) -> None:
     with ThreadPoolExecutor(16) as pool:
         texts = list(pool.map(send, range(200)))
     assert texts == [alone[number % AGENTS] for number in range(200)]
-    assert client.counted("expected_device_tokens") > 0
+    # These forecasts contradict each other and what then happens.
+    assert client.counted("distrusted_workflows") > 0
     for run in runs:
         assert client.forecast(Hint(run, Forecast(1000, {}, done=True))).status == 200
     counts = client.counts()
