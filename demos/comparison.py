@@ -178,6 +178,10 @@ def _run_given_server(demo: Demo, base_url: str, api_key: str) -> None:
     endpoint = Endpoint(
         base_url.removesuffix("/v1"), info["served_model_name"], api_key, demo.scale.answer_tokens
     )
+    demo.console.print(
+        "All on one server: 'stock' is that server without hints, which is stock SGLang only if "
+        "it infers nothing (kvflow serve --kvflow-config '{\"infer\": false}')."
+    )
     for policy in POLICIES:
         host_tier = bool(info["enable_hierarchical_cache"])
         demo.run_on(endpoint, policy, host_tier, info["max_total_num_tokens"])

@@ -25,6 +25,8 @@ def run_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDemo]:
     make = [str(server_python().with_name("kvflow")), "model", "tiny", str(folder / "tiny")]
     subprocess.run(make, check=True, capture_output=True)
     flags = ["--enable-metrics", "--skip-server-warmup", "--max-total-tokens", "16000"]
+    # Without hints this server is to be like a stock one.
+    flags += ["--kvflow-config", '{"infer": false}']
     with ServerProcess(folder / "tiny", flags, log=folder / "server.log") as server:
 
         def run(demo: str) -> dict[str, Any]:
