@@ -1,0 +1,1 @@
+"""`kvflow simulate`: the policies, compared without a GPU."""

@@ -1,0 +1,69 @@
+"""`kvflow simulate`: the policies on a simulated engine; no GPU, no server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvflow_agents.errors import KVFlowError
+
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def simulate_command(
+    preset: Annotated[str, typer.Option(help="cpu or h100: workloads and pools.")] = "h100",
+    workload: Annotated[
+        list[str] | None, typer.Option(help="One of the preset's; repeatable. Default: all.")
+    ] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    machine: Annotated[str, typer.Option(help="How fast it is.")] = "h100-8b",
+    link_gb_per_s: Annotated[float | None, typer.Option(help="Host link.")] = None,
+    pool_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    host_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    workflows: Annotated[int | None, typer.Option(help="At once.")] = None,
+    agents: Annotated[int | None, typer.Option(help="In each workflow.")] = None,
+    fixed_tokens: Annotated[int | None, typer.Option(help="Of each agent's prompt.")] = None,
+    dynamic_tokens: Annotated[int | None, typer.Option(help="Of each call.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="Of each call.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Counted rounds.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
+    ] = None,
+) -> None:
+    """Compare policies: lru, hicache, papers, ours, ours-device, ours-noprefetch, optimum and
+    optimum-device (docs/simulator.md); the ceiling, where everything fits, is always run."""
+    from kvflow_bench import presets
+    from kvflow_simulate import machine as machines
+    from kvflow_simulate import policies, simulate, tables
+
+    sizes = {
+        "workflows": workflows,
+        "agents": agents,
+        "fixed_tokens": fixed_tokens,
+        "dynamic_tokens": dynamic_tokens,
+        "output_tokens": output_tokens,
+        "rounds": rounds,
+    }
+    try:
+        chosen = presets.named(preset)
+        changes = {name: value for name, value in sizes.items() if value is not None}
+        workloads = presets.select(chosen, workload or [], changes)
+        speed = machines.named(machine)
+        if link_gb_per_s is not None:
+            speed = replace(speed, link_bytes_per_s=link_gb_per_s * 1e9)
+        pool = pool_tokens or chosen.pool_tokens
+        pools = simulate.Sizes(pool, host_tokens or simulate.host_tokens(chosen, speed, pool))
+        sides = policies.chosen(policy or list(simulate.DEFAULT_POLICIES))
+        outcomes = simulate.compare(workloads, sides, speed, pools)
+    except KVFlowError as error:
+        raise typer.BadParameter(str(error)) from error
+    rows = simulate.with_ratios([simulate.figures(outcome) for outcome in outcomes])
+    tables.show(rows)
+    if json_file is not None:
+        document = {"machine": asdict(speed), "sizes": asdict(pools), "results": rows}
+        json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,324 @@
+"""The engine: continuous batching over a two-tier cache, from event to event."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.prefix import Tokens
+from kvflow_simulate.early_loads import FEWEST_TOKENS, MOST_WAITS, EarlyLoads, Flight
+from kvflow_simulate.machine import Machine
+from kvflow_simulate.policies import Policy
+from kvflow_simulate.requests import Request, Served, Traffic
+from kvflow_simulate.tree import Match, Node, PrefixTree, host_only
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A request in the engine."""
+
+    request: Request
+    sent_s: float
+    done_tokens: int = 0
+    """Of the prompt, cached or computed."""
+    take_tokens: int = 0
+    """Computed in the batch at hand."""
+    held: Node | None = None
+    left_tokens: int = 0
+    """Answer tokens to come, the last one included, which is not cached."""
+    waits: int = 0
+    waits_for: Flight | None = None
+    kept_tokens: int = 0
+    prefetched_tokens: int = 0
+    loaded_tokens: int = 0
+    first_token_s: float = 0.0
+
+    @property
+    def slots_to_come(self) -> int:
+        """What its answer will still occupy."""
+        return min(self.left_tokens, len(self.request.answer))
+
+
+class Engine:
+    """One server. Its clock, in seconds, goes on over several runs.
+
+    A pass admits requests in the order of arrival and prefills them, or else decodes; prefill
+    goes first, as in SGLang. ConfigurationError if a request can never fit.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        pool_tokens: int,
+        host_tokens: int,
+        policy: Callable[[PrefixTree], Policy],
+    ) -> None:
+        self.now_s = 0.0
+        self.counts: Counter[str] = Counter()
+        self._machine = machine
+        made: list[Policy] = []
+
+        def make(tree: PrefixTree) -> Policy:
+            made.append(policy(tree))
+            return made[0]
+
+        self.tree = PrefixTree(device_tokens=pool_tokens, host_tokens=host_tokens, order=make)
+        self.policy = made[0]
+        self.early = EarlyLoads(self.tree, self.policy, make_room=self._make_room)
+        self.tree.on_split = self.early.split
+        self._private_tokens = 0
+        self._link_free_s = 0.0
+        self._frontend_free_s = 0.0
+        self._sent = 0
+        self._arrivals: list[tuple[float, int, _Job]] = []
+        self._waiting: deque[_Job] = deque()
+        self._chunked: _Job | None = None
+        self._running: list[_Job] = []
+        self._served: list[Served] = []
+
+    @property
+    def free_tokens(self) -> int:
+        """Slots that hold nothing and are promised to nobody."""
+        taken = self.tree.device_used + self._private_tokens + self.early.reserved_tokens
+        return self.tree.device_tokens - taken
+
+    def run(self, traffic: Traffic) -> list[Served]:
+        """Serve all of the traffic; in order of completion."""
+        self._traffic = traffic
+        self._served = []
+        for request in traffic.first():
+            self._send(request)
+        while self._pass():
+            pass
+        assert not self._running and not self._private_tokens, "something was left undone"
+        return self._served
+
+    def _pass(self) -> bool:
+        """One pass of the scheduler; False if there is nothing left to do."""
+        self._take_arrivals()
+        self._finish_copy()
+        self._start_copy()
+        batch = self._admit()
+        if batch:
+            self._prefill(batch)
+        elif self._running:
+            self._decode()
+        elif self._next_event_s() < math.inf:
+            self.now_s = max(self.now_s, self._next_event_s())
+        elif self._waiting:
+            tokens = len(self._waiting[0].request.prompt)
+            raise ConfigurationError(f"a prompt of {tokens} tokens does not fit in the pool")
+        else:
+            return False
+        return True
+
+    def _next_event_s(self) -> float:
+        """When something comes from outside: a request, or the end of a copy."""
+        arrival_s = self._arrivals[0][0] if self._arrivals else math.inf
+        flight = self.early.flight
+        return min(arrival_s, math.inf if flight is None else flight.ends_s)
+
+    def _send(self, request: Request) -> None:
+        job = _Job(request, self.now_s, left_tokens=len(request.answer) + 1)
+        ready_s = max(self.now_s + self._machine.overhead_s, self._frontend_free_s)
+        self._frontend_free_s = ready_s + self._machine.frontend_s
+        self._sent += 1
+        heapq.heappush(self._arrivals, (self._frontend_free_s, self._sent, job))
+
+    def _take_arrivals(self) -> None:
+        while self._arrivals and self._arrivals[0][0] <= self.now_s:
+            job = heapq.heappop(self._arrivals)[2]
+            self.policy.arrived(job.request)
+            self.early.request_arrived()
+            self._waiting.append(job)
+
+    def _finish_copy(self) -> None:
+        flight = self.early.flight
+        if flight is not None and flight.ends_s <= self.now_s:
+            self.early.land()
+
+    def _start_copy(self) -> None:
+        parts = self.early.next_copy()
+        if parts:
+            self.now_s += self._machine.launch_s
+            tokens = sum(part.tokens for part in parts)
+            self.early.flight = Flight(parts, self._occupy_link(tokens))
+
+    def _occupy_link(self, tokens: int) -> float:
+        """Queue a copy behind what is on the link; when it ends."""
+        begins_s = max(self.now_s, self._link_free_s)
+        self._link_free_s = begins_s + self._machine.load_s(tokens)
+        return self._link_free_s
+
+    def _admit(self) -> list[_Job]:
+        """The next prefill batch, its slots taken."""
+        batch: list[_Job] = []
+        budget, most = self._machine.chunk_tokens, self._machine.most_running
+        if self._chunked is not None:
+            job, self._chunked = self._chunked, None
+            budget -= self._take(job, budget)
+            batch.append(job)
+        passed_over: list[_Job] = []
+        while self._waiting and budget > 0 and len(self._running) + len(batch) < most:
+            job = self._waiting[0]
+            match = self.tree.match(job.request.prompt[:-1])
+            if self._should_wait(job, match):
+                passed_over.append(self._waiting.popleft())
+                continue
+            if not self._seat(job, match, batch):
+                break
+            self._waiting.popleft()
+            budget -= self._take(job, budget)
+            batch.append(job)
+        self._waiting.extendleft(reversed(passed_over))
+        return batch
+
+    def _should_wait(self, job: _Job, match: Match) -> bool:
+        """While its prefix is under way a request waits, for so many copies at most."""
+        flight = self.early.flight
+        if flight is None or not match.host_tokens or not self.early.brings(match.node):
+            return False
+        if job.waits_for is not flight:
+            if job.waits >= MOST_WAITS:
+                return False
+            job.waits, job.waits_for = job.waits + 1, flight
+            self.early.note_late()
+        return True
+
+    def _seat(self, job: _Job, match: Match, batch: list[_Job]) -> bool:
+        """Give a request its cached prefix, loaded if need be, if there is room for the rest."""
+        self.tree.lock(match.node)
+        promised = sum(each.slots_to_come for each in (*self._running, *batch))
+        # All of a prompt's slots are taken from what is free now, chunk by chunk.
+        promised += sum(len(b.request.prompt) - b.done_tokens - b.take_tokens for b in batch)
+        needed = len(job.request.prompt) - match.device_tokens + job.slots_to_come
+        if needed > self.free_tokens + self.tree.evictable_tokens - promised:
+            self.tree.unlock(match.node)
+            return False
+        job.held = match.node
+        job.kept_tokens = match.device_tokens
+        if match.host_tokens >= FEWEST_TOKENS:
+            self._allocate(match.host_tokens)
+            self.tree.load(host_only(match.node))
+            job.loaded_tokens = match.host_tokens
+            self.counts["loaded_tokens"] += match.host_tokens
+        elif match.host_tokens:
+            self.tree.lock(match.device)
+            self.tree.unlock(match.node)
+            job.held = match.device
+        job.done_tokens = job.kept_tokens + job.loaded_tokens
+        job.prefetched_tokens = self.early.read(match.device, waited=job.waits > 0)
+        job.kept_tokens -= job.prefetched_tokens
+        return True
+
+    def _take(self, job: _Job, most: int) -> int:
+        """Take slots for the next piece of a prompt; how many tokens it has."""
+        job.take_tokens = min(len(job.request.prompt) - job.done_tokens, most)
+        self._allocate(job.take_tokens)
+        self._private_tokens += job.take_tokens
+        return job.take_tokens
+
+    def _prefill(self, batch: list[_Job]) -> None:
+        loaded = sum(job.loaded_tokens for job in batch if job.first_token_s == 0.0)
+        computed = sum(job.take_tokens for job in batch)
+        seconds = self._machine.prefill_s(computed)
+        if loaded:
+            load_s = self._occupy_link(loaded) - self.now_s
+            seconds = self._machine.overlapped_s(load_s, seconds)
+        self.now_s += seconds
+        for job in batch:
+            job.done_tokens += job.take_tokens
+            self._cache(job, job.request.prompt[: job.done_tokens], job.take_tokens)
+            job.take_tokens = 0
+            # Its load is paid for, whether its prompt is done or not.
+            job.first_token_s = self.now_s
+            if job.done_tokens < len(job.request.prompt):
+                self._chunked = job
+                continue
+            assert job.held is not None
+            self.policy.prompt_cached(job.request, job.held)
+            job.left_tokens -= 1
+            self._running.append(job)
+        self._end_finished()
+
+    def _decode(self) -> None:
+        """As many steps as pass before a request ends or something comes from outside."""
+        longest = max(len(job.request.prompt) for job in self._running)
+        step_s = self._machine.decode_s(len(self._running), longest)
+        steps = min(job.left_tokens for job in self._running)
+        left_s = self._next_event_s() - self.now_s
+        if step_s > 0 and left_s < steps * step_s:
+            steps = max(math.ceil(left_s / step_s), 1)
+        slots = len(self._running) * steps
+        self._allocate(slots)
+        self._private_tokens += slots
+        self.now_s += steps * step_s
+        for job in self._running:
+            job.left_tokens -= steps
+        self._end_finished()
+
+    def _end_finished(self) -> None:
+        finished = [job for job in self._running if job.left_tokens == 0]
+        if finished:
+            self._running = [job for job in self._running if job.left_tokens]
+        for job in finished:
+            self._end(job)
+
+    def _end(self, job: _Job) -> None:
+        request = job.request
+        assert job.held is not None
+        if request.answer:
+            self._cache(job, request.prompt + request.answer, len(request.answer))
+        self.policy.answer_cached(request, job.held)
+        self.tree.unlock(job.held)
+        self.early.wake()
+        computed = len(request.prompt) - job.kept_tokens - job.prefetched_tokens
+        served = Served(
+            request=request,
+            sent_s=job.sent_s,
+            first_token_s=job.first_token_s,
+            ended_s=self.now_s,
+            kept_tokens=job.kept_tokens,
+            prefetched_tokens=job.prefetched_tokens,
+            loaded_tokens=job.loaded_tokens,
+            computed_tokens=computed - job.loaded_tokens,
+        )
+        self._served.append(served)
+        for following in self._traffic.answered(request):
+            self._send(following)
+
+    def _cache(self, job: _Job, tokens: Tokens, private_tokens: int) -> None:
+        """What a request has computed enters the tree; what was there already is freed."""
+        self._private_tokens -= private_tokens
+        self.policy.inserting(job.request)
+        leaf = self.tree.insert(tokens)
+        self.tree.lock(leaf)
+        assert job.held is not None
+        self.tree.unlock(job.held)
+        job.held = leaf
+        self.early.wake()
+
+    def _allocate(self, tokens: int) -> None:
+        """Free so many slots. A copy under way is waited for if nothing else gives them."""
+        self._evict(tokens - self.free_tokens)
+        if self.free_tokens < tokens and self.early.flight is not None:
+            self.now_s = max(self.now_s, self.early.flight.ends_s)
+            self.early.land()
+            self._evict(tokens - self.free_tokens)
+        assert self.free_tokens >= tokens, "a request was admitted without room"
+
+    def _make_room(self, tokens: int, steps: int) -> int:
+        """Free slots for an early load, without evicting what is needed as soon; how many."""
+        self._evict(tokens - self.free_tokens, displacing_for_steps=steps)
+        return max(min(tokens, self.free_tokens), 0)
+
+    def _evict(self, tokens: int, *, displacing_for_steps: int | None = None) -> None:
+        if tokens > 0:
+            evicted = self.tree.evict(tokens, displacing_for_steps=displacing_for_steps)
+            self.counts["evicted_tokens"] += evicted
+            self.policy.turn_over(evicted)

@@ -1,0 +1,158 @@
+"""Workloads against policies: what each would cost on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from kvflow_bench.presets import Preset
+from kvflow_bench.workloads import Workload
+from kvflow_simulate.engine import Engine
+from kvflow_simulate.machine import Machine
+from kvflow_simulate.policies import CEILING, Future, Side
+from kvflow_simulate.requests import Served
+from kvflow_simulate.traffic import WorkloadTraffic
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The pools of a server, in tokens."""
+
+    pool_tokens: int
+    host_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The counted calls of one workload under one policy, in order of completion."""
+
+    workload: str
+    policy: str
+    served: tuple[Served, ...]
+    warm_up: tuple[Served, ...]
+    elapsed_s: float
+    counts: Mapping[str, int]
+    """Tokens evicted, loaded on demand, loaded ahead, and of those read and wasted; waits."""
+
+    def total(self, name: str) -> int:
+        """The sum of one of the calls' counts."""
+        return sum(getattr(call, name) for call in self.served)
+
+
+def compare(
+    workloads: Iterable[Workload],
+    sides: Sequence[Side],
+    machine: Machine,
+    sizes: Sizes,
+    *,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Each workload under each policy, after a run in which everything fits."""
+    outcomes = []
+    for workload in workloads:
+        ceiling = simulate(workload, CEILING, machine, sizes)
+        future = future_of(ceiling)
+        for side in (CEILING, *sides):
+            is_done = side is CEILING
+            outcome = ceiling if is_done else simulate(workload, side, machine, sizes, future)
+            on_outcome(outcome)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def simulate(
+    workload: Workload,
+    side: Side,
+    machine: Machine,
+    sizes: Sizes,
+    future: Future | None = None,
+) -> Outcome:
+    """One workload under one policy, from an empty cache."""
+    if side.knows_the_future and future is None:
+        future = future_of(simulate(workload, CEILING, machine, sizes))
+    engine = Engine(
+        machine,
+        pool_tokens=workload.footprint_tokens() if side.fits_everything else sizes.pool_tokens,
+        host_tokens=sizes.host_tokens if side.has_host_tier else 0,
+        policy=lambda tree: side.make(tree, future),
+    )
+    traffic = WorkloadTraffic(workload, hinted=side.is_hinted)
+    warm_up = engine.run(traffic)
+    started_s, before = engine.now_s, counts_of(engine)
+    traffic.count()
+    served = engine.run(traffic)
+    counts = {name: count - before[name] for name, count in counts_of(engine).items()}
+    return Outcome(
+        workload.name,
+        side.name,
+        tuple(served),
+        tuple(warm_up),
+        engine.now_s - started_s,
+        counts,
+    )
+
+
+def future_of(outcome: Outcome) -> Future:
+    """What who knows that run knows of the next one, calls in the order in which they left."""
+    calls = sorted((*outcome.warm_up, *outcome.served), key=lambda served: served.sent_s)
+    return Future([call.request for call in calls])
+
+
+def counts_of(engine: Engine) -> dict[str, int]:
+    """The engine's counts so far."""
+    engine.early.note_wasted()
+    early = engine.early.counts
+    return {
+        "evicted_tokens": engine.counts["evicted_tokens"],
+        "loaded_tokens": engine.counts["loaded_tokens"],
+        "prefetched_tokens": early["prefetched_tokens"],
+        "prefetch_used_tokens": early["used_tokens"],
+        "prefetch_wasted_tokens": early["wasted_tokens"],
+        "waits": early["waits"],
+    }
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """What is reported of an outcome, times in milliseconds."""
+    calls = outcome.served
+    return {
+        "workload": outcome.workload,
+        "policy": outcome.policy,
+        "calls": len(calls),
+        "elapsed_s": outcome.elapsed_s,
+        "mean_latency_ms": 1000 * fmean(call.latency_s for call in calls),
+        "mean_ttft_ms": 1000 * fmean(call.ttft_s for call in calls),
+        "prompt_tokens": sum(len(call.request.prompt) for call in calls),
+        "kept_tokens": outcome.total("kept_tokens"),
+        "prefetch_found_tokens": outcome.total("prefetched_tokens"),
+        "host_tokens": outcome.total("loaded_tokens"),
+        "computed_tokens": outcome.total("computed_tokens"),
+        **outcome.counts,
+    }
+
+
+def with_ratios(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Figures with mean latencies over those of the ceiling and of the optimum, where they ran."""
+    latency = {(row["workload"], row["policy"]): row["mean_latency_ms"] for row in outcomes}
+    rows = []
+    for row in outcomes:
+        ratios = {}
+        for policy in (CEILING.name, "optimum"):
+            base = latency.get((row["workload"], policy))
+            ratios[f"latency_of_{policy}"] = row["mean_latency_ms"] / base if base else None
+        rows.append({**row, **ratios})
+    return rows
+
+
+def host_tokens(preset: Preset, machine: Machine, pool_tokens: int) -> int:
+    """The host tier that a preset's flags give a server of SGLang's."""
+    option, value = preset.host_flags
+    if option == "--hicache-ratio":
+        return int(float(value) * pool_tokens)
+    assert option == "--hicache-size", f"{option} gives no size"
+    return int(float(value) * 1e9 / machine.token_bytes)
+
+
+DEFAULT_POLICIES = ("lru", "hicache", "papers", "ours", "optimum")

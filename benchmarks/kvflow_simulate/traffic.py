@@ -1,0 +1,84 @@
+"""The workloads of `kvflow bench`, as the simulated engine hears them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_agents.prefix import Tokens
+from kvflow_bench.workloads import Stage, Workflow, Workload
+from kvflow_simulate.requests import CallId, Request
+
+# Answers are nobody's prompt: their tokens begin where those of prompts have ended.
+FIRST_ANSWER_TOKEN = 1000
+
+
+@dataclass(slots=True)
+class _Player:
+    """One live workflow: the stages to come, and how many answers the last one still lacks."""
+
+    workflow: Workflow
+    stages: Iterator[Stage]
+    app: str
+    calls: int = 0
+    unanswered: int = 0
+
+
+class WorkloadTraffic:
+    """All workflows of a workload at once; each stage follows the answers of the one before.
+
+    First those that warm up; after `count` those that count.
+    """
+
+    def __init__(self, workload: Workload, *, hinted: bool) -> None:
+        self._hinted = hinted
+        self._players = [
+            _Player(workflow, workflow.stages(counted=False), workflow.graph.fingerprint())
+            for workflow in workload.workflows()
+        ]
+
+    def first(self) -> Iterable[Request]:
+        """The first stages of all workflows."""
+        return [request for player in self._players for request in self._next_stage(player)]
+
+    def answered(self, request: Request) -> Iterable[Request]:
+        """The next stage, if this was the last answer that it waited for."""
+        player = self._players[request.id.workflow]
+        player.unanswered -= 1
+        return [] if player.unanswered else self._next_stage(player)
+
+    def count(self) -> None:
+        """From here on the counted calls."""
+        for player in self._players:
+            player.stages = player.workflow.stages(counted=True)
+
+    def _next_stage(self, player: _Player) -> list[Request]:
+        stage = next(player.stages, None)
+        if stage is None:
+            return []
+        requests = []
+        for call in stage.calls:
+            number = player.calls
+            player.calls += 1
+            forecast = Forecast(number, stage.steps)
+            name = f"w{player.workflow.number}"
+            requests.append(
+                Request(
+                    CallId(player.workflow.number, number),
+                    call.agent,
+                    Tokens("q", call.prompt),
+                    _answer(player.workflow, number),
+                    Hint(name, forecast, agent=call.agent, app=player.app)
+                    if self._hinted
+                    else None,
+                )
+            )
+        player.unanswered = len(requests)
+        return requests
+
+
+def _answer(workflow: Workflow, number: int) -> Tokens:
+    token = FIRST_ANSWER_TOKEN + number
+    return Tokens("q", [token]) * (workflow.parameters.output_tokens - 1)
