@@ -96,6 +96,11 @@ class ClaimLedger(Generic[N]):
             return Standing.SPENT, None
         return Standing.ORDINARY, None
 
+    def is_expected(self, node: N) -> bool:
+        """Whether an agent with known steps will use a node; `standing` tells more."""
+        label = self._labels.get(node.id)
+        return label is not None and bool(label.steps)
+
     def place(self, key: Key, steps: int | None) -> Claim[N]:
         """Claim a prefix; what the tree does not hold yet is claimed as it comes."""
         claim = Claim(key, steps, self._root)

@@ -67,8 +67,8 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
 
     def discard(self, leaf: Leaf) -> None:  # type: ignore[override]
         """Make a leaf unevictable, if it was evictable."""
-        super().discard(leaf)
-        self._ranks.pop(leaf, None)
+        if self._ranks.pop(leaf, None) is not None:
+            super().discard(leaf)
 
     def refresh(self, leaf: Leaf) -> None:
         """Take note that a leaf's rank may have changed."""

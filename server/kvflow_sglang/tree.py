@@ -13,6 +13,8 @@ from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
 
 Node = Any  # sglang's UnifiedTreeNode
 
+_NOTHING = (0, 0)
+
 
 class ClaimedTreeCore(UnifiedTreeCore):
     """Reports what happens to its nodes to a ledger, and keeps its leaves in order of eviction.
@@ -100,21 +102,26 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _count_expected(self, node: Node) -> None:
         """Keep the totals of expected tokens in step with one node."""
-        device_tokens = host_tokens = 0
-        if self.ledger.standing(node)[0] is Standing.EXPECTED:
+        now = _NOTHING
+        if self.ledger.is_expected(node):
             data = node.component_data[FULL]
             device_tokens = 0 if data.value is None else len(node.key)
             host_tokens = 0 if data.host_value is None else len(node.key)
-        self._note_expected(node.id, device_tokens, host_tokens)
+            now = (device_tokens, host_tokens)
+        self._note_expected(node, now)
 
-    def _note_expected(self, node_id: int, device_tokens: int, host_tokens: int) -> None:
-        old_device, old_host = self._expected_tokens.pop(node_id, (0, 0))
-        if old_device and not device_tokens and host_tokens:
-            self.on_lost(self.ledger.standing(self.node_by_id(node_id))[1])
-        if device_tokens or host_tokens:
-            self._expected_tokens[node_id] = (device_tokens, host_tokens)
-        self.expected_device_tokens += device_tokens - old_device
-        self.expected_host_tokens += host_tokens - old_host
+    def _note_expected(self, node: Node, now: tuple[int, int]) -> None:
+        before = self._expected_tokens.get(node.id, _NOTHING)
+        if now == before:
+            return
+        if now == _NOTHING:
+            del self._expected_tokens[node.id]
+        else:
+            self._expected_tokens[node.id] = now
+        self.expected_device_tokens += now[0] - before[0]
+        self.expected_host_tokens += now[1] - before[1]
+        if before[0] and not now[0] and now[1]:
+            self.on_lost(self.ledger.standing(node)[1])
 
     # What follows overrides the stock core where a node is made, cut, moved or dropped.
 
@@ -132,7 +139,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def _unregister_node(self, node: Node) -> None:
         super()._unregister_node(node)
         self.ledger.removed(node)
-        self._note_expected(node.id, 0, 0)
+        self._note_expected(node, _NOTHING)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:
         super()._update_evictable_leaf_sets(node)
