@@ -27,12 +27,18 @@ class TrackRecord:
 
     def note_call(self, agent: str, steps: Steps) -> None:
         """An agent calls; `steps` is what the last forecast before that said."""
-        if agent not in steps:
+        was_right = came_true(agent, steps)
+        if was_right is None:
             return
-        if _was_next(steps[agent], steps):
+        if was_right:
             self._score = min(self._score + 1, BEST)
         else:
             self._score = max(self._score - 1, WORST)
+
+
+def came_true(agent: str, steps: Steps) -> bool | None:
+    """Whether a forecast had `agent`, which calls now, come next; None if it did not name it."""
+    return _was_next(steps[agent], steps) if agent in steps else None
 
 
 def _was_next(said: int | None, steps: Steps) -> bool:

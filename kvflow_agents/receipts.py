@@ -1,0 +1,231 @@
+"""Receipts: what became of each hinted call, kept by workflow and agent."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from heapq import nsmallest
+from itertools import islice
+from typing import Any, Literal
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.foresight import Outcome
+from kvflow_agents.hints import Hint
+from kvflow_agents.track_record import came_true
+
+MAX_PAGE = 100
+"""The most workflows, or agents of one workflow, in one answer."""
+
+Fate = Literal["accepted", "stale", "ended", "distrusted"]
+"""The outcome of a call's hint; distrusted: accepted, of a workflow whose forecasts failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept. Beyond it the workflow that was silent longest goes."""
+
+    most_workflows: int = 1024
+    most_agents: int = 16_384
+    most_under_way: int = 8192
+    """Calls that were never admitted stay until so many others have come."""
+    last_calls: int = 4
+    """Of each agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Where a call's prompt was found when it was admitted, in tokens."""
+
+    prompt_tokens: int
+    device_tokens: int
+    """Cached on the device, prefetched ones included."""
+    host_tokens: int
+    """Loaded back from the host tier on demand."""
+    prefetched_tokens: int
+    """Of those on the device: loaded ahead, and first read by this call."""
+    waited: bool
+    """Whether it was held back for a load that was under way."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a set of calls adds up to."""
+
+    calls: int = 0
+    accepted: int = 0
+    stale: int = 0
+    ended: int = 0
+    distrusted: int = 0
+    forecast_right: int = 0
+    forecast_wrong: int = 0
+    prompt_tokens: int = 0
+    device_tokens: int = 0
+    host_tokens: int = 0
+    prefetched_tokens: int = 0
+    waits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    workflow: str
+    agent: str | None
+    seq: int
+    fate: Fate
+    forecast_right: bool | None
+
+
+@dataclass(slots=True)
+class _Agent:
+    last: deque[tuple[_Arrival, Admission]]
+    sums: Sums = field(default_factory=Sums)
+
+
+@dataclass(slots=True)
+class _Workflow:
+    app: str | None
+    forecast: Forecast | None = None
+    sums: Sums = field(default_factory=Sums)
+    # In the order of their last call.
+    agents: OrderedDict[str, _Agent] = field(default_factory=OrderedDict)
+
+
+class Receipts:
+    """Adds up calls as they are admitted, so that an answer is a slice. Pure and bounded."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.totals = Sums()
+        """Of all calls since the start, whatever has been forgotten."""
+        self._limits = limits or Limits()
+        self._agents = 0
+        # In the order of their last hint.
+        self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
+        self._under_way: OrderedDict[str, _Arrival] = OrderedDict()
+
+    def heard(self, hint: Hint, outcome: Outcome) -> None:
+        """A hint has come, with a request or without."""
+        workflow = self._workflows.get(hint.workflow)
+        if workflow is None:
+            workflow = self._workflows[hint.workflow] = _Workflow(hint.app)
+        if outcome == "accepted":
+            workflow.forecast = hint.forecast
+        self._workflows.move_to_end(hint.workflow)
+        self._forget_excess()
+
+    def arrived(self, request_id: str, hint: Hint, outcome: Outcome, *, is_trusted: bool) -> None:
+        """A request has come with a hint; `is_trusted`: whether its workflow has influence."""
+        right = self._came_true(hint) if outcome == "accepted" else None
+        fate: Fate = "distrusted" if outcome == "accepted" and not is_trusted else outcome
+        arrival = _Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, right)
+        self._under_way[request_id] = arrival
+        if len(self._under_way) > self._limits.most_under_way:
+            self._under_way.popitem(last=False)
+        self.heard(hint, outcome)
+
+    def is_under_way(self, request_id: str) -> bool:
+        """Whether a hinted request has arrived and was not admitted yet."""
+        return request_id in self._under_way
+
+    def admitted(self, request_id: str, admission: Admission) -> None:
+        """The first prefill of a request is done; later ones, and unhinted requests, are none."""
+        arrival = self._under_way.pop(request_id, None)
+        if arrival is None:
+            return
+        _add(self.totals, arrival, admission)
+        workflow = self._workflows.get(arrival.workflow)
+        if workflow is None:
+            return
+        _add(workflow.sums, arrival, admission)
+        if arrival.agent is None:
+            return
+        agent = workflow.agents.get(arrival.agent)
+        if agent is None:
+            agent = workflow.agents[arrival.agent] = _Agent(deque(maxlen=self._limits.last_calls))
+            self._agents += 1
+        workflow.agents.move_to_end(arrival.agent)
+        agent.last.append((arrival, admission))
+        _add(agent.sums, arrival, admission)
+        self._forget_excess()
+
+    def workflows(self, *, offset: int = 0, limit: int = MAX_PAGE) -> dict[str, Any]:
+        """The workflows heard last, newest first: names and sums, as JSON has them."""
+        rows = [
+            {"workflow": name, **_summary(self._workflows[name])}
+            for name in _page(self._workflows, offset, limit)
+        ]
+        return {"total": len(self._workflows), "workflows": rows}
+
+    def workflow(
+        self, name: str, *, offset: int = 0, limit: int = MAX_PAGE
+    ) -> dict[str, Any] | None:
+        """One workflow, and its agents that called last, newest first; None if unknown.
+
+        `expected` has the nearest agents of its forecast, those that never called included.
+        """
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            return None
+        steps = {} if workflow.forecast is None else workflow.forecast.steps
+        coming = ((agent, count) for agent, count in steps.items() if count is not None)
+        rows = []
+        for agent in _page(workflow.agents, offset, limit):
+            kept = workflow.agents[agent]
+            last = [_call(*call) for call in reversed(kept.last)]
+            about = {"agent": agent, "steps": steps.get(agent), "sums": asdict(kept.sums)}
+            rows.append({**about, "last_calls": last})
+        nearest = nsmallest(min(limit, MAX_PAGE), coming, key=lambda each: each[1])
+        expected = [{"agent": agent, "steps": count} for agent, count in nearest]
+        return {"workflow": name, **_summary(workflow), "expected": expected, "agents": rows}
+
+    def _came_true(self, hint: Hint) -> bool | None:
+        workflow = self._workflows.get(hint.workflow)
+        if workflow is None or workflow.forecast is None or hint.agent is None:
+            return None
+        return came_true(hint.agent, workflow.forecast.steps)
+
+    def _forget_excess(self) -> None:
+        limits = self._limits
+        while len(self._workflows) > limits.most_workflows:
+            self._agents -= len(self._workflows.popitem(last=False)[1].agents)
+        while self._agents > limits.most_agents:
+            oldest = next(iter(self._workflows.values()))
+            if len(self._workflows) == 1:
+                oldest.agents.popitem(last=False)
+                self._agents -= 1
+            else:
+                self._agents -= len(self._workflows.popitem(last=False)[1].agents)
+
+
+def _add(sums: Sums, arrival: _Arrival, admission: Admission) -> None:
+    sums.calls += 1
+    setattr(sums, arrival.fate, getattr(sums, arrival.fate) + 1)
+    sums.forecast_right += arrival.forecast_right is True
+    sums.forecast_wrong += arrival.forecast_right is False
+    sums.prompt_tokens += admission.prompt_tokens
+    sums.device_tokens += admission.device_tokens
+    sums.host_tokens += admission.host_tokens
+    sums.prefetched_tokens += admission.prefetched_tokens
+    sums.waits += admission.waited
+
+
+def _page(names: OrderedDict[str, Any], offset: int, limit: int) -> Iterator[str]:
+    return islice(reversed(names), offset, offset + min(limit, MAX_PAGE))
+
+
+def _summary(workflow: _Workflow) -> dict[str, Any]:
+    return {
+        "app": workflow.app,
+        "seq": None if workflow.forecast is None else workflow.forecast.seq,
+        "done": workflow.forecast is not None and workflow.forecast.done,
+        "known_agents": len(workflow.agents),
+        "sums": asdict(workflow.sums),
+    }
+
+
+def _call(arrival: _Arrival, admission: Admission) -> dict[str, Any]:
+    return {
+        "seq": arrival.seq,
+        "hint": arrival.fate,
+        "forecast_right": arrival.forecast_right,
+        **asdict(admission),
+    }

@@ -1,0 +1,270 @@
+"""What became of each hinted call, to the token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.foresight import Outcome
+from kvflow_agents.hints import Hint
+from kvflow_agents.receipts import MAX_PAGE, Admission, Limits, Receipts
+
+COLD = Admission(100, 0, 0, 0, waited=False)
+NO_SUMS = {
+    "calls": 0,
+    "accepted": 0,
+    "stale": 0,
+    "ended": 0,
+    "distrusted": 0,
+    "forecast_right": 0,
+    "forecast_wrong": 0,
+    "prompt_tokens": 0,
+    "device_tokens": 0,
+    "host_tokens": 0,
+    "prefetched_tokens": 0,
+    "waits": 0,
+}
+
+
+class Server:
+    """Receipts that are fed as a scheduler feeds them."""
+
+    def __init__(self, **limits: int) -> None:
+        self.receipts = Receipts(Limits(**limits))
+        self.seq = 0
+
+    def hint(
+        self,
+        agent: str | None,
+        steps: Mapping[str, int | None] | None = None,
+        workflow: str = "w",
+        **more: Any,
+    ) -> Hint:
+        self.seq += 1
+        return Hint(workflow, Forecast(self.seq, steps or {}, **more), agent=agent, app="app")
+
+    def call(
+        self,
+        agent: str | None,
+        steps: Mapping[str, int | None] | None = None,
+        admission: Admission = COLD,
+        *,
+        workflow: str = "w",
+        outcome: Outcome = "accepted",
+        is_trusted: bool = True,
+    ) -> None:
+        hint = self.hint(agent, steps, workflow)
+        request_id = str(self.seq)
+        self.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
+        self.receipts.admitted(request_id, admission)
+
+    def workflow(self, name: str = "w", **page: int) -> dict[str, Any]:
+        found = self.receipts.workflow(name, **page)
+        assert found is not None
+        return found
+
+    def agents(self, name: str = "w", **page: int) -> list[str]:
+        return [row["agent"] for row in self.workflow(name, **page)["agents"]]
+
+
+def test_a_call_is_kept_as_it_was_admitted() -> None:
+    server = Server()
+    server.call("a", {"a": 0, "b": 1, "c": None})
+    server.call("b", {"a": 1, "b": None}, Admission(90, 50, 20, 30, waited=True))
+    sums_of_b = {
+        **NO_SUMS,
+        "calls": 1,
+        "accepted": 1,
+        "forecast_right": 1,
+        "prompt_tokens": 90,
+        "device_tokens": 50,
+        "host_tokens": 20,
+        "prefetched_tokens": 30,
+        "waits": 1,
+    }
+    sums = {**sums_of_b, "calls": 2, "accepted": 2, "prompt_tokens": 190}
+    assert server.workflow() == {
+        "workflow": "w",
+        "app": "app",
+        "seq": 2,
+        "done": False,
+        "known_agents": 2,
+        "sums": sums,
+        "expected": [{"agent": "a", "steps": 1}],
+        "agents": [
+            {
+                "agent": "b",
+                "steps": None,
+                "sums": sums_of_b,
+                "last_calls": [
+                    {
+                        "seq": 2,
+                        "hint": "accepted",
+                        "forecast_right": True,
+                        "prompt_tokens": 90,
+                        "device_tokens": 50,
+                        "host_tokens": 20,
+                        "prefetched_tokens": 30,
+                        "waited": True,
+                    }
+                ],
+            },
+            {
+                "agent": "a",
+                "steps": 1,
+                "sums": {**NO_SUMS, "calls": 1, "accepted": 1, "prompt_tokens": 100},
+                "last_calls": [
+                    {
+                        "seq": 1,
+                        "hint": "accepted",
+                        "forecast_right": None,
+                        "prompt_tokens": 100,
+                        "device_tokens": 0,
+                        "host_tokens": 0,
+                        "prefetched_tokens": 0,
+                        "waited": False,
+                    }
+                ],
+            },
+        ],
+    }
+    assert json.loads(json.dumps(server.workflow())) == server.workflow()
+
+
+def test_a_forecast_is_held_against_the_call_that_follows() -> None:
+    server = Server()
+    server.call("a", {"b": 1, "c": 5})
+    server.call("b", {"a": 1, "c": 5})  # as said
+    server.call("c", {"a": 1, "b": None})  # out of turn
+    server.call("b", {"a": 1})  # was never to come again
+    server.call("nobody", {"a": 1})  # tells nothing
+    sums = server.workflow()["sums"]
+    assert (sums["forecast_right"], sums["forecast_wrong"]) == (1, 2)
+
+
+@pytest.mark.parametrize("outcome", ["stale", "ended"])
+def test_a_hint_that_was_not_taken_changes_no_forecast(outcome: Outcome) -> None:
+    server = Server()
+    server.call("a", {"b": 1})
+    server.call("b", {"b": None}, outcome=outcome)
+    found = server.workflow()
+    assert (found["seq"], found["expected"]) == (1, [{"agent": "b", "steps": 1}])
+    assert (found["sums"][outcome], found["sums"]["forecast_right"]) == (1, 0)
+    assert found["agents"][0]["last_calls"][0]["hint"] == outcome
+
+
+def test_a_distrusted_call_is_not_counted_as_accepted() -> None:
+    server = Server()
+    server.call("a", is_trusted=False)
+    sums = server.workflow()["sums"]
+    assert (sums["distrusted"], sums["accepted"], sums["calls"]) == (1, 0, 1)
+
+
+def test_a_forecast_without_a_request_is_no_call() -> None:
+    server = Server()
+    server.call("a", {"a": 1})
+    server.receipts.heard(server.hint(None, done=True), "accepted")
+    found = server.workflow()
+    assert (found["done"], found["expected"], found["sums"]["calls"]) == (True, [], 1)
+    assert found["agents"][0]["steps"] is None
+
+
+def test_a_call_counts_once_however_often_it_is_prefilled() -> None:
+    server = Server()
+    server.receipts.arrived("r", server.hint("a"), "accepted", is_trusted=True)
+    assert server.receipts.is_under_way("r")
+    assert server.workflow()["sums"]["calls"] == 0
+    for _ in range(3):
+        server.receipts.admitted("r", COLD)
+        assert not server.receipts.is_under_way("r")
+    server.receipts.admitted("unhinted", COLD)
+    assert server.receipts.totals.calls == server.workflow()["sums"]["calls"] == 1
+
+
+def test_a_call_of_no_agent_counts_for_its_workflow() -> None:
+    server = Server()
+    server.call(None)
+    assert server.workflow()["sums"]["calls"] == 1
+    assert server.agents() == []
+
+
+def test_only_the_last_calls_are_kept_newest_first() -> None:
+    server = Server(last_calls=2)
+    for _ in range(5):
+        server.call("a")
+    (agent,) = server.workflow()["agents"]
+    assert [call["seq"] for call in agent["last_calls"]] == [5, 4]
+    assert agent["sums"]["calls"] == 5
+
+
+def test_workflows_are_listed_newest_first_in_pages() -> None:
+    server = Server()
+    for number in range(300):
+        server.call("a", workflow=f"w{number}")
+    server.call("a", workflow="w7")
+    page = server.receipts.workflows(limit=10_000)
+    assert page["total"] == 300
+    names = [row["workflow"] for row in page["workflows"]]
+    assert names == ["w7", *(f"w{299 - each}" for each in range(MAX_PAGE - 1))]
+    second = server.receipts.workflows(offset=2, limit=1)["workflows"]
+    assert [(row["workflow"], row["sums"]["calls"]) for row in second] == [("w298", 1)]
+    assert server.receipts.workflows(offset=1000)["workflows"] == []
+
+
+def test_agents_are_listed_by_their_last_call_in_pages() -> None:
+    server = Server()
+    steps = {f"a{number}": number for number in range(1000)}
+    for agent in steps:
+        server.call(agent, steps)
+    server.call("a3", steps)
+    assert server.agents(limit=3) == ["a3", "a999", "a998"]
+    assert server.agents(offset=2, limit=2) == ["a998", "a997"]
+    found = server.workflow(limit=10_000)
+    assert len(found["agents"]) == len(found["expected"]) == MAX_PAGE
+    assert found["expected"][:2] == [{"agent": "a0", "steps": 0}, {"agent": "a1", "steps": 1}]
+
+
+def test_an_unknown_workflow_has_no_receipts() -> None:
+    assert Receipts().workflow("w") is None
+
+
+def test_the_workflow_that_was_silent_longest_is_forgotten() -> None:
+    server = Server(most_workflows=2)
+    server.call("a", workflow="one")
+    server.call("a", workflow="two")
+    server.call("a", workflow="one")
+    server.call("a", workflow="three")
+    assert server.receipts.workflow("two") is None
+    assert server.receipts.workflows()["total"] == 2
+    assert server.receipts.totals.calls == 4
+
+
+def test_agents_are_bounded_over_all_workflows_and_in_one() -> None:
+    server = Server(most_agents=3)
+    server.call("a", workflow="old")
+    for agent in "abc":
+        server.call(agent)
+    assert server.receipts.workflow("old") is None
+    server.call("a")
+    server.call("d")
+    assert server.agents() == ["d", "a", "c"]
+
+
+def test_calls_that_are_never_admitted_are_bounded() -> None:
+    server = Server(most_under_way=2)
+    for request_id in "abc":
+        server.receipts.arrived(request_id, server.hint("a"), "accepted", is_trusted=True)
+    assert [server.receipts.is_under_way(request_id) for request_id in "abc"] == [False, True, True]
+
+
+def test_a_workflow_forgotten_while_its_call_is_under_way_still_counts_in_all() -> None:
+    server = Server(most_workflows=1)
+    server.receipts.arrived("r", server.hint("a"), "accepted", is_trusted=True)
+    server.call("a", workflow="another")
+    server.receipts.admitted("r", COLD)
+    assert server.receipts.totals.calls == 2
+    assert server.receipts.workflow("w") is None
