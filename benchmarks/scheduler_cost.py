@@ -4,8 +4,8 @@ Run in the server's environment: `.venv-server/bin/python benchmarks/scheduler_c
 
 Workflows of ten agents call in turn, each with a prompt of its own, in pools that hold a quarter of
 the prompts on the device and all of them on the host. Everything that the scheduler does with the
-cache is counted, in CPU time: hear, match, load, evict, insert, back up, learn, prefetch. Copies are
-plain copies of four bytes a token. So compare cores, not milliseconds.
+cache is counted, in CPU time: hear, match, load, evict, insert, back up, learn, prefetch. Copies
+are plain copies of four bytes a token. So compare cores, not milliseconds.
 """
 
 from __future__ import annotations
