@@ -102,6 +102,7 @@ class Foresight(Generic[N]):
         self._live: OrderedDict[str, _Workflow[N]] = OrderedDict()
         self._dormant: OrderedDict[str, _Workflow[N]] = OrderedDict()
         self._ended: OrderedDict[str, int] = OrderedDict()
+        self._distrusted: set[str] = set()
         self._apps: OrderedDict[str, dict[str, _AppAgent]] = OrderedDict()
 
     @property
@@ -112,8 +113,11 @@ class Foresight(Generic[N]):
     @property
     def distrusted(self) -> int:
         """How many workflows are disregarded because their forecasts did not come true."""
-        known = (*self._live.values(), *self._dormant.values())
-        return sum(not workflow.record.is_good for workflow in known)
+        return len(self._distrusted)
+
+    def is_trusted(self, workflow: str) -> bool:
+        """Whether a workflow's forecasts have influence, as far as they came true."""
+        return workflow not in self._distrusted
 
     @property
     def agents(self) -> int:
@@ -134,7 +138,7 @@ class Foresight(Generic[N]):
         if workflow is None:
             workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
         elif hint.agent is not None:
-            workflow.record.note_call(hint.agent, workflow.forecast.steps)
+            self._note_call(workflow, hint.agent)
         self._renew(workflow, hint.forecast)
         self._want(workflow, caller=hint.agent)
         return "accepted"
@@ -190,6 +194,13 @@ class Foresight(Generic[N]):
 
     def _find(self, name: str) -> _Workflow[N] | None:
         return self._live.get(name) or self._dormant.get(name)
+
+    def _note_call(self, workflow: _Workflow[N], agent: str) -> None:
+        workflow.record.note_call(agent, workflow.forecast.steps)
+        if workflow.record.is_good:
+            self._distrusted.discard(workflow.name)
+        else:
+            self._distrusted.add(workflow.name)
 
     def _renew(self, workflow: _Workflow[N], forecast: Forecast) -> None:
         workflow.forecast = forecast
@@ -284,6 +295,7 @@ class Foresight(Generic[N]):
 
     def _give_up(self, workflow: _Workflow[N]) -> None:
         self._want_no_more(workflow)
+        self._distrusted.discard(workflow.name)
         self._remembered_agents -= len(workflow.agents)
         for agent in workflow.agents.values():
             self._remembered_tokens -= agent.history.tokens_kept
@@ -321,9 +333,10 @@ class Foresight(Generic[N]):
 
     def check(self) -> None:
         """Assert that the books are right; for tests."""
-        known: list[dict[str, Any]] = [
-            workflow.agents for workflow in (*self._live.values(), *self._dormant.values())
-        ]
+        workflows = (*self._live.values(), *self._dormant.values())
+        distrusted = {each.name for each in workflows if not each.record.is_good}
+        assert self._distrusted == distrusted, "distrusted workflows are off"
+        known: list[dict[str, Any]] = [workflow.agents for workflow in workflows]
         known += self._apps.values()
         agents = [agent for each in known for agent in each.values()]
         assert self._remembered_agents == len(agents), "agents are off"

@@ -9,14 +9,16 @@ from typing import Any
 
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
+from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Foresight, Namespace, Outcome
 from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request
 from kvflow_agents.prefetch import PrefetchQueue
-from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache
+from kvflow_agents.receipts import Admission, Receipts
+from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
-from kvflow_sglang.tree import ClaimedTreeCore, Node
+from kvflow_sglang.tree import ClaimedTreeCore, Node, Tier
 
 
 class KVFlowRadixCache(UnifiedRadixCache):
@@ -37,6 +39,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.settings: Settings = from_environment()
         self._prefetch_queue = _make_queue(self.settings)
         self.outcomes: Counter[str] = Counter()
+        self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
+        self.receipts = Receipts()
         super().__init__(params)
 
     def reset(self) -> None:
@@ -45,6 +49,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         super().reset()
         if self._prefetch_queue is not None:
             self._prefetch_queue.clear()
+        self.tree_core.on_evict = self._note_eviction
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
         self.foresight = Foresight(
@@ -75,27 +80,31 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def hear_arrival(self, request: Any) -> None:
         """Take in the hint of a request that has just arrived, or infer one."""
         custom_params = request.sampling_params.custom_params
-        self.hear_request(custom_params)
+        self._hear_request(request.rid, custom_params)
         is_hinted = isinstance(custom_params, Mapping) and FIELD in custom_params
         if self.inferred is not None and not is_hinted:
             self.inferred.arrived(request)
         if self.prefetcher is not None:
             self.prefetcher.request_arrived()
 
-    def hear_request(self, custom_params: Any) -> None:
-        """Take in the hint of a request that has just arrived, if it has one."""
+    def _hear_request(self, request_id: str, custom_params: Any) -> None:
         try:
             hint = decode_request(custom_params)
         except HintError as error:
             self.outcomes[f"refused_{error.reason}"] += 1
             return
-        if hint is not None:
-            self.hear(hint)
-
-    def hear(self, hint: Hint) -> Outcome:
-        """Take in a forecast."""
+        if hint is None:
+            return
         outcome = self._take_in(hint)
         self.outcomes[outcome] += 1
+        is_trusted = self.foresight.is_trusted(hint.workflow)
+        self.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
+
+    def hear(self, hint: Hint) -> Outcome:
+        """Take in a forecast that no request carries."""
+        outcome = self._take_in(hint)
+        self.outcomes[outcome] += 1
+        self.receipts.heard(hint, outcome)
         return outcome
 
     def _take_in(self, hint: Hint) -> Outcome:
@@ -123,6 +132,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         finally:
             self.tree_core.user = None
+        prefetched_tokens = self._read(req)
+        if self.receipts.is_under_way(req.rid):
+            self.receipts.admitted(req.rid, self._admission_of(req, prefetched_tokens))
         self._learn(req, caller, tokens_before)
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
@@ -169,13 +181,38 @@ class KVFlowRadixCache(UnifiedRadixCache):
             **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
         }
 
-    def _learn(self, req: Any, caller: Hint | None, tokens_before: int) -> None:
+    def _note_eviction(self, node: Node, tier: Tier, standing: Standing) -> None:
+        self.evicted_tokens[tier, standing] += len(node.key)
+        if tier == "device" and self.prefetcher is not None:
+            self.prefetcher.evicted(node)
+
+    def _read(self, req: Any) -> int:
+        """Note that a request has read its prefix; how many tokens of it were loaded ahead."""
+        leaf = self._leaf_of(req)
+        if leaf is None or self.prefetcher is None:
+            return 0
+        prefetched_tokens = self.prefetcher.read(req, leaf)
+        self.prefetcher.wake()
+        return prefetched_tokens
+
+    def _admission_of(self, req: Any, prefetched_tokens: int) -> Admission:
+        device_tokens, host_tokens = cached_tokens(req)
+        return Admission(
+            prompt_tokens=len(req.origin_input_ids),
+            device_tokens=device_tokens,
+            host_tokens=host_tokens,
+            prefetched_tokens=prefetched_tokens,
+            waited=self.prefetcher is not None and self.prefetcher.has_waited(req),
+        )
+
+    def _leaf_of(self, req: Any) -> Node | None:
         leaf = None if self.disable else self.tree_core.node_or_none(req.last_node)
-        if leaf is None or leaf is self.tree_core.root_node:
+        return None if leaf is self.tree_core.root_node else leaf
+
+    def _learn(self, req: Any, caller: Hint | None, tokens_before: int) -> None:
+        leaf = self._leaf_of(req)
+        if leaf is None:
             return
-        if self.prefetcher is not None:
-            self.prefetcher.read(req, leaf)
-            self.prefetcher.wake()
         if caller is None:
             self.tree_core.ledger.use(leaf, None)
             return

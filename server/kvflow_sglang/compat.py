@@ -64,6 +64,7 @@ SCHEDULER_NAMES: dict[str, str | None] = {
     f"{_TREE}._split_node": "self key child split_len",
     f"{_TREE}._unregister_node": "self node",
     f"{_TREE}._update_evictable_leaf_sets": "self node",
+    f"{_TREE}.evict_device_leaf": "self node_id is_write_back",
     f"{_TREE}._evict_host_leaf": "self node tracker device_frees host_frees cache_actions",
     f"{_TREE}.commit_backup": "self node_id host_indices comp_xfers",
     f"{_TREE}.insert_host": "self node_id key host_value hash_value",
@@ -172,6 +173,16 @@ def add_handlers(scheduler: Any, handlers: Mapping[type, Callable[[Any], Any]]) 
     from sglang.utils import TypeBasedDispatcher
 
     scheduler._request_dispatcher += TypeBasedDispatcher(list(handlers.items()))
+
+
+def cached_tokens(req: Any) -> tuple[int, int]:
+    """How many tokens of a request were found on the device, and on the host; once admitted."""
+    return req.cached_tokens_device, req.cached_tokens_host
+
+
+def metric_labels(cache: Any) -> dict[str, Any] | None:
+    """The labels of SGLang's own metrics of a cache; None without `--enable-metrics`."""
+    return None if cache.metrics_collector is None else dict(cache.metrics_collector.labels)
 
 
 # ---- copies between the tiers ----

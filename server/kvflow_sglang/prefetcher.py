@@ -116,8 +116,12 @@ class Prefetcher:
                 self._queue.note_late()
         return True
 
-    def read(self, request: Any, leaf: Node) -> None:
-        """A request has read all KV down to `leaf`."""
+    def has_waited(self, request: Any) -> bool:
+        """Whether a request was held back for a load."""
+        return request in self._waits
+
+    def read(self, request: Any, leaf: Node) -> int:
+        """A request has read all KV down to `leaf`; how much of it was loaded ahead and unread."""
         node, tokens = leaf, 0
         while self._unused and node.parent is not None:
             tokens += self._unused.pop(node.id, 0)
@@ -125,6 +129,11 @@ class Prefetcher:
         self._counts["prefetch_used_tokens"] += tokens
         if tokens and self._queue is not None and request not in self._waits:
             self._queue.note_in_time()
+        return tokens
+
+    def evicted(self, node: Node) -> None:
+        """A node is about to leave the device."""
+        self._waste(node.id)
 
     def land_all(self) -> bool:
         """Wait for the copies under way, for somebody needs their room; whether there were any.
@@ -140,12 +149,15 @@ class Prefetcher:
         """Wait for the copies under way and forget them: the tree is about to be emptied."""
         self._loads.abandon()
 
-    def status(self) -> dict[str, int]:
+    @property
+    def counts(self) -> dict[str, int]:
         """Tokens loaded ahead of their request, and what became of them."""
+        return {name: self._counts[name] for name in _COUNTS}
+
+    def status(self) -> dict[str, int]:
+        """The counts, and what is under way."""
         self._note_wasted()
-        return {name: self._counts[name] for name in _COUNTS} | {
-            "load_tokens_under_way": self._loads.tokens
-        }
+        return self.counts | {"load_tokens_under_way": self._loads.tokens}
 
     def _lets_arrivals_go_first(self) -> bool:
         """To start a copy takes the CPU some milliseconds, and a prefill waits for the CPU."""

@@ -45,6 +45,8 @@ class Request:
     kv_rotation_base: None = None
     full_untruncated_fill_ids: array[int] = field(default_factory=lambda: array("q"))
     is_finished: bool = False
+    cached_tokens_device: int = 0
+    cached_tokens_host: int = 0
     lock: Any = None
     last_node: int = 0
     kv: Any = None
@@ -154,11 +156,13 @@ class StandaloneCache:
         if loads and match.host_hit_length and self.cache.load_back(match.best_match_node):
             self.cache.ready_to_load_host_cache()
             self.one_pass()
+            request.cached_tokens_host = match.host_hit_length
             match = self.match(tokens[:-1], request.extra_key)
         request.last_node = match.last_device_node
         request.lock = self.cache.lock(match.last_device_node)
         cached: int = match.device_prefix_len
         request.kv.cache_protected_len = cached
+        request.cached_tokens_device = cached - request.cached_tokens_host
         slots = self.cache.path_device_indices(match.last_device_node)
         assert self.kv(slots) == list(tokens[:cached]), "a request has read what is not its KV"
         self._write(request, 0, slots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.eviction import EvictionQueue, Rank, Standing, may_displace, rank
@@ -12,6 +12,7 @@ from kvflow_agents.prefetch import Span
 from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
 
 Node = Any  # sglang's UnifiedTreeNode
+Tier = Literal["device", "host"]
 
 _NOTHING = (0, 0)
 
@@ -34,6 +35,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
     displacing_for_steps: int | None = None
     # Called for a node that left the device, with the steps in which it is needed.
     on_lost: Callable[[int | None], None] = staticmethod(lambda steps: None)
+    # Called for a node that is evicted from a tier, before it is: the node, tier and standing.
+    on_evict: Callable[[Node, Tier, Standing], None] = staticmethod(lambda *evicted: None)
     # Called for a node that was cut: its upper part, which is new, and itself.
     on_split: Callable[[Node, Node], None] = staticmethod(lambda upper, lower: None)
 
@@ -123,6 +126,9 @@ class ClaimedTreeCore(UnifiedTreeCore):
         if before[0] and not now[0] and now[1]:
             self.on_lost(self.ledger.standing(node)[1])
 
+    def _note_eviction(self, node: Node, tier: Tier) -> None:
+        self.on_evict(node, tier, self.ledger.standing(node)[0])
+
     # What follows overrides the stock core where a node is made, cut, moved or dropped.
 
     def _add_new_node(self, *args: Any, **kwargs: Any) -> Node:
@@ -145,6 +151,14 @@ class ClaimedTreeCore(UnifiedTreeCore):
         super()._update_evictable_leaf_sets(node)
         if node is not self.root_node:
             self._count_expected(node)
+
+    def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
+        self._note_eviction(self.node_by_id(node_id), "device")
+        return super().evict_device_leaf(node_id, is_write_back)
+
+    def _evict_host_leaf(self, node: Node, *args: Any, **kwargs: Any) -> None:
+        self._note_eviction(node, "host")
+        super()._evict_host_leaf(node, *args, **kwargs)
 
     def commit_backup(self, node_id: int, *args: Any, **kwargs: Any) -> None:
         super().commit_backup(node_id, *args, **kwargs)

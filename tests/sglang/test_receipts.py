@@ -1,0 +1,109 @@
+"""What the cache notes of each call: where its prompt was found, and what was loaded for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvflow_agents.eviction import Standing
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_sglang.standalone import StandaloneCache
+
+PREFIX = list(range(1000, 1100))
+
+
+def hint(seq: int, agent: str = "a", **steps: int | None) -> Hint:
+    return Hint("w", Forecast(seq, steps), agent=agent)
+
+
+def receipts_of(cache: StandaloneCache) -> dict[str, Any]:
+    found: dict[str, Any] = cache.cache.receipts.workflow("w")
+    return found
+
+
+def test_a_call_is_noted_with_what_was_cached() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    cache.run([*PREFIX, 1], [7, 8], hint=hint(0, b=1))
+    assert cache.run([*PREFIX, 2], [7, 8], hint=hint(1, "b", a=1)) == len(PREFIX)
+    sums = receipts_of(cache)["sums"]
+    assert (sums["calls"], sums["prompt_tokens"]) == (2, 202)
+    assert (sums["device_tokens"], sums["host_tokens"]) == (100, 0)
+    assert (sums["forecast_right"], sums["forecast_wrong"]) == (1, 0)
+
+
+def test_unhinted_and_malformed_calls_leave_no_receipt() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    cache.run([*PREFIX, 1])
+    cache.run([*PREFIX, 2], hint=Hint("", Forecast(0, {}), agent="a"))
+    assert cache.cache.outcomes == {"refused_name": 1}
+    assert cache.cache.receipts.workflows()["total"] == 0
+    assert cache.cache.receipts.totals.calls == 0
+
+
+def test_a_workflow_whose_forecasts_fail_is_seen_to_be_distrusted() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    for seq in range(4):
+        cache.run([*PREFIX, seq], hint=hint(seq, a=None, b=1))
+    calls = receipts_of(cache)["agents"][0]["last_calls"]
+    assert [call["hint"] for call in reversed(calls)] == [*["accepted"] * 2, *["distrusted"] * 2]
+    assert cache.cache.status()["distrusted_workflows"] == 1
+    cache.cache.foresight.check()
+
+
+def test_evicted_tokens_are_counted_by_why_they_were_kept() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    cache.run([*PREFIX, 1], hint=hint(0, a=1))
+    cache.run([*PREFIX, 2], hint=hint(1, a=1))
+    cache.run(range(5000, 5050))
+    evicted = [cache.evict(2), cache.evict(50), cache.evict(100)]
+    counted = cache.cache.evicted_tokens
+    assert counted["device", Standing.SPENT] == evicted[0] == 2
+    assert counted["device", Standing.ORDINARY] == evicted[1] == 50
+    assert counted["device", Standing.EXPECTED] == evicted[2] == 100
+    assert sum(counted.values()) == 152
+
+
+@pytest.fixture
+def demoted() -> StandaloneCache:
+    """Two agents that have called, and whose prefixes are on the host only."""
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    for seq, agent in enumerate("abab"):
+        prompt = [ord(agent) * 1000 + each for each in range(300)]
+        cache.run([*prompt, seq], hint=hint(seq, agent, a=90, b=90))
+    cache.one_pass()
+    cache.cache.hear(hint(4, a=90, b=90))
+    cache.evict(1000)
+    return cache
+
+
+def test_a_load_on_demand_is_told_from_a_prefetch(demoted: StandaloneCache) -> None:
+    prompts = {agent: [ord(agent) * 1000 + each for each in range(300)] for agent in "ab"}
+    demoted.cache.hear(Hint("w", Forecast(5, {"a": 1, "b": 90})))
+    while demoted.cache.prefetcher.tokens_under_way or demoted.match(
+        prompts["a"]
+    ).device_prefix_len < len(prompts["a"]):
+        demoted.one_pass()
+    demoted.run([*prompts["a"], 5], hint=hint(6, "a", a=90, b=90))
+    demoted.run([*prompts["b"], 6], hint=hint(7, "b", a=90, b=90))
+    by_agent = {row["agent"]: row["last_calls"][0] for row in receipts_of(demoted)["agents"]}
+    found = {
+        agent: (call["device_tokens"], call["host_tokens"], call["prefetched_tokens"])
+        for agent, call in by_agent.items()
+    }
+    assert found == {"a": (300, 0, 300), "b": (0, 300, 0)}
+
+
+def test_what_was_prefetched_and_evicted_unread_is_wasted_at_once(
+    demoted: StandaloneCache,
+) -> None:
+    demoted.cache.hear(Hint("w", Forecast(5, {"a": 1, "b": 90})))
+    prefetcher = demoted.cache.prefetcher
+    prefix = [ord("a") * 1000 + each for each in range(300)]
+    while demoted.match(prefix).device_prefix_len < len(prefix):
+        demoted.one_pass()
+    assert prefetcher.counts["prefetch_wasted_tokens"] == 0
+    demoted.evict(1000)
+    assert prefetcher.counts["prefetch_wasted_tokens"] == 300
+    assert prefetcher.counts["prefetched_tokens"] == 300
