@@ -11,6 +11,7 @@ from typing import Any
 from kvflow_agents.courier import Courier
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
+from kvflow_agents.live_lint import live_lint
 from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
@@ -62,6 +63,8 @@ class Carrier:
         self.courier = courier or Courier()
         self._identify = identify
         self._servers = AllowedServers(base_urls)
+        self._lint = live_lint()
+        self._lint_failsafe = Failsafe("a model call's lint")
         self._calls: OrderedDict[str, None] = OrderedDict()
         self._workflow_servers: OrderedDict[str, set[Server]] = OrderedDict()
         self._lock = threading.Lock()
@@ -87,12 +90,15 @@ class Carrier:
             self.counts.anonymous += 1
             return False
         extra_json = options.extra_json or {}
-        params = {**options.json_data, **extra_json}.get(PARAMS_FIELD) or {}
+        body = {**options.json_data, **extra_json}
+        params = body.get(PARAMS_FIELD) or {}
         if FIELD in params:
             return False
         hint = call.workflow.hint(call.agent)
         options.extra_json = {**extra_json, PARAMS_FIELD: {**params, **encode_request(hint)}}
         self._remember(options, hint, Server(root_of(base_url), client.api_key))
+        if self._lint is not None:
+            self._lint_failsafe(self._lint.see, call.workflow.app.name, call.agent, body)
         return True
 
     def announce(self, hint: Hint) -> None:

@@ -128,12 +128,19 @@ def _kind_of_word(one: str, other: str, at: int, start: int) -> tuple[Kind, int]
     word = _common_start(_WORD, one, other, at)
     if word is None:
         return ("other", start) if number is None else ("number", number)
-    words = [found.group() for text in (one, other) if (found := _WORD.match(text, word))]
-    if number is not None and len({re.sub(r"\d+", "", text) for text in words}) == 1:
+    if number is not None and _are_numbered_alike(one[word:], other[word:], number - word):
         return "number", number
+    words = [found.group() for text in (one, other) if (found := _WORD.match(text, word))]
     if all(_HEX.fullmatch(text) or _looks_random(text) for text in words):
         return "id", word
     return "other", start
+
+
+def _are_numbered_alike(one: str, other: str, at: int) -> bool:
+    """Whether two words are one but for the number at `at`: `step7` and `step8`."""
+    tails = [_NUMBER.sub("", text[at:], count=1) for text in (one, other)]
+    words = [_WORD.match(tail) for tail in tails]
+    return len({found and found.group() for found in words}) == 1
 
 
 def _looks_random(word: str) -> bool:
