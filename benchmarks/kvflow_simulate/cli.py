@@ -36,7 +36,7 @@ def simulate_command(
     ] = None,
 ) -> None:
     """Compare policies: lru, hicache, papers, ours, ours-device, ours-noprefetch, optimum and
-    optimum-device (docs/simulator.md); the ceiling, where everything fits, is always run."""
+    optimum-device; the ceiling, where everything fits, is always run."""
     from kvflow_bench import presets
     from kvflow_simulate import machine as machines
     from kvflow_simulate import policies, simulate, tables

@@ -71,7 +71,8 @@ class Machine:
 
 
 MACHINES: Mapping[str, Machine] = {
-    # Llama-3.1-8B's shape on one H100 (docs/simulator.md says where each figure is from).
+    # Llama-3.1-8B's shape on one H100. Batch, step and link are measured (docs/performance.md); the
+    # overhead is fitted to the ceiling's `single` run; prefill rate and front end are assumed.
     "h100-8b": Machine(
         prefill_fixed_s=0.030,
         prefill_tokens_per_s=25_000,

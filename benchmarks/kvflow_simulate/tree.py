@@ -192,7 +192,9 @@ class PrefixTree:
             assert node.parent is not None and node.on_device | node.on_host, "a node is nowhere"
             assert node.parent.on_device >= node.on_device, "a hole on the device"
             assert node.parent.on_host >= node.on_host, "a hole on the host"
-            assert node.parent.locks >= node.locks, "a lock with a gap above"
+            # The root is always held, once.
+            is_held = node.parent is self.root or node.parent.locks >= node.locks
+            assert is_held, "a lock with a gap above"
             below = sum(child.on_device for child in node.children.values())
             assert node.device_children == below, "children are off"
             is_leaf = node.on_device and not node.locks and not below
@@ -207,10 +209,13 @@ class PrefixTree:
                 node = self._split(child, common_prefix_tokens(part, child.key.tokens))
                 break
             node, done = child, done + len(child.key)
-        for each in path(node):
-            self._clock += 1
-            each.last_access = self._clock
+        for each in [*path(node)][::-1]:
+            self._touch(each)
         return node
+
+    def _touch(self, node: Node) -> None:
+        self._clock += 1
+        node.last_access = self._clock
 
     def _split(self, lower: Node, tokens: int) -> Node:
         parent = lower.parent
@@ -230,6 +235,7 @@ class PrefixTree:
         )
         parent.children[whole[0]] = upper
         lower.key, lower.parent = TokenKey(whole[tokens:]), upper
+        self._touch(lower)  # as SGLang's tree does it
         self._order.split(upper, lower)
         self.on_split(upper, lower)
         return upper

@@ -1,0 +1,165 @@
+"""The simulated engine, on cases that can be worked out by hand and on random traffic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.prefix import Tokens
+from kvflow_bench.workloads import KINDS, Parameters, Workload
+from kvflow_simulate.engine import Engine
+from kvflow_simulate.machine import Machine
+from kvflow_simulate.policies import CEILING, SIDES, Recency
+from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.simulate import Outcome, Sizes, simulate
+from kvflow_simulate.traffic import WorkloadTraffic
+
+# One token a second over the link, a thousand computed.
+MACHINE = Machine(
+    prefill_fixed_s=1.0,
+    prefill_tokens_per_s=1000.0,
+    decode_fixed_s=0.5,
+    link_bytes_per_s=100.0,
+    token_bytes=1,
+    layers=4,
+)
+FIXED = 100
+CYCLE = Workload(
+    "cycle",
+    "cycle",
+    Parameters(agents=6, fixed_tokens=FIXED, dynamic_tokens=10, output_tokens=5, rounds=30),
+)
+# Three prefixes and what one call computes besides.
+SIZES = Sizes(3 * FIXED + 14, 2000)
+
+
+def run(policy: str, workload: Workload = CYCLE, machine: Machine = MACHINE) -> Outcome:
+    return simulate(workload, SIDES[policy], machine, SIZES)
+
+
+@pytest.mark.parametrize("policy", ["optimum-device", "ours-device"])
+def test_a_cycle_finds_what_minimum_allows(policy: str) -> None:
+    calls = run(policy).served
+    found = sum(call.kept_tokens for call in calls) / (len(calls) * FIXED)
+    assert found == pytest.approx((3 - 1) / (6 - 1), abs=1 / 30)
+
+
+def test_recency_finds_nothing_of_a_cycle() -> None:
+    assert run("lru").total("kept_tokens") == 0
+
+
+def test_a_load_overlaps_with_its_prefill() -> None:
+    calls = run("hicache").served
+    # 1 s of loading in four layers; 1.01 s of computing.
+    assert {call.loaded_tokens for call in calls} == {FIXED}
+    assert {round(call.ttft_s, 6) for call in calls} == {1.01 + 1.0 / 4}
+    assert {round(call.latency_s, 6) for call in calls} == {1.26 + 4 * 0.5}
+
+
+def test_on_a_slow_link_loading_ahead_pays() -> None:
+    slow = replace(MACHINE, link_bytes_per_s=20.0)  # 5 s a prefix, where a call takes 3
+    hicache, ours = run("hicache", machine=slow), run("ours", machine=slow)
+    assert {round(call.ttft_s, 4) for call in hicache.served} == {round(5 + 1.01 / 4, 4)}
+    assert ours.elapsed_s < hicache.elapsed_s
+
+
+def test_what_is_loaded_ahead_is_found_on_the_device() -> None:
+    calls = run("ours").served
+    assert sum(call.loaded_tokens for call in calls) == 0
+    assert {round(call.ttft_s, 6) for call in calls} == {1.01}
+
+
+def test_everything_fits_in_the_ceiling() -> None:
+    outcome = simulate(CYCLE, CEILING, MACHINE, SIZES)
+    assert outcome.total("kept_tokens") == FIXED * len(outcome.served)
+
+
+def test_long_prompts_are_prefilled_in_chunks() -> None:
+    engine = Engine(
+        replace(MACHINE, chunk_tokens=40), pool_tokens=200, host_tokens=0, policy=Recency
+    )
+    (served,) = engine.run(_Once(Request(CallId(0, 0), "a", Tokens("q", range(100)), Tokens("q"))))
+    assert served.ttft_s == pytest.approx(3 * 1.0 + 0.1)
+
+
+def test_a_prompt_that_can_never_fit_is_refused() -> None:
+    engine = Engine(MACHINE, pool_tokens=50, host_tokens=0, policy=Recency)
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        engine.run(_Once(Request(CallId(0, 0), "a", Tokens("q", range(100)), Tokens("q"))))
+
+
+class _Once:
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def first(self) -> list[Request]:
+        return [self._request]
+
+    def answered(self, request: Request) -> list[Request]:
+        return []
+
+
+class _Checked(WorkloadTraffic):
+    """Looks at the books after every answer."""
+
+    engine: Engine
+
+    def answered(self, request: Request) -> list[Request]:
+        self.engine.tree.check()
+        assert self.engine.free_tokens >= 0
+        return list(super().answered(request))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    policy=st.sampled_from(["lru", "hicache", "papers", "ours", "ours-device"]),
+    sizes=st.builds(
+        Parameters,
+        workflows=st.integers(1, 3),
+        agents=st.integers(2, 4),
+        shared_tokens=st.integers(0, 20),
+        fixed_tokens=st.integers(20, 60),
+        dynamic_tokens=st.integers(1, 12),
+        output_tokens=st.integers(1, 6),
+        rounds=st.just(2),
+        seed=st.integers(0, 5),
+    ),
+    pool_tokens=st.integers(160, 500),
+    host_tokens=st.integers(1, 900),
+    chunk_tokens=st.integers(8, 200),
+    link=st.sampled_from([5.0, 50.0, 5000.0]),
+)
+def test_the_books_are_right_whatever_happens(
+    kind: str,
+    policy: str,
+    sizes: Parameters,
+    pool_tokens: int,
+    host_tokens: int,
+    chunk_tokens: int,
+    link: float,
+) -> None:
+    side = SIDES[policy]
+    traffic = _Checked(Workload("any", kind, sizes), hinted=side.is_hinted)
+    engine = traffic.engine = Engine(
+        replace(MACHINE, chunk_tokens=chunk_tokens, link_bytes_per_s=link),
+        pool_tokens=pool_tokens,
+        host_tokens=host_tokens if side.has_host_tier else 0,
+        policy=lambda tree: side.make(tree, None),
+    )
+    served = engine.run(traffic)
+    traffic.count()
+    served += engine.run(traffic)
+    for call in served:
+        assert call.sent_s < call.first_token_s <= call.ended_s
+        counts = (call.kept_tokens, call.prefetched_tokens, call.loaded_tokens)
+        assert min(*counts, call.computed_tokens - 1) >= 0
+        assert sum(counts) + call.computed_tokens == len(call.request.prompt)
+    flight = engine.early.flight
+    assert flight is None
+    assert engine.tree.evictable_tokens == engine.tree.device_used
+    assert engine.free_tokens + engine.tree.device_used == pool_tokens
