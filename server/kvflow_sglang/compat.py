@@ -180,11 +180,6 @@ def cached_tokens(req: Any) -> tuple[int, int]:
     return req.cached_tokens_device, req.cached_tokens_host
 
 
-def metric_labels(cache: Any) -> dict[str, Any] | None:
-    """The labels of SGLang's own metrics of a cache; None without `--enable-metrics`."""
-    return None if cache.metrics_collector is None else dict(cache.metrics_collector.labels)
-
-
 # ---- copies between the tiers ----
 
 
