@@ -33,10 +33,10 @@ class Scale:
 
 # A word is 1.3 tokens.
 SMOLLM2 = Scale(
-    pool_tokens=3_100,
+    pool_tokens=3_300,
     answer_tokens=4,
-    team_words=300,
-    client_words=285,
+    team_words=320,
+    client_words=305,
     client_questions=2,
     prebuilt_words=90,
 )
