@@ -1,4 +1,4 @@
-"""A forecast: the steps-to-execution of every agent of one workflow at one moment."""
+"""A forecast: when each agent of one workflow will call next, as seen at one moment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 Steps = Mapping[str, int | None]
 """Agent to steps-to-execution. 0: planned in the current step; None: not expected again;
 an agent that is missing: unknown."""
+Figures = Mapping[str, int]
+"""Agent to a figure that was learned; an agent that is missing: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +19,7 @@ class Forecast:
     seq: int
     steps: Steps = field(default_factory=dict)
     done: bool = False
+    due_ms: Figures = field(default_factory=dict)
+    """Time to the agent's next call if there is one: the median."""
+    chance: Figures = field(default_factory=dict)
+    """Percent: how likely the workflow calls the agent again."""

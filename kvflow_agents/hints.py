@@ -1,18 +1,19 @@
 """The hint: a forecast as it travels, version 1 (docs/wire.md).
 
 Two forms carry the same fields. In a chat or completion request they lie flat in
-`custom_params` (`kvflow` holds the scalars, `kvflow_steps` the steps), because SGLang's msgpack
-transport allows one level of nesting there. In a body of its own (`POST /kvflow/forecast`)
-`steps` is a field like the others.
+`custom_params` (`kvflow` holds the scalars, `kvflow_steps`, `kvflow_due_ms` and `kvflow_chance`
+what is said of each agent), because SGLang's msgpack transport allows one level of nesting there.
+In a body of its own (`POST /kvflow/forecast`) `steps`, `due_ms` and `chance` are fields like the
+others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from kvflow_agents.errors import HintError
 from kvflow_agents.forecast import Forecast, Steps
@@ -20,18 +21,26 @@ from kvflow_agents.forecast import Forecast, Steps
 VERSION = 1
 FIELD = "kvflow"
 STEPS_FIELD = "kvflow_steps"
+DUE_FIELD = "kvflow_due_ms"
+CHANCE_FIELD = "kvflow_chance"
+REQUEST_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD)
 
 MAX_WORKFLOW_BYTES = 128
 MAX_APP_BYTES = 64
 MAX_AGENT_BYTES = 256
 MAX_AGENTS = 4096
 MAX_STEPS = 1_000_000
+# A year.
+MAX_DUE_MS = 31_536_000_000
+MAX_CHANCE = 100
 MAX_SEQ = 2**63 - 1
 # The names of a whole forecast; 4,096 names of 64 bytes.
 MAX_NAMES_BYTES = 262_144
 
 # Control characters, lone surrogates, line and paragraph separators; every script is welcome.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+V = TypeVar("V")
 
 Reason = Literal["version", "type", "name", "range", "size"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -49,23 +58,28 @@ class Hint:
 
 def encode_request(hint: Hint) -> dict[str, Any]:
     """The hint as entries of a request's `custom_params`."""
-    return {FIELD: _scalars(hint), STEPS_FIELD: dict(hint.forecast.steps)}
+    return {FIELD: _scalars(hint), **{f"{FIELD}_{what}": said for what, said in _said(hint)}}
 
 
 def encode_body(hint: Hint) -> dict[str, Any]:
     """The hint as a JSON body of its own."""
-    return {**_scalars(hint), "steps": dict(hint.forecast.steps)}
+    return {**_scalars(hint), **dict(_said(hint))}
 
 
 def decode_request(custom_params: object) -> Hint | None:
     """The hint in a request's `custom_params`, None if it has none; HintError if malformed."""
     if not isinstance(custom_params, Mapping) or FIELD not in custom_params:
         return None
-    return _decode(custom_params[FIELD], custom_params.get(STEPS_FIELD, {}))
+    fields = {
+        "steps": custom_params.get(STEPS_FIELD, {}),
+        "due_ms": custom_params.get(DUE_FIELD, {}),
+        "chance": custom_params.get(CHANCE_FIELD, {}),
+    }
+    return _decode(custom_params[FIELD], fields)
 
 
 def decode_caller(custom_params: object) -> Hint | None:
-    """Like `decode_request`, but without the steps: who calls."""
+    """Like `decode_request`, but without what is expected: who calls."""
     if not isinstance(custom_params, Mapping) or FIELD not in custom_params:
         return None
     return _decode(custom_params[FIELD], {})
@@ -74,7 +88,7 @@ def decode_caller(custom_params: object) -> Hint | None:
 def decode_body(body: object) -> Hint:
     """The hint in a JSON body of its own; HintError if malformed. Unknown fields are ignored."""
     scalars = _mapping("hint", body)
-    return _decode(scalars, scalars.get("steps", {}))
+    return _decode(scalars, scalars)
 
 
 def agent_name(segments: Iterable[str]) -> str:
@@ -135,7 +149,17 @@ def _scalars(hint: Hint) -> dict[str, Any]:
     return scalars
 
 
-def _decode(fields: object, steps: object) -> Hint:
+def _said(hint: Hint) -> Iterable[tuple[str, dict[str, Any]]]:
+    """What is said of each agent."""
+    forecast = hint.forecast
+    yield "steps", dict(forecast.steps)
+    if forecast.due_ms:
+        yield "due_ms", dict(forecast.due_ms)
+    if forecast.chance:
+        yield "chance", dict(forecast.chance)
+
+
+def _decode(fields: object, said: Mapping[str, object]) -> Hint:
     scalars = _mapping(FIELD, fields)
     version = _integer("v", scalars.get("v"), 1, MAX_SEQ)
     if version != VERSION:
@@ -149,24 +173,41 @@ def _decode(fields: object, steps: object) -> Hint:
         agent=_optional_name("agent", scalars.get("agent"), MAX_AGENT_BYTES),
         forecast=Forecast(
             seq=_integer("seq", scalars.get("seq"), 0, MAX_SEQ),
-            steps=_steps(steps),
+            steps=_agents("steps", said.get("steps", {}), _optional_steps),
             done=done,
+            due_ms=_agents("due_ms", said.get("due_ms", {}), _due_ms),
+            chance=_agents("chance", said.get("chance", {}), _chance),
         ),
     )
 
 
-def _steps(value: object) -> Steps:
-    steps = _mapping("steps", value)
-    if len(steps) > MAX_AGENTS:
-        raise HintError("size", f"steps has {len(steps)} agents; at most {MAX_AGENTS} are allowed")
+def _agents(what: str, value: object, check: Callable[[object], V]) -> dict[str, V]:
+    agents = _mapping(what, value)
+    if len(agents) > MAX_AGENTS:
+        raise HintError(
+            "size", f"{what} has {len(agents)} agents; at most {MAX_AGENTS} are allowed"
+        )
     names_bytes = 0
-    for agent, count in steps.items():
-        names_bytes += len(_name("an agent in steps", agent, MAX_AGENT_BYTES).encode("utf-8"))
-        if count is not None:
-            _integer("steps-to-execution", count, 0, MAX_STEPS)
+    whose = f"an agent in {what}"
+    checked = {}
+    for agent, said in agents.items():
+        names_bytes += len(_name(whose, agent, MAX_AGENT_BYTES).encode("utf-8"))
+        checked[agent] = check(said)
     if names_bytes > MAX_NAMES_BYTES:
-        raise HintError("size", f"the names in steps take {names_bytes} bytes")
-    return dict(steps)
+        raise HintError("size", f"the names in {what} take {names_bytes} bytes")
+    return checked
+
+
+def _optional_steps(value: object) -> int | None:
+    return None if value is None else _integer("steps-to-execution", value, 0, MAX_STEPS)
+
+
+def _due_ms(value: object) -> int:
+    return _integer("a time in due_ms", value, 0, MAX_DUE_MS)
+
+
+def _chance(value: object) -> int:
+    return _integer("a chance", value, 0, MAX_CHANCE)
 
 
 def _mapping(what: str, value: object) -> Mapping[str, Any]:

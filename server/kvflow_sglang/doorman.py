@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvflow_agents.errors import HintError
-from kvflow_agents.hints import FIELD, STEPS_FIELD, decode_request, encode_request
+from kvflow_agents.hints import REQUEST_FIELDS, decode_request, encode_request
 
 
 class Doorman:
@@ -40,8 +40,8 @@ class Doorman:
         except HintError as error:
             self.refused[error.reason] += 1
             hint = None
-        cleaned.pop(FIELD, None)
-        cleaned.pop(STEPS_FIELD, None)
+        for field in REQUEST_FIELDS:
+            cleaned.pop(field, None)
         if hint is not None:
             # Not as it came: what a later version may add is not known to be safe.
             cleaned |= encode_request(hint)

@@ -14,8 +14,8 @@ from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.messages import StatusRequest, to_message
 
-# The largest valid forecast: its names, each with quotes, a count and escapes.
-MAX_BODY_BYTES = 2_000_000
+# The largest valid forecast: its names, thrice, each with quotes, a figure and escapes.
+MAX_BODY_BYTES = 3_000_000
 
 
 def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:

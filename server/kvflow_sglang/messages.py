@@ -15,6 +15,8 @@ class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     workflow: str
     seq: int
     steps: dict[str, Optional[int]]  # noqa: UP045  msgspec resolves it at run time
+    due_ms: dict[str, int]
+    chance: dict[str, int]
     done: bool = False
     app: Optional[str] = None  # noqa: UP045
 
@@ -46,11 +48,15 @@ def to_message(hint: Hint) -> Any:
         app=hint.app,
         seq=forecast.seq,
         steps=dict(forecast.steps),
+        due_ms=dict(forecast.due_ms),
+        chance=dict(forecast.chance),
         done=forecast.done,
     )
 
 
 def to_hint(message: Any) -> Hint:
     """The hint in a message."""
-    forecast = Forecast(message.seq, message.steps, message.done)
+    forecast = Forecast(
+        message.seq, message.steps, message.done, due_ms=message.due_ms, chance=message.chance
+    )
     return Hint(message.workflow, forecast, app=message.app)

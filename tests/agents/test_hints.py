@@ -16,11 +16,14 @@ from kvflow_agents.hints import (
     MAX_AGENT_BYTES,
     MAX_AGENTS,
     MAX_APP_BYTES,
+    MAX_CHANCE,
+    MAX_DUE_MS,
     MAX_NAMES_BYTES,
     MAX_SEQ,
     MAX_STEPS,
     MAX_WORKFLOW_BYTES,
     REASONS,
+    REQUEST_FIELDS,
     decode_body,
     decode_caller,
     decode_request,
@@ -43,10 +46,19 @@ def hints() -> st.SearchStrategy[Hint]:
     steps = st.dictionaries(
         names(MAX_AGENT_BYTES), st.none() | st.integers(0, MAX_STEPS), max_size=20
     )
+    due_ms = st.dictionaries(names(MAX_AGENT_BYTES), st.integers(0, MAX_DUE_MS), max_size=5)
+    chance = st.dictionaries(names(MAX_AGENT_BYTES), st.integers(0, MAX_CHANCE), max_size=5)
     return st.builds(
         Hint,
         workflow=names(MAX_WORKFLOW_BYTES),
-        forecast=st.builds(Forecast, seq=st.integers(0, MAX_SEQ), steps=steps, done=st.booleans()),
+        forecast=st.builds(
+            Forecast,
+            seq=st.integers(0, MAX_SEQ),
+            steps=steps,
+            done=st.booleans(),
+            due_ms=due_ms,
+            chance=chance,
+        ),
         agent=st.none() | names(MAX_AGENT_BYTES),
         app=st.none() | names(MAX_APP_BYTES),
     )
@@ -85,6 +97,21 @@ def test_the_wire_format_is_the_documented_one() -> None:
     assert encode_request(hint) == {"kvflow": scalars, "kvflow_steps": {"a": 0, "b": None}}
 
 
+def test_time_and_chance_travel_beside_the_steps() -> None:
+    forecast = Forecast(3, {"a": 0, "b": 1}, due_ms={"b": 1500}, chance={"a": 20, "b": 90})
+    hint = Hint("run", forecast)
+    scalars = {"v": 1, "workflow": "run", "seq": 3}
+    learned = {"due_ms": {"b": 1500}, "chance": {"a": 20, "b": 90}}
+    assert encode_body(hint) == {**scalars, "steps": {"a": 0, "b": 1}, **learned}
+    assert encode_request(hint) == {
+        "kvflow": scalars,
+        "kvflow_steps": {"a": 0, "b": 1},
+        "kvflow_due_ms": {"b": 1500},
+        "kvflow_chance": {"a": 20, "b": 90},
+    }
+    assert set(encode_request(hint)) == set(REQUEST_FIELDS)
+
+
 def test_what_a_hint_leaves_out_is_not_sent() -> None:
     assert encode_body(Hint("run", Forecast(7))) == {**MINIMAL, "steps": {}}
 
@@ -107,7 +134,8 @@ def test_a_request_without_a_hint_has_none(params: object) -> None:
 def test_who_calls_is_decoded_without_the_steps(hint: Hint) -> None:
     forecast = Forecast(hint.forecast.seq, {}, hint.forecast.done)
     without_steps = Hint(hint.workflow, forecast, hint.agent, hint.app)
-    assert decode_caller({**encode_request(hint), "kvflow_steps": "unread"}) == without_steps
+    unread = dict.fromkeys(("kvflow_steps", "kvflow_due_ms", "kvflow_chance"), "unread")
+    assert decode_caller({**encode_request(hint), **unread}) == without_steps
     with pytest.raises(HintError):
         decode_caller({"kvflow": {**MINIMAL, "agent": 3}})
 
@@ -156,6 +184,21 @@ def test_steps_to_execution_must_be_integers_or_null(value: object) -> None:
     assert refusal({**MINIMAL, "steps": {"a": 1, "b": value}}) == "type"
 
 
+@pytest.mark.parametrize("field", ["due_ms", "chance"])
+@pytest.mark.parametrize("value", NOT_INTEGERS)
+def test_a_time_and_a_chance_must_be_integers(field: str, value: object) -> None:
+    assert refusal({**MINIMAL, field: {"a": 1, "b": value}}) == "type"
+
+
+@pytest.mark.parametrize(
+    ("field", "highest"), [("due_ms", 365 * 24 * 3600 * 1000), ("chance", 100)]
+)
+def test_a_time_and_a_chance_must_be_in_range(field: str, highest: int) -> None:
+    decode_body({**MINIMAL, field: {"a": 0, "b": highest}})
+    for value in (-1, highest + 1, 10**30):
+        assert refusal({**MINIMAL, field: {"a": value}}) == "range"
+
+
 @pytest.mark.parametrize("field", ["workflow", "app", "agent"])
 @pytest.mark.parametrize("value", NOT_STRINGS)
 def test_a_name_must_be_a_string(field: str, value: object) -> None:
@@ -163,7 +206,8 @@ def test_a_name_must_be_a_string(field: str, value: object) -> None:
 
 
 def test_an_agent_in_steps_must_be_a_string() -> None:
-    assert refusal({**MINIMAL, "steps": {3: 1}}) == "type"
+    for field in ("steps", "due_ms", "chance"):
+        assert refusal({**MINIMAL, field: {3: 1}}) == "type"
 
 
 @pytest.mark.parametrize("value", [None, 0, 1, "true", [], {}, 1.0])
@@ -174,7 +218,8 @@ def test_done_must_be_a_boolean(value: object) -> None:
 @pytest.mark.parametrize("value", NOT_OBJECTS)
 def test_objects_must_be_objects(value: object) -> None:
     assert refusal(value) == "type"
-    assert refusal({**MINIMAL, "steps": value}) == "type"
+    for field in ("steps", "due_ms", "chance"):
+        assert refusal({**MINIMAL, field: value}) == "type"
     with pytest.raises(HintError, match="kvflow must be an object"):
         decode_request({"kvflow": value})
 
@@ -210,8 +255,10 @@ FIELDS: list[Callable[[str], dict[str, Any]]] = [
     lambda name: {**MINIMAL, "app": name},
     lambda name: {**MINIMAL, "agent": name},
     lambda name: {**MINIMAL, "steps": {name: 1}},
+    lambda name: {**MINIMAL, "due_ms": {name: 1}},
+    lambda name: {**MINIMAL, "chance": {name: 1}},
 ]
-LIMITS = [MAX_WORKFLOW_BYTES, MAX_APP_BYTES, MAX_AGENT_BYTES, MAX_AGENT_BYTES]
+LIMITS = [MAX_WORKFLOW_BYTES, MAX_APP_BYTES, *[MAX_AGENT_BYTES] * 4]
 
 
 @pytest.mark.parametrize("name", REFUSED_NAMES)
@@ -240,7 +287,8 @@ def test_a_names_limit_counts_bytes(body: Callable[[str], dict[str, Any]], limit
 
 def test_the_number_of_agents_is_limited() -> None:
     steps = {f"agent {number}": number for number in range(MAX_AGENTS + 1)}
-    assert refusal({**MINIMAL, "steps": steps}) == "size"
+    for field in ("steps", "due_ms", "chance"):
+        assert refusal({**MINIMAL, field: dict.fromkeys(steps, 1)}) == "size"
     del steps["agent 0"]
     assert decode_body({**MINIMAL, "steps": steps}).forecast.steps == steps
 
@@ -301,7 +349,10 @@ JSON_LIKE = st.recursive(
     ),
     max_leaves=4,
 )
-FIELD_NAMES = ("v", "workflow", "app", "agent", "seq", "steps", "done", "else")
+FIELD_NAMES = (
+    *("v", "workflow", "app", "agent", "seq", "done", "else"),
+    *("steps", "due_ms", "chance"),
+)
 NEARLY_VALID = st.fixed_dictionaries(
     {},
     optional={
@@ -322,7 +373,13 @@ def test_a_body_of_any_json_is_decoded_or_refused(body: object) -> None:
         assert decode_body(json.loads(json.dumps(encode_body(hint)))) == hint
 
 
-@given(JSON_LIKE | st.fixed_dictionaries({"kvflow": NEARLY_VALID, "kvflow_steps": JSON_LIKE}))
+NEARLY_VALID_PARAMS = st.fixed_dictionaries(
+    {"kvflow": NEARLY_VALID},
+    optional={name: JSON_LIKE for name in ("kvflow_steps", "kvflow_due_ms", "kvflow_chance")},
+)
+
+
+@given(JSON_LIKE | NEARLY_VALID_PARAMS)
 @settings(max_examples=2000, deadline=None)
 def test_params_of_any_json_are_decoded_or_refused(params: object) -> None:
     try:

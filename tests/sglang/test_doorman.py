@@ -12,7 +12,8 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, decode_caller, decode_request, encode_request
 from kvflow_sglang.doorman import Doorman
 
-HINT = Hint("run", Forecast(3, {"writer": 0, "critic": None}), agent="writer", app="app")
+FORECAST = Forecast(3, {"writer": 0, "critic": None}, due_ms={"writer": 9}, chance={"critic": 4})
+HINT = Hint("run", FORECAST, agent="writer", app="app")
 MINE = {"thinking_budget": 8, "ids": [1, 2], "options": {"a": None, "b": 0.5}}
 
 
@@ -77,7 +78,8 @@ def test_what_is_no_hint_at_all_is_taken_off(doorman: Doorman, fields: object) -
 
 
 def test_steps_without_a_hint_are_taken_off(doorman: Doorman) -> None:
-    assert admitted(doorman, {**MINE, "kvflow_steps": {"deep": {"deeper": {}}}}) == MINE
+    for field in ("kvflow_steps", "kvflow_due_ms", "kvflow_chance"):
+        assert admitted(doorman, {**MINE, field: {"deep": {"deeper": {}}}}) == MINE
     assert not doorman.refused
 
 
