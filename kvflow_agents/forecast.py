@@ -19,6 +19,8 @@ class Forecast:
     seq: int
     steps: Steps = field(default_factory=dict)
     done: bool = False
+    changes: bool = False
+    """Whether `steps` amends what was told before: an agent it does not name keeps its steps."""
     due_ms: Figures = field(default_factory=dict)
     """Time to the agent's next call if there is one: the median."""
     chance: Figures = field(default_factory=dict)

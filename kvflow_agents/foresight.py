@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain, count, islice, takewhile
 from typing import Any, Generic, Literal, NamedTuple
 
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
-from kvflow_agents.forecast import Forecast
+from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
-from kvflow_agents.track_record import TrackRecord
+from kvflow_agents.track_record import TrackRecord, came_true
 
 Outcome = Literal["accepted", "stale", "ended"]
+
+# Among the next agents of a workflow, while looking for prefixes to load.
+MOST_LOOKED_AT = 256
 
 
 class Namespace(NamedTuple):
@@ -32,6 +36,8 @@ class Limits:
     most_agents: int = 65_536
     most_tokens: int = 8_000_000
     """Of all remembered prompts together, at 8 bytes a token."""
+    most_agents_told: int = 1_000_000
+    """Named by all forecasts together."""
 
 
 MakeKey = Callable[[Tokens, int, Namespace], Key]
@@ -49,12 +55,13 @@ class _Workflow(Generic[N]):
     name: str
     app: str | None
     heard_at: int
-    forecast: Forecast = field(default_factory=lambda: Forecast(seq=-1))
+    expected: Expectations = field(default_factory=Expectations)
+    # In the order of their last call.
     agents: dict[str, _Agent[N]] = field(default_factory=dict)
     record: TrackRecord = field(default_factory=TrackRecord)
 
     def steps_of(self, agent: str) -> int | None:
-        return self.forecast.steps.get(agent) if self.record.is_good else None
+        return self.expected.steps.get(agent) if self.record.is_good else None
 
 
 @dataclass(slots=True)
@@ -97,6 +104,7 @@ class Foresight(Generic[N]):
         self._limits = limits or Limits()
         self._evicted_tokens = 0
         self._remembered_agents = 0
+        self._agents_told = 0
         self._remembered_tokens = 0
         # Both in the order of the last hint; the dormant ones have not been heard for a lifetime.
         self._live: OrderedDict[str, _Workflow[N]] = OrderedDict()
@@ -130,16 +138,22 @@ class Foresight(Generic[N]):
         if seq <= self._ended.get(hint.workflow, -1):
             return "ended"
         workflow = self._find(hint.workflow)
-        if workflow is not None and seq <= workflow.forecast.seq:
-            return "stale"
         if hint.forecast.done:
+            if workflow is not None and seq <= workflow.expected.seq:
+                return "stale"
             self._end(hint)
             return "accepted"
         if workflow is None:
             workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
-        elif hint.agent is not None:
-            self._note_call(workflow, hint.agent)
-        self._renew(workflow, hint.forecast)
+        expected = workflow.expected
+        was_right = None if hint.agent is None else came_true(hint.agent, expected)
+        agents_told = len(expected.steps)
+        told = expected.take_in(hint.forecast)
+        if told is None:
+            return "stale"
+        self._agents_told += len(expected.steps) - agents_told
+        trust_has_changed = self._note_call(workflow, was_right)
+        self._renew(workflow, [*workflow.agents, *told] if trust_has_changed else told)
         self._want(workflow, caller=hint.agent)
         return "accepted"
 
@@ -151,8 +165,11 @@ class Foresight(Generic[N]):
             return
         agent = workflow.agents.get(caller.agent)
         if agent is None:
-            agent = workflow.agents[caller.agent] = _Agent(PrefixHistory())
+            agent = _Agent(PrefixHistory())
             self._remembered_agents += 1
+        else:
+            del workflow.agents[caller.agent]
+        workflow.agents[caller.agent] = agent
         self._remembered_tokens -= agent.history.tokens_kept
         agent.history.see_prompt(prompt)
         self._remembered_tokens += agent.history.tokens_kept
@@ -195,42 +212,51 @@ class Foresight(Generic[N]):
     def _find(self, name: str) -> _Workflow[N] | None:
         return self._live.get(name) or self._dormant.get(name)
 
-    def _note_call(self, workflow: _Workflow[N], agent: str) -> None:
-        workflow.record.note_call(agent, workflow.forecast.steps)
+    def _note_call(self, workflow: _Workflow[N], was_right: bool | None) -> bool:
+        """Whether the workflow is trusted now and was not before, or the other way round."""
+        was_trusted = workflow.record.is_good
+        workflow.record.note_call(was_right)
         if workflow.record.is_good:
             self._distrusted.discard(workflow.name)
         else:
             self._distrusted.add(workflow.name)
+        return workflow.record.is_good != was_trusted
 
-    def _renew(self, workflow: _Workflow[N], forecast: Forecast) -> None:
-        workflow.forecast = forecast
+    def _renew(self, workflow: _Workflow[N], told: Iterable[str]) -> None:
+        if workflow.name in self._dormant:
+            told = [*workflow.agents, *told]  # what was told before it fell silent counts again
         workflow.heard_at = self._evicted_tokens
         self._dormant.pop(workflow.name, None)
         self._live[workflow.name] = workflow
         self._live.move_to_end(workflow.name)
-        for name, agent in workflow.agents.items():
-            if agent.claim is not None:
+        for name in told:
+            agent = workflow.agents.get(name)
+            if agent is not None and agent.claim is not None:
                 self._ledger.set_steps(agent.claim, workflow.steps_of(name))
-        self._expect_like_other_runs(workflow)
+        self._expect_like_other_runs(workflow, told)
         self._forget_excess()
 
     def _want(self, workflow: _Workflow[N], caller: str | None) -> None:
         """Let the next agents' prefixes be loaded; the caller's own request asks for its own."""
         if self._prefetch is not None and workflow.name in self._live:
-            others = (agent for name, agent in workflow.agents.items() if name != caller)
-            claims = [agent.claim for agent in others if agent.claim is not None]
+            horizon = takewhile(self._prefetch.covers, count())
+            near = chain.from_iterable(workflow.expected.at(steps) for steps in horizon)
+            others = (name for name in islice(near, MOST_LOOKED_AT) if name != caller)
+            agents = (workflow.agents.get(name) for name in others)
+            claims = [each.claim for each in agents if each and each.claim is not None]
             self._prefetch.want(workflow.name, claims)
 
     def _want_no_more(self, workflow: _Workflow[N]) -> None:
         if self._prefetch is not None:
             self._prefetch.forget(workflow.name)
 
-    def _expect_like_other_runs(self, workflow: _Workflow[N]) -> None:
+    def _expect_like_other_runs(self, workflow: _Workflow[N], told: Iterable[str]) -> None:
         """Claim for agents yet to call what other runs of the application have shown of them."""
         known = self._apps.get(workflow.app or "")
         if not known:
             return
-        for name in workflow.forecast.steps.keys() - workflow.agents.keys():
+        steps = workflow.expected.steps
+        for name in [each for each in told if each in steps and each not in workflow.agents]:
             shown = known.get(name)
             if shown is not None and shown.runs > 1:
                 history = PrefixHistory(like=shown.history.tokens, grows=shown.grows)
@@ -296,14 +322,21 @@ class Foresight(Generic[N]):
     def _give_up(self, workflow: _Workflow[N]) -> None:
         self._want_no_more(workflow)
         self._distrusted.discard(workflow.name)
-        self._remembered_agents -= len(workflow.agents)
+        self._agents_told -= len(workflow.expected.steps)
         for agent in workflow.agents.values():
-            self._remembered_tokens -= agent.history.tokens_kept
-            if agent.claim is not None:
-                self._ledger.remove(agent.claim)
+            self._give_up_agent(agent)
+
+    def _give_up_agent(self, agent: _Agent[N]) -> None:
+        self._remembered_agents -= 1
+        self._remembered_tokens -= agent.history.tokens_kept
+        if agent.claim is not None:
+            self._ledger.remove(agent.claim)
 
     def _forget_excess(self) -> None:
-        while self.workflows > self._limits.most_workflows:
+        while (
+            self.workflows > self._limits.most_workflows
+            or self._agents_told > self._limits.most_agents_told
+        ):
             self._forget((self._dormant or self._live).popitem(last=False)[1])
         while self._is_over_limits():
             # Whoever is heard right now comes last of its kind, but is no exception.
@@ -311,15 +344,22 @@ class Foresight(Generic[N]):
                 self._forget(self._dormant.popitem(last=False)[1])
             elif len(self._apps) > 1 or not self._live:
                 self._forget_app(self._apps.popitem(last=False)[1])
+            elif len(self._live) == 1 and (agents := next(iter(self._live.values())).agents):
+                self._forget_agent(agents.pop(next(iter(agents))))
             else:
                 self._forget(self._live.popitem(last=False)[1])
 
     def _forget(self, workflow: _Workflow[N]) -> None:
         for agent in workflow.agents.values():
-            # It may well go on: what it used is not known to be spent.
-            if agent.claim is not None:
-                self._ledger.use(agent.claim.node, None)
+            self._forget_agent(agent)
+        workflow.agents.clear()
         self._give_up(workflow)
+
+    def _forget_agent(self, agent: _Agent[N]) -> None:
+        if agent.claim is not None:
+            # It may well go on: what it used is not known to be spent.
+            self._ledger.use(agent.claim.node, None)
+        self._give_up_agent(agent)
 
     def _forget_app(self, known: dict[str, _AppAgent]) -> None:
         self._remembered_agents -= len(known)
@@ -342,4 +382,10 @@ class Foresight(Generic[N]):
         assert self._remembered_agents == len(agents), "agents are off"
         kept = sum(agent.history.tokens_kept for agent in agents)
         assert self._remembered_tokens == kept, "tokens are off"
+        told = sum(len(workflow.expected.steps) for workflow in workflows)
+        assert self._agents_told == told, "agents told of are off"
+        for workflow in workflows:
+            for name, agent in workflow.agents.items():
+                steps = workflow.steps_of(name) if workflow.name in self._live else None
+                assert agent.claim is None or agent.claim.steps == steps, "a claim's steps are off"
         self._ledger.check()

@@ -146,6 +146,8 @@ def _scalars(hint: Hint) -> dict[str, Any]:
         scalars["agent"] = hint.agent
     if hint.forecast.done:
         scalars["done"] = True
+    if hint.forecast.changes:
+        scalars["changes"] = True
     return scalars
 
 
@@ -164,9 +166,6 @@ def _decode(fields: object, said: Mapping[str, object]) -> Hint:
     version = _integer("v", scalars.get("v"), 1, MAX_SEQ)
     if version != VERSION:
         raise HintError("version", f"v is {version}; this server speaks {VERSION}")
-    done = scalars.get("done", False)
-    if not isinstance(done, bool):
-        raise HintError("type", f"done must be a boolean, not {type(done).__name__}")
     return Hint(
         workflow=_name("workflow", scalars.get("workflow"), MAX_WORKFLOW_BYTES),
         app=_optional_name("app", scalars.get("app"), MAX_APP_BYTES),
@@ -174,7 +173,8 @@ def _decode(fields: object, said: Mapping[str, object]) -> Hint:
         forecast=Forecast(
             seq=_integer("seq", scalars.get("seq"), 0, MAX_SEQ),
             steps=_agents("steps", said.get("steps", {}), _optional_steps),
-            done=done,
+            done=_boolean("done", scalars.get("done", False)),
+            changes=_boolean("changes", scalars.get("changes", False)),
             due_ms=_agents("due_ms", said.get("due_ms", {}), _due_ms),
             chance=_agents("chance", said.get("chance", {}), _chance),
         ),
@@ -213,6 +213,12 @@ def _chance(value: object) -> int:
 def _mapping(what: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise HintError("type", f"{what} must be an object, not {type(value).__name__}")
+    return value
+
+
+def _boolean(what: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise HintError("type", f"{what} must be a boolean, not {type(value).__name__}")
     return value
 
 

@@ -9,7 +9,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any, Literal
 
-from kvflow_agents.forecast import Forecast
+from kvflow_agents.expectations import Expectations
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
 from kvflow_agents.track_record import came_true
@@ -27,6 +27,8 @@ class Limits:
 
     most_workflows: int = 1024
     most_agents: int = 16_384
+    most_agents_told: int = 1_000_000
+    """Named by all forecasts together."""
     most_under_way: int = 8192
     """Calls that were never admitted stay until so many others have come."""
     last_calls: int = 4
@@ -84,7 +86,8 @@ class _Agent:
 @dataclass(slots=True)
 class _Workflow:
     app: str | None
-    forecast: Forecast | None = None
+    expected: Expectations = field(default_factory=Expectations)
+    done: bool = False
     sums: Sums = field(default_factory=Sums)
     # In the order of their last call.
     agents: OrderedDict[str, _Agent] = field(default_factory=OrderedDict)
@@ -98,6 +101,7 @@ class Receipts:
         """Of all calls since the start, whatever has been forgotten."""
         self._limits = limits or Limits()
         self._agents = 0
+        self._agents_told = 0
         # In the order of their last hint.
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
         self._under_way: OrderedDict[str, _Arrival] = OrderedDict()
@@ -108,7 +112,10 @@ class Receipts:
         if workflow is None:
             workflow = self._workflows[hint.workflow] = _Workflow(hint.app)
         if outcome == "accepted":
-            workflow.forecast = hint.forecast
+            self._agents_told -= len(workflow.expected.steps)
+            workflow.expected.take_in(hint.forecast)
+            self._agents_told += len(workflow.expected.steps)
+            workflow.done = hint.forecast.done
         self._workflows.move_to_end(hint.workflow)
         self._forget_excess()
 
@@ -165,7 +172,7 @@ class Receipts:
         workflow = self._workflows.get(name)
         if workflow is None:
             return None
-        steps = {} if workflow.forecast is None else workflow.forecast.steps
+        steps = workflow.expected.steps
         coming = ((agent, count) for agent, count in steps.items() if count is not None)
         rows = []
         for agent in _page(workflow.agents, offset, limit):
@@ -179,21 +186,29 @@ class Receipts:
 
     def _came_true(self, hint: Hint) -> bool | None:
         workflow = self._workflows.get(hint.workflow)
-        if workflow is None or workflow.forecast is None or hint.agent is None:
+        if workflow is None or hint.agent is None:
             return None
-        return came_true(hint.agent, workflow.forecast.steps)
+        return came_true(hint.agent, workflow.expected)
 
     def _forget_excess(self) -> None:
         limits = self._limits
-        while len(self._workflows) > limits.most_workflows:
-            self._agents -= len(self._workflows.popitem(last=False)[1].agents)
+        while (
+            len(self._workflows) > limits.most_workflows
+            or self._agents_told > limits.most_agents_told
+        ):
+            self._forget_oldest()
         while self._agents > limits.most_agents:
             oldest = next(iter(self._workflows.values()))
             if len(self._workflows) == 1:
                 oldest.agents.popitem(last=False)
                 self._agents -= 1
             else:
-                self._agents -= len(self._workflows.popitem(last=False)[1].agents)
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, workflow = self._workflows.popitem(last=False)
+        self._agents -= len(workflow.agents)
+        self._agents_told -= len(workflow.expected.steps)
 
 
 def _add(sums: Sums, arrival: _Arrival, admission: Admission) -> None:
@@ -215,8 +230,8 @@ def _page(names: OrderedDict[str, Any], offset: int, limit: int) -> Iterator[str
 def _summary(workflow: _Workflow) -> dict[str, Any]:
     return {
         "app": workflow.app,
-        "seq": None if workflow.forecast is None else workflow.forecast.seq,
-        "done": workflow.forecast is not None and workflow.forecast.done,
+        "seq": workflow.expected.seq if workflow.expected.seq >= 0 else None,
+        "done": workflow.done,
         "known_agents": len(workflow.agents),
         "sums": asdict(workflow.sums),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvflow_agents.forecast import Steps
+from kvflow_agents.expectations import Expectations
 
 BEST = 3
 WORST = -3
@@ -25,9 +25,8 @@ class TrackRecord:
         """Whether the forecasts were right more often than wrong of late."""
         return self._score > 0
 
-    def note_call(self, agent: str, steps: Steps) -> None:
-        """An agent calls; `steps` is what the last forecast before that said."""
-        was_right = came_true(agent, steps)
+    def note_call(self, was_right: bool | None) -> None:
+        """An agent calls; whether what was said before had it `came_true`."""
         if was_right is None:
             return
         if was_right:
@@ -36,12 +35,11 @@ class TrackRecord:
             self._score = max(self._score - 1, WORST)
 
 
-def came_true(agent: str, steps: Steps) -> bool | None:
-    """Whether a forecast had `agent`, which calls now, come next; None if it did not name it."""
-    return _was_next(steps[agent], steps) if agent in steps else None
-
-
-def _was_next(said: int | None, steps: Steps) -> bool:
+def came_true(agent: str, expected: Expectations) -> bool | None:
+    """Whether an agent that calls now was to come next; None if nothing was said of it."""
+    if agent not in expected.steps:
+        return None
+    said = expected.steps[agent]
     if said is None or said <= 1:
         return said is not None
-    return said == min(count for count in steps.values() if count is not None and count > 0)
+    return said == expected.nearest()

@@ -18,6 +18,7 @@ class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     due_ms: dict[str, int]
     chance: dict[str, int]
     done: bool = False
+    changes: bool = False
     app: Optional[str] = None  # noqa: UP045
 
 
@@ -51,12 +52,18 @@ def to_message(hint: Hint) -> Any:
         due_ms=dict(forecast.due_ms),
         chance=dict(forecast.chance),
         done=forecast.done,
+        changes=forecast.changes,
     )
 
 
 def to_hint(message: Any) -> Hint:
     """The hint in a message."""
     forecast = Forecast(
-        message.seq, message.steps, message.done, due_ms=message.due_ms, chance=message.chance
+        message.seq,
+        message.steps,
+        done=message.done,
+        changes=message.changes,
+        due_ms=message.due_ms,
+        chance=message.chance,
     )
     return Hint(message.workflow, forecast, app=message.app)

@@ -46,9 +46,12 @@ class Server:
         steps: Mapping[str, int | None] | None = None,
         *,
         done: bool = False,
+        changes: bool = False,
+        caller: str | None = None,
         app: str | None = None,
     ) -> Outcome:
-        outcome = self.foresight.hear(Hint(workflow, Forecast(seq, steps or {}, done), app=app))
+        forecast = Forecast(seq, steps or {}, done=done, changes=changes)
+        outcome = self.foresight.hear(Hint(workflow, forecast, agent=caller, app=app))
         self.foresight.check()
         return outcome
 
@@ -158,6 +161,78 @@ def test_forecasts_repeated_or_out_of_order_change_nothing(seq: int) -> None:
     assert server.hear("w", seq, {"a": 9}) == "stale"
     assert server.hear("w", seq, done=True) == "stale"
     assert server.standing("AAAA") == expected(1)
+
+
+def test_changes_leave_the_agents_they_do_not_name_as_they_are() -> None:
+    server = Server()
+    server.hear("w", 1, {"a": 1, "b": 2})
+    server.call("w", "a", "AAAA")
+    server.call("w", "b", "BBBB")
+    assert server.hear("w", 5, {"a": 4}, changes=True) == "accepted"
+    assert (server.standing("AAAA"), server.standing("BBBB")) == (expected(4), expected(2))
+    assert server.hear("w", 4, {"a": 0, "b": 0}, changes=True) == "accepted"  # overtaken
+    assert (server.standing("AAAA"), server.standing("BBBB")) == (expected(4), expected(0))
+    assert server.hear("w", 4, {"a": 0, "b": 0}, changes=True) == "stale"
+    server.hear("w", 6, {"b": None}, changes=True)
+    assert (server.standing("AAAA"), server.standing("BBBB")) == (expected(4), ORDINARY)
+    assert server.hear("w", 7, done=True) == "accepted"
+    assert server.hear("w", 6, {"a": 1}, changes=True) == "ended"
+
+
+def test_a_change_revives_all_that_a_silent_workflow_had_told() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 2, "b": 3}, changes=True)
+    server.call("w", "a", "AAAA")
+    server.call("w", "b", "BBBB")
+    server.foresight.turn_over(LIFETIME + 1)
+    assert server.standing("BBBB") == ORDINARY
+    server.hear("w", 1, {"a": 1}, changes=True)
+    assert (server.standing("AAAA"), server.standing("BBBB")) == (expected(1), expected(3))
+
+
+def test_trust_lost_and_won_back_concerns_every_agent_though_changes_name_few() -> None:
+    server = Server()
+    server.hear("w", 0, {"a": 1, "b": 5, "c": 7}, changes=True)
+    server.call("w", "c", "CCCC")
+    for seq in (1, 2):
+        assert server.standing("CCCC") == expected(7)
+        server.hear("w", seq, {"b": 5}, changes=True, caller="b")
+    assert server.standing("CCCC") == ORDINARY
+    for seq in (3, 4, 5, 6):
+        server.hear("w", seq, {"a": 1}, changes=True, caller="a")
+    assert server.standing("CCCC") == expected(7)
+
+
+def test_agents_of_other_runs_are_expected_as_changes_name_them() -> None:
+    server = Server()
+    run_of_app(server, "one", "A")
+    run_of_app(server, "two", "B")
+    server.hear("three", 0, {"critic": 1}, changes=True, app="app")
+    assert server.standing("You write. Do ") == ORDINARY
+    server.hear("three", 1, {"writer": 3}, changes=True, app="app")
+    assert server.standing("You write. Do ") == expected(3)
+
+
+def test_of_the_only_workflow_the_agents_silent_longest_are_forgotten() -> None:
+    server = Server(Limits(most_tokens=8))
+    server.hear("w", 0, {"a": 1, "b": 1, "c": 1}, changes=True)
+    server.call("w", "a", "AAAA")
+    server.call("w", "b", "BBBB")
+    server.call("w", "a", "AAAA")
+    server.call("w", "c", "CCCC")
+    assert (server.standing("AAAA"), server.standing("CCCC")) == (expected(1), expected(1))
+    assert server.standing("BBBB") == ORDINARY
+    assert (server.foresight.workflows, server.foresight.agents) == (1, 2)
+
+
+def test_beyond_most_agents_told_the_workflow_silent_longest_is_forgotten() -> None:
+    server = Server(Limits(most_agents_told=5))
+    server.hear("a", 0, {"1": 1, "2": 1})
+    server.hear("b", 0, {"1": 1, "2": 1}, changes=True)
+    assert server.foresight.workflows == 2
+    server.hear("b", 1, {"3": 1, "4": 1}, changes=True)
+    assert server.foresight.workflows == 1
+    assert server.hear("b", 1, {}) == "stale"
 
 
 def test_a_workflow_that_has_ended_leaves_nothing_protected() -> None:
@@ -472,13 +547,24 @@ class ForesightMachine(RuleBasedStateMachine):
         workflow=workflows,
         seq=st.integers(0, 20),
         steps=steps,
-        done=st.booleans(),
+        kind=st.sampled_from(["whole", "changes", "done"]),
+        caller=st.none() | agents,
         app=st.sampled_from([None, "app", "other"]),
     )
     def hear(
-        self, workflow: str, seq: int, steps: dict[str, int | None], done: bool, app: str | None
+        self,
+        workflow: str,
+        seq: int,
+        steps: dict[str, int | None],
+        kind: str,
+        caller: str | None,
+        app: str | None,
     ) -> None:
-        self.server.hear(workflow, seq, {} if done else steps, done=done, app=app)
+        is_done = kind == "done"
+        steps = {} if is_done else steps
+        self.server.hear(
+            workflow, seq, steps, done=is_done, changes=kind == "changes", caller=caller, app=app
+        )
 
     @rule(workflow=workflows, agent=agents, prompt=texts, answer=texts, namespace=namespaces)
     def call(

@@ -56,6 +56,7 @@ def hints() -> st.SearchStrategy[Hint]:
             seq=st.integers(0, MAX_SEQ),
             steps=steps,
             done=st.booleans(),
+            changes=st.booleans(),
             due_ms=due_ms,
             chance=chance,
         ),
@@ -132,7 +133,8 @@ def test_a_request_without_a_hint_has_none(params: object) -> None:
 
 @given(hints())
 def test_who_calls_is_decoded_without_the_steps(hint: Hint) -> None:
-    forecast = Forecast(hint.forecast.seq, {}, hint.forecast.done)
+    was = hint.forecast
+    forecast = Forecast(was.seq, {}, done=was.done, changes=was.changes)
     without_steps = Hint(hint.workflow, forecast, hint.agent, hint.app)
     unread = dict.fromkeys(("kvflow_steps", "kvflow_due_ms", "kvflow_chance"), "unread")
     assert decode_caller({**encode_request(hint), **unread}) == without_steps
@@ -210,9 +212,17 @@ def test_an_agent_in_steps_must_be_a_string() -> None:
         assert refusal({**MINIMAL, field: {3: 1}}) == "type"
 
 
+@pytest.mark.parametrize("field", ["done", "changes"])
 @pytest.mark.parametrize("value", [None, 0, 1, "true", [], {}, 1.0])
-def test_done_must_be_a_boolean(value: object) -> None:
-    assert refusal({**MINIMAL, "done": value}) == "type"
+def test_a_boolean_must_be_one(field: str, value: object) -> None:
+    assert refusal({**MINIMAL, field: value}) == "type"
+
+
+def test_changes_are_said_to_be_such() -> None:
+    hint = Hint("run", Forecast(3, {"a": 0}, changes=True))
+    scalars = {"v": 1, "workflow": "run", "seq": 3, "changes": True}
+    assert encode_body(hint) == {**scalars, "steps": {"a": 0}}
+    assert encode_request(hint) == {"kvflow": scalars, "kvflow_steps": {"a": 0}}
 
 
 @pytest.mark.parametrize("value", NOT_OBJECTS)
@@ -350,7 +360,7 @@ JSON_LIKE = st.recursive(
     max_leaves=4,
 )
 FIELD_NAMES = (
-    *("v", "workflow", "app", "agent", "seq", "done", "else"),
+    *("v", "workflow", "app", "agent", "seq", "done", "changes", "else"),
     *("steps", "due_ms", "chance"),
 )
 NEARLY_VALID = st.fixed_dictionaries(

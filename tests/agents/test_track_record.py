@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from kvflow_agents.forecast import Steps
-from kvflow_agents.track_record import TrackRecord
+from kvflow_agents.expectations import Expectations
+from kvflow_agents.forecast import Forecast, Steps
+from kvflow_agents.track_record import TrackRecord, came_true
 
 
 def after(*calls: tuple[str, Steps]) -> bool:
     record = TrackRecord()
     for agent, steps in calls:
-        record.note_call(agent, steps)
+        expected = Expectations()
+        expected.take_in(Forecast(0, steps))
+        record.note_call(came_true(agent, expected))
     return record.is_good
 
 
