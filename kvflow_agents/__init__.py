@@ -12,6 +12,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, agent_name
 from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.loops import agent, workflow
+from kvflow_agents.simulation import Simulation
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "Join",
     "KVFlowError",
     "Outlook",
+    "Simulation",
     "StepGraph",
     "Workflow",
     "__version__",

@@ -6,13 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kvflow_agents.courier import Courier
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_agents.live_lint import live_lint
-from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
 
@@ -22,11 +21,18 @@ PARAMS_FIELD = "custom_params"
 MAX_REMEMBERED = 4096
 
 
+class HintSource(Protocol):
+    """A workflow that knows its hints: one run of an application, or a simulation."""
+
+    def hint(self, agent: str) -> Hint:
+        """The hint for a call that `agent` makes now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A model call: which agent of which workflow makes it."""
 
-    workflow: Workflow
+    workflow: HintSource
     agent: str
 
 
@@ -98,17 +104,22 @@ class Carrier:
         options.extra_json = {**extra_json, PARAMS_FIELD: {**params, **encode_request(hint)}}
         self._remember(options, hint, Server(root_of(base_url), client.api_key))
         if self._lint is not None:
-            self._lint_failsafe(self._lint.see, call.workflow.app.name, call.agent, body)
+            self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
         return True
 
     def announce(self, hint: Hint) -> None:
         """Tell the servers that have seen the hint's workflow, in the background."""
-        with self._lock:
-            servers = tuple(self._workflow_servers.get(hint.workflow, ()))
-            if hint.forecast.done:
+        servers = self.servers_of(hint.workflow)
+        if hint.forecast.done:
+            with self._lock:
                 self._workflow_servers.pop(hint.workflow, None)
         for server in servers:
             self.courier.send(server, hint)
+
+    def servers_of(self, workflow: str) -> tuple[Server, ...]:
+        """The servers that have seen a workflow's calls."""
+        with self._lock:
+            return tuple(self._workflow_servers.get(workflow, ()))
 
     def _remember(self, options: Any, hint: Hint, server: Server) -> None:
         # The SDK makes one idempotency key per call and keeps it for the call's retries.
