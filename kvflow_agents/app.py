@@ -6,6 +6,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
+from kvflow_agents.timing import Timing
 
 START = "__start__"
 END = "__end__"
@@ -35,6 +36,7 @@ class App:
     def __init__(self, graph: StepGraph, *, name: str | None = None, is_open: bool = False) -> None:
         self.name = name or graph.fingerprint()
         self.graph = graph
+        self.timing = Timing()
         self._is_open = is_open
         self._learned: set[tuple[str, str]] = set()
         self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from kvflow_agents.app import START, App, end_of, start_of
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import MAX_AGENTS, Hint, fitting
 from kvflow_agents.step_graph import Join
+from kvflow_agents.trail import Clock, Trail
 
 ROOT = ""
 
@@ -25,7 +27,9 @@ class Workflow:
     of the same name has used: the milliseconds of a clock will do.
     """
 
-    def __init__(self, name: str, app: App, *, first_seq: int) -> None:
+    def __init__(
+        self, name: str, app: App, *, first_seq: int, clock: Clock = time.monotonic
+    ) -> None:
         self.name = name
         self.app = app
         self._seq = first_seq
@@ -33,6 +37,9 @@ class Workflow:
         self._scopes: dict[tuple[str, str], _Scope] = {}
         self._callers: set[str] = set()
         self._steps: Steps | None = None
+        self._finished: list[str] = []
+        self._waiting: dict[Join, set[str]] = {}
+        self._trail = Trail(app.timing.habits, clock)
         self._ended: Forecast | None = None
 
     def plan(self, scope: str, agents: Collection[str], *, run: str = "") -> None:
@@ -41,7 +48,10 @@ class Workflow:
             self._forget_inside(scope, scope, run)
             planned = [self._entry(agent) for agent in agents]
             last = self._scopes.get((scope, run))
-            before = {self._exit(name) for name in last.ran()} if last else {start_of(scope)}
+            ran = last.ran() if last else set()
+            for agent in ran:
+                self._trail.finish(agent)
+            before = {self._exit(agent) for agent in ran} if last else {start_of(scope)}
             self.app.learn(before, set(planned), is_start=last is None)
             self._scopes[scope, run] = state = _Scope(planned, last.arrived if last else {})
             state.before = before
@@ -83,6 +93,7 @@ class Workflow:
             state.planned[planned] -= 1
             if not state.planned[planned]:
                 del state.planned[planned]
+                self._trail.finish(planned)
                 self._forget_inside(scope, agent, run)
             state.last_finished = self._exit(planned)
             state.finished.add(state.last_finished)
@@ -103,13 +114,15 @@ class Workflow:
                 self._changed()
             forecast = self._forecast()
             if self._ended is None:
-                forecast = _with_caller(agent, forecast)
+                self._trail.call(agent)
+                forecast = self._timed(agent, _with_caller(agent, forecast))
             return self._hint(agent, forecast)
 
     def end(self, *, resumable: bool) -> Hint:
         """The run is over. A resumable one expects nobody for now; another is done for good."""
         with self._lock:
             steps: Steps = fitting(dict.fromkeys(sorted(self._callers))) if resumable else {}
+            self._trail.end()
             self._seq += 1
             self._ended = Forecast(self._seq, steps, done=not resumable)
             return self._hint(None, self._ended)
@@ -128,9 +141,20 @@ class Workflow:
     def _hint(self, agent: str | None, forecast: Forecast) -> Hint:
         return Hint(self.name, forecast, agent=agent, app=self.app.name)
 
+    def _timed(self, caller: str, forecast: Forecast) -> Forecast:
+        due_ms, chance = self.app.timing.figures(
+            caller,
+            forecast.steps,
+            graph=self.app.graph,
+            finished=self._finished,
+            arrived=self._waiting,
+        )
+        return Forecast(forecast.seq, forecast.steps, due_ms=due_ms, chance=chance)
+
     def _look_ahead(self) -> Steps:
-        front, finished = self._front()
-        outlook = self.app.outlook(front, finished, self._arrived(), most_agents=MAX_AGENTS)
+        front, self._finished = self._front()
+        self._waiting = self._arrived()
+        outlook = self.app.outlook(front, self._finished, self._waiting, most_agents=MAX_AGENTS)
         steps: dict[str, int | None] = dict(outlook.steps)
         if outlook.is_closed:
             steps.update(dict.fromkeys(sorted(self._callers - steps.keys())))

@@ -1,0 +1,159 @@
+"""What follows the calls of one agent: who is next, who comes again at all, and how soon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvflow_agents.delays import Delay
+from kvflow_agents.histogram import GROWTH, Histogram
+
+END = ""
+"""Who calls after a workflow's last call: nobody."""
+# With fewer than four events, which have faded a little, nothing is said.
+LEAST_EVIDENCE = 3.9
+# The structure's word weighs as much as one event.
+DOUBT = 1.0
+MAX_FOLLOWERS = 64
+# The times are read anew after each of the first calls, then after every 16th.
+CALLS_PER_LOOK = 16
+_LARGEST_UNIT = 1e9
+
+
+@dataclass(slots=True)
+class Fate:
+    """One call, and in how many ms each agent's first call after it came; in that order."""
+
+    agent: str
+    at_s: float
+    gaps_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Following:
+    """Counts that fade: an event's weight halves with every 140 later ones of its kind."""
+
+    def __init__(self) -> None:
+        self._fates = 0.0
+        self._unit = 1.0
+        self._next: dict[str, float] = {}
+        self._again: dict[str, float] = {}
+        self._gaps: dict[str, Histogram] = {}
+        self._looks = 0
+        self._due_ms: dict[str, int] = {}
+
+    @property
+    def evidence(self) -> float:
+        """How many calls it rests on, each of weight 1 when it was new."""
+        return self._fates / self._unit
+
+    def note_gap(self, follower: str, ms: float) -> None:
+        """The first call of `follower` came this long after a call."""
+        gaps = self._gaps.get(follower)
+        if gaps is None:
+            if len(self._gaps) >= MAX_FOLLOWERS:
+                del self._gaps[min(self._gaps, key=lambda name: self._gaps[name].evidence)]
+            gaps = self._gaps[follower] = Histogram()
+        gaps.add(ms)
+
+    def note_fate(self, fate: Fate) -> None:
+        """Nothing more will follow one call."""
+        self._unit = unit = self._unit * GROWTH
+        self._fates += unit
+        _add(self._next, next(iter(fate.gaps_ms), END), unit)
+        for follower in fate.gaps_ms:
+            _add(self._again, follower, unit)
+        if unit > _LARGEST_UNIT:
+            self._scale(1.0 / unit)
+
+    def chance_next(self, agents: Iterable[str]) -> dict[str, float]:
+        """Who makes the next call, `END` for nobody; {} if too little is known.
+
+        The structure says that any of `agents` may, or nobody.
+        """
+        if self.evidence < LEAST_EVIDENCE:
+            return {}
+        guessed = {END, *agents}
+        whole = self._fates + DOUBT * self._unit
+        guess = DOUBT * self._unit / len(guessed)
+        return {
+            agent: (self._next.get(agent, 0.0) + (guess if agent in guessed else 0.0)) / whole
+            for agent in guessed | self._next.keys()
+        }
+
+    def chance_again(self, agents: Mapping[str, int | None]) -> dict[str, float]:
+        """Whether each agent is called again in the workflow; {} if too little is known.
+
+        The structure says no of those with None, and of the others: as likely as not.
+        """
+        if self.evidence < LEAST_EVIDENCE:
+            return {}
+        whole = self._fates + DOUBT * self._unit
+        guess = DOUBT * self._unit / 2
+        again = self._again.get
+        return {
+            agent: (again(agent, 0.0) + (0.0 if steps is None else guess)) / whole
+            for agent, steps in agents.items()
+        }
+
+    def due(self, agent: str) -> Delay | None:
+        """The time to an agent's next call if there is one; None if too little is known."""
+        gaps = self._gaps.get(agent)
+        return gaps.delay() if gaps and gaps.evidence >= LEAST_EVIDENCE else None
+
+    def due_ms(self) -> Mapping[str, int]:
+        """The medians of all that are known, up to `CALLS_PER_LOOK` looks old."""
+        if self._looks < CALLS_PER_LOOK or self._looks % CALLS_PER_LOOK == 0:
+            self._due_ms = {
+                agent: round(gaps.quantiles([0.5])[0])
+                for agent, gaps in self._gaps.items()
+                if gaps.evidence >= LEAST_EVIDENCE
+            }
+        self._looks += 1
+        return self._due_ms
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, as plain JSON."""
+        self._scale(1.0 / self._unit)
+        return {
+            "fates": self._fates,
+            "next": self._next,
+            "again": self._again,
+            "gaps": {agent: gaps.dump() for agent, gaps in self._gaps.items()},
+        }
+
+    @classmethod
+    def load(cls, dumped: Any) -> Following:
+        """What `dump` gave; ValueError, KeyError, TypeError or AttributeError if it is not that."""
+        following = cls()
+        following._fates = _weight(dumped["fates"])
+        for name, into in (("next", following._next), ("again", following._again)):
+            into.update((agent, _weight(one)) for agent, one in _few(dumped[name]))
+        for agent, gaps in _few(dumped["gaps"]):
+            following._gaps[agent] = Histogram.load(gaps)
+        return following
+
+    def _scale(self, factor: float) -> None:
+        self._fates *= factor
+        self._unit *= factor
+        for counts in (self._next, self._again):
+            for agent in list(counts):
+                counts[agent] *= factor
+                if counts[agent] < 0.001 * self._unit:
+                    del counts[agent]
+
+
+def _add(counts: dict[str, float], agent: str, weight: float) -> None:
+    if agent not in counts and len(counts) >= MAX_FOLLOWERS:
+        del counts[min(counts, key=counts.__getitem__)]
+    counts[agent] = counts.get(agent, 0.0) + weight
+
+
+def _few(dumped: Any) -> list[tuple[str, Any]]:
+    return list(dumped.items())[:MAX_FOLLOWERS]
+
+
+def _weight(value: Any) -> float:
+    if not 0.0 <= float(value) <= 1e6:
+        raise ValueError("a weight out of range")
+    return float(value)

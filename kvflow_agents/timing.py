@@ -1,0 +1,89 @@
+"""Timing: when agents are due and how likely; learned, or else composed along the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kvflow_agents.forecast import Figures, Steps
+from kvflow_agents.habits import Habits
+from kvflow_agents.step_delays import delays_ahead
+from kvflow_agents.step_graph import Join, StepGraph
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_REMEMBERED = 256
+# Figures of an agent serve a quarter as many calls as they rest on, and at most so many.
+MAX_USES = 16
+
+
+@dataclass(slots=True)
+class _Look:
+    steps: Steps
+    figures: tuple[Figures, Figures]
+    uses: int
+
+
+class Timing:
+    """One application's; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.habits = Habits()
+        self._looks: dict[str, _Look] = {}
+        self._composed: dict[object, tuple[StepGraph, int, Figures]] = {}
+
+    def figures(
+        self,
+        caller: str,
+        steps: Steps,
+        *,
+        graph: StepGraph,
+        finished: Sequence[str],
+        arrived: Mapping[Join, Collection[str]],
+    ) -> tuple[Figures, Figures]:
+        """Due times in ms and chances in percent, as `caller` calls; agents unknown left out."""
+        look = self._looks.get(caller)
+        if look is not None and look.uses > 0 and look.steps == steps:
+            look.uses -= 1
+            return look.figures
+        due_ms, chance = self.habits.figures(caller, steps)
+        if self.habits.turns_seen and any(
+            count and agent not in due_ms for agent, count in steps.items()
+        ):
+            due_ms = {**self._along(graph, steps, finished, arrived), **due_ms}
+        uses = min(int(self.habits.evidence(caller) / 4), MAX_USES)
+        _put(self._looks, caller, _Look(steps, (due_ms, chance), uses))
+        return due_ms, chance
+
+    def _along(
+        self,
+        graph: StepGraph,
+        steps: Steps,
+        finished: Sequence[str],
+        arrived: Mapping[Join, Collection[str]],
+    ) -> Figures:
+        """Medians along the graph, made again when it or the turns have changed enough."""
+        seen = frozenset((join, frozenset(sources)) for join, sources in arrived.items())
+        key = (tuple(steps.items()), tuple(finished), seen)
+        age = _age(self.habits.turns_seen)
+        of_graph, of_age, due_ms = self._composed.get(key, (None, None, {}))
+        if of_graph is not graph or of_age != age:
+            delays = delays_ahead(
+                graph, steps, self.habits.turn, finished=finished, arrived=arrived
+            )
+            due_ms = {agent: round(delay.median) for agent, delay in delays.items()}
+            _put(self._composed, key, (graph, age, due_ms))
+        return due_ms
+
+
+def _age(turns: int) -> int:
+    """Grows with each of the first turns, later with every 256."""
+    return min(turns, 64) + turns // 256
+
+
+def _put(remembered: dict[K, V], key: K, value: V) -> None:
+    if len(remembered) >= MAX_REMEMBERED:
+        remembered.clear()
+    remembered[key] = value

@@ -1,0 +1,53 @@
+"""The trail of one run: its last calls, and what followed them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from kvflow_agents.following import Fate
+from kvflow_agents.habits import Habits
+
+# A call is followed for so many calls; an agent that comes later counts as not coming again.
+MAX_CALLS = 128
+
+Clock = Callable[[], float]
+"""Seconds that never go back."""
+
+
+class Trail:
+    """Teaches an application's habits what one run does. Not safe to use from several threads."""
+
+    def __init__(self, habits: Habits, clock: Clock) -> None:
+        self._habits = habits
+        self._clock = clock
+        self._calls: deque[Fate] = deque()
+        self._turns: dict[str, float] = {}
+
+    def call(self, agent: str) -> None:
+        """An agent calls the model. Costs O(calls since its last one), at most `MAX_CALLS`."""
+        now_s = self._clock()
+        earlier = []
+        for fate in reversed(self._calls):
+            if agent in fate.gaps_ms:
+                break  # and so it is in those before
+            fate.gaps_ms[agent] = (now_s - fate.at_s) * 1000.0
+            earlier.append(fate)
+        if self._habits.note_call(agent, earlier):
+            self._calls.append(Fate(agent, now_s))
+        if len(self._calls) > MAX_CALLS:
+            self._habits.note_fates([self._calls.popleft()])
+        if agent not in self._turns and len(self._turns) < MAX_CALLS:
+            self._turns[agent] = now_s
+
+    def finish(self, agent: str) -> None:
+        """An agent is no longer at work."""
+        began_s = self._turns.pop(agent, None)
+        if began_s is not None:
+            self._habits.note_turn(agent, (self._clock() - began_s) * 1000.0)
+
+    def end(self) -> None:
+        """The run is over."""
+        self._habits.note_fates(self._calls)
+        self._calls.clear()
+        self._turns.clear()
