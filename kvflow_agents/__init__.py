@@ -10,6 +10,7 @@ from kvflow_agents.errors import (
 )
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, agent_name
+from kvflow_agents.keeper import keep_habits
 from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.loops import agent, workflow
 from kvflow_agents.simulation import Simulation
@@ -35,5 +36,6 @@ __all__ = [
     "__version__",
     "agent",
     "agent_name",
+    "keep_habits",
     "workflow",
 ]

@@ -11,7 +11,9 @@ from weakref import WeakValueDictionary
 
 from kvflow_agents.app import App
 from kvflow_agents.carrier import Carrier
+from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import workflow_name
+from kvflow_agents.keeper import keeper
 from kvflow_agents.live_workflow import Workflow
 
 
@@ -43,12 +45,14 @@ class Runs:
     def __init__(self) -> None:
         self._live: WeakValueDictionary[str, Run] = WeakValueDictionary()
         self._lock = threading.Lock()
+        self._failsafe = Failsafe("a run")
 
     def __len__(self) -> int:
         return len(self._live)
 
     def begin(self, name: str | None, app: App, carriers: Collection[Carrier]) -> Run:
         """A new run: called as asked, so that whoever goes on with it later is known by it too."""
+        self._failsafe(_began, app)
         with self._lock:
             name = workflow_name(name or uuid.uuid4().hex)
             if name in self._live:
@@ -64,3 +68,14 @@ class Runs:
         with self._lock:
             self._live.pop(run.workflow.name, None)
         run.end(resumable=resumable)
+        self._failsafe(_ended, run.workflow.app)
+
+
+def _began(app: App) -> None:
+    if keep := keeper():
+        keep.began(app)
+
+
+def _ended(app: App) -> None:
+    if keep := keeper():
+        keep.ended(app)
