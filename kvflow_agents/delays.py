@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 POINTS = 10
@@ -32,29 +32,32 @@ NOW = Delay((0.0,) * POINTS)
 
 def then(first: Delay, second: Delay) -> Delay:
     """One after the other."""
-    return _combined(first, second, lambda one, other: one + other)
+    if first is NOW:
+        return second
+    return _thinned([one + other for one in first.points for other in second.points])
 
 
 def latest(delays: Iterable[Delay]) -> Delay:
     """All of them, an AND join: the maximum."""
-    return _fold(delays, max)
+    last, *others = delays
+    for delay in others:
+        last = _thinned(
+            [one if one > other else other for one in last.points for other in delay.points]
+        )
+    return last
 
 
 def earliest(delays: Iterable[Delay]) -> Delay:
     """Any of them, an OR join: the minimum."""
-    return _fold(delays, min)
-
-
-def _fold(delays: Iterable[Delay], choose: Callable[[float, float], float]) -> Delay:
     first, *others = delays
-    for other in others:
-        first = _combined(first, other, choose)
+    for delay in others:
+        first = _thinned(
+            [one if one < other else other for one in first.points for other in delay.points]
+        )
     return first
 
 
-def _combined(one: Delay, other: Delay, join: Callable[[float, float], float]) -> Delay:
-    """Every pair of points as if independent; of the sorted pairs each tenth is a point again."""
-    if one is NOW and other is NOW:
-        return NOW
-    pairs = sorted(join(a, b) for a in one.points for b in other.points)
+def _thinned(pairs: list[float]) -> Delay:
+    """Of all pairs of points, as if independent, each tenth in order is a point again."""
+    pairs.sort()
     return Delay(tuple(pairs[POINTS // 2 :: POINTS]))

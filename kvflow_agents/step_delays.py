@@ -8,8 +8,8 @@ from kvflow_agents.delays import NOW, Delay, earliest, latest, then
 from kvflow_agents.forecast import Steps
 from kvflow_agents.step_graph import Join, StepGraph
 
-# What lies further ahead is not worth its time: each agent costs some 20 us per join.
-MAX_AGENTS_AHEAD = 64
+# What lies further ahead is not worth its time: each agent costs some 20 us, and each join.
+MAX_AGENTS_AHEAD = 24
 
 
 def delays_ahead(

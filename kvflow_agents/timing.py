@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -79,8 +80,8 @@ class Timing:
 
 
 def _age(turns: int) -> int:
-    """Grows with each of the first turns, later with every 256."""
-    return min(turns, 64) + turns // 256
+    """Grows with every eighth of the turns seen before."""
+    return turns if turns < 8 else int(6 * math.log2(turns))
 
 
 def _put(remembered: dict[K, V], key: K, value: V) -> None:
