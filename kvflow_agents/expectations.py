@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from kvflow_agents.forecast import Forecast
+from kvflow_agents.forecast import Figures, Forecast
 
 MAX_AGENTS_TOLD = 65_536
 """Of one workflow; beyond them agents not expected again are forgotten, then new ones ignored."""
@@ -24,6 +24,8 @@ class Expectations:
         self.seq = -1
         """Of the newest message heard."""
         self.steps: dict[str, int | None] = {}
+        self.due_ms: dict[str, int] = {}
+        self.chance: dict[str, int] = {}
         self._whole_seq = -1
         self._seq_of: dict[str, int] = {}  # of agents told by changes
         self._at: dict[int, dict[str, None]] = {}  # steps -> agents, those told last at the end
@@ -41,6 +43,8 @@ class Expectations:
         for agent in told:
             self._seq_of[agent] = forecast.seq
             self._put(agent, forecast.steps[agent])
+            _amend(self.due_ms, agent, forecast.due_ms)
+            _amend(self.chance, agent, forecast.chance)
         return told
 
     def at(self, steps: int) -> Iterator[str]:
@@ -57,6 +61,8 @@ class Expectations:
         before = self.steps
         self.seq = self._whole_seq = forecast.seq
         self.steps = {}
+        self.due_ms = dict(forecast.due_ms)
+        self.chance = dict(forecast.chance)
         self._seq_of.clear()
         self._at.clear()
         self._later.clear()
@@ -71,6 +77,8 @@ class Expectations:
         if agent not in self.steps and len(self.steps) >= MAX_AGENTS_TOLD:
             for each in [each for each, steps in self.steps.items() if steps is None]:
                 del self.steps[each]
+                self.due_ms.pop(each, None)
+                self.chance.pop(each, None)
                 self._seq_of.pop(each, None)
         return agent in self.steps or len(self.steps) < MAX_AGENTS_TOLD
 
@@ -94,3 +102,11 @@ class Expectations:
         # Steps that nobody is at any more go when they come up; a heap of mostly such is rebuilt.
         if len(self._later) > 2 * len(self._at) + 64:
             self._later = sorted(each for each in self._at if each)
+
+
+def _amend(known: dict[str, int], agent: str, said: Figures) -> None:
+    """What is not said of an agent that is named is unknown from now on."""
+    if agent in said:
+        known[agent] = said[agent]
+    else:
+        known.pop(agent, None)

@@ -16,8 +16,9 @@ LEAST_EVIDENCE = 3.9
 # The structure's word weighs as much as one event.
 DOUBT = 1.0
 MAX_FOLLOWERS = 64
-# The times are read anew after each of the first calls, then after every 16th.
-CALLS_PER_LOOK = 16
+# The times are read anew for each of the first looks, then for every fourth.
+FIRST_LOOKS = 16
+LOOKS_PER_READING = 4
 _LARGEST_UNIT = 1e9
 
 
@@ -102,8 +103,8 @@ class Following:
         return gaps.delay() if gaps and gaps.evidence >= LEAST_EVIDENCE else None
 
     def due_ms(self) -> Mapping[str, int]:
-        """The medians of all that are known, up to `CALLS_PER_LOOK` looks old."""
-        if self._looks < CALLS_PER_LOOK or self._looks % CALLS_PER_LOOK == 0:
+        """The medians of all that are known, up to `LOOKS_PER_READING` looks old."""
+        if self._looks < FIRST_LOOKS or self._looks % LOOKS_PER_READING == 0:
             self._due_ms = {
                 agent: round(gaps.quantiles([0.5])[0])
                 for agent, gaps in self._gaps.items()

@@ -103,3 +103,14 @@ def test_agents_are_bounded_and_those_not_expected_go_first(
     assert expected.steps == {"b": 1, "c": 2, "d": 3}
     assert expected.take_in(changes(3, {"e": 0, "b": 0})) == ["b"]
     assert expected.steps == {"b": 0, "c": 2, "d": 3}
+
+
+def test_times_and_chances_are_amended_with_the_steps() -> None:
+    known = Expectations()
+    known.take_in(Forecast(1, {"a": 1, "b": 2}, due_ms={"a": 10, "b": 20}, chance={"b": 90}))
+    changes = Forecast(2, {"b": 3, "c": 1}, changes=True, due_ms={"c": 5}, chance={"b": 80})
+    known.take_in(changes)
+    assert known.due_ms == {"a": 10, "c": 5}
+    assert known.chance == {"b": 80}
+    known.take_in(Forecast(3, {"a": 0}))
+    assert known.due_ms == known.chance == {}
