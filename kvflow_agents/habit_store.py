@@ -20,8 +20,8 @@ T = TypeVar("T")
 MAX_APPS = 256
 MAX_APP_BYTES = 1_000_000
 MAX_UNPACKED_BYTES = 20_000_000
-# Another process writes for milliseconds.
-_WAIT_S = 0.25
+# Another process writes for milliseconds; many of them may be at it.
+_WAIT_S = 2.0
 _SCHEMA = """
 create table if not exists habits
 (app text primary key, saved_s integer not null, packed blob not null)
@@ -54,12 +54,13 @@ class HabitStore:
             return False
         return True
 
-    def save(self, app: str, habits: Habits) -> None:
-        """Keep what is known of an application, in place of what was kept of it."""
+    def save(self, app: str, habits: Habits) -> bool:
+        """Keep what is known of an application, in place of what was kept; False if too large."""
         packed = zlib.compress(json.dumps(habits.dump()).encode("utf-8", "replace"))
         if len(packed) > MAX_APP_BYTES:
-            return
+            return False
         self._do(lambda database: _write(database, app, packed))
+        return True
 
     def _do(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         try:

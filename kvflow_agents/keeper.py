@@ -24,9 +24,9 @@ MAX_WAITING = 256
 class Store(Protocol):
     """Where habits are kept; `kvflow_agents.habit_store.HabitStore`."""
 
-    def load(self, app: str, habits: Habits) -> object: ...
+    def load(self, app: str, habits: Habits) -> bool: ...
 
-    def save(self, app: str, habits: Habits) -> object: ...
+    def save(self, app: str, habits: Habits) -> bool: ...
 
 
 class Keeper:
@@ -47,6 +47,7 @@ class Keeper:
         self._to_load: list[App] = []
         self._to_save: dict[str, App] = {}
         self._saved_s: dict[str, float] = {}
+        self._is_wanted = False
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         # One at a time at the file; a second look would only wait for the first.
@@ -83,19 +84,23 @@ class Keeper:
             for app in to_load:
                 self.failsafe(self._store.load, app.name, app.timing.habits)
             for app in to_save.values():
-                self.failsafe(self._store.save, app.name, app.timing.habits)
+                if self.failsafe(self._store.save, app.name, app.timing.habits) is None:
+                    return  # the others would fail too, and the process may be at its end
 
     def _wake(self) -> None:
+        self._is_wanted = True
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="kvflow-store", daemon=True)
             self.failsafe(self._thread.start)
 
     def _work(self) -> None:
-        while self._to_load or any(map(self._is_due, list(self._to_save))):
+        while True:
+            with self._lock:
+                if not self._is_wanted:
+                    self._thread = None
+                    return
+                self._is_wanted = False
             self.flush()
-
-    def _is_due(self, app: str) -> bool:
-        return self._clock() - self._saved_s.get(app, -self._save_every_s) >= self._save_every_s
 
 
 _keeper: Keeper | None = None

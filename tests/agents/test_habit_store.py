@@ -157,12 +157,13 @@ def test_the_number_of_applications_is_bounded(path: Path) -> None:
 PROCESS = """
 import sys
 from pathlib import Path
+from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.habit_store import HabitStore
 from tests.agents.test_habit_store import Habits, teach
-store = HabitStore(Path(sys.argv[1]))
+store, try_to = HabitStore(Path(sys.argv[1])), Failsafe("a save")
 for number in range(40):
-    store.save(f"app {sys.argv[2]} {number % 4}", teach(Habits(), 5))
-    store.save("shared", teach(Habits(), 5))
+    try_to(store.save, f"app {sys.argv[2]} {number % 4}", teach(Habits(), 5))
+    try_to(store.save, "shared", teach(Habits(), 5))
 """
 
 
@@ -174,6 +175,45 @@ def test_several_processes_share_it_without_damage(path: Path) -> None:
     for app in ("app x 3", "app y 0", "shared"):
         assert loaded(HabitStore(path), app).figures("a", STEPS)[1]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class CountingStore:
+    """Counts, and tells when it has."""
+
+    def __init__(self) -> None:
+        self.loads = self.saves = 0
+        self.saved = threading.Event()
+
+    def load(self, app: str, habits: Habits) -> bool:
+        self.loads += 1
+        return False
+
+    def save(self, app: str, habits: Habits) -> bool:
+        self.saves += 1
+        self.saved.set()
+        return True
+
+
+class FailingStore(CountingStore):
+    def save(self, app: str, habits: Habits) -> bool:
+        super().save(app, habits)
+        raise OSError("no room")
+
+
+def test_a_save_that_fails_ends_its_round() -> None:
+    store = FailingStore()
+    keep = Keeper(store, clock=lambda: 0.0)
+    first = App(StepGraph(agents=["a"]), name="first")
+    keep.ended(first)
+    assert store.saved.wait(10)
+    keep.flush()
+    before = store.saves
+    # Not yet due, so that they wait for each other.
+    keep._saved_s |= {"second": 0.0, "third": 0.0}
+    for name in ("second", "third"):
+        keep.ended(App(StepGraph(agents=["a"]), name=name))
+    keep.flush()
+    assert store.saves == before + 1
 
 
 def test_a_folder_that_cannot_be_written_costs_one_warning(
@@ -200,21 +240,6 @@ def test_a_read_only_folder_leaves_the_application_alone(kept: HabitStore) -> No
     keep.flush()
     kept.path.parent.chmod(0o700)
     assert keep.failsafe.errors
-
-
-class CountingStore:
-    """Counts, and tells when it has."""
-
-    def __init__(self) -> None:
-        self.loads = self.saves = 0
-        self.saved = threading.Event()
-
-    def load(self, app: str, habits: Habits) -> None:
-        self.loads += 1
-
-    def save(self, app: str, habits: Habits) -> None:
-        self.saves += 1
-        self.saved.set()
 
 
 def test_an_application_is_loaded_once_and_saved_once_in_a_while() -> None:
