@@ -194,7 +194,7 @@ def compare_policies(
     *,
     base_url: str | None = None,
     api_key: str = "none",
-) -> None:
+) -> Demo:
     """Run a scale's workloads under both policies and report; on own servers or a given one."""
     console = Console()
     if not console.is_terminal:
@@ -207,6 +207,7 @@ def compare_policies(
             folder = MODELS / model if model in ("smollm2", "tiny") else Path(model)
             _run_own_servers(demo, folder)
     demo.report(json_file)
+    return demo
 
 
 def command(scale_of: Callable[[str], Scale], description: str) -> Callable[..., None]:

@@ -13,6 +13,9 @@ from rich.table import Table
 from demos.measure import CallLog, CallRecord, Counted, prompt_calls
 from demos.optimum import PromptCall, optimum_cached_tokens
 
+# In the tables; the JSON has all.
+MOST_AGENTS_SHOWN = 40
+
 
 @dataclass(frozen=True, slots=True)
 class AgentFigures:
@@ -172,7 +175,7 @@ _CAPTION = (
 
 def _agent_tables(runs: Sequence[RunFigures]) -> list[Table]:
     shown = [run for run in runs if run.workload == runs[0].workload and not run.host_tier]
-    if not shown:
+    if not shown or len(shown[0].agents) > MOST_AGENTS_SHOWN:
         return []
     table = Table("agent", title=f"Hit rate per agent, {shown[0].workload}, host tier off")
     for run in shown:

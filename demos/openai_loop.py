@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import typer
 
 from demos.comparison import Endpoint, compare_policies
 from demos.measure import CallLog, CallRecord
+from demos.sdk_recorder import recorded_call
 from demos.team import DUTIES, handbook
 
 TEAM = tuple(DUTIES)[:8]
@@ -56,17 +56,15 @@ class Client:
             {"role": "system", "content": handbook(role, "House rules", words)},
             {"role": "user", "content": f"{question} A colleague said: {self._said}"},
         ]
-        call = CallRecord(self.name, role, messages, None, time.perf_counter())
-        answer = self._sdk.chat.completions.create(
-            model=self._model, messages=messages, max_tokens=answer_tokens, temperature=0
+        call = recorded_call(
+            self._sdk,
+            self.name,
+            role,
+            model=self._model,
+            messages=messages,
+            max_tokens=answer_tokens,
         )
-        call.ended_s = time.perf_counter()
-        call.answer = self._said = (answer.choices[0].message.content or "").strip()
-        if answer.usage is not None:
-            call.prompt_tokens = answer.usage.prompt_tokens
-            call.answer_tokens = answer.usage.completion_tokens
-            details = answer.usage.prompt_tokens_details
-            call.cached_tokens = (details and details.cached_tokens) or 0
+        self._said = call.answer
         return call
 
 
