@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
 
 from kvflow_agents import __version__
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
+from kvflow_agents.receipts import MAX_PAGE
 from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
 from kvflow_sglang.doorman import Doorman
-from kvflow_sglang.messages import StatusRequest, to_message
+from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, to_message
 
 # The largest valid forecast: its names, thrice, each with quotes, a figure and escapes.
 MAX_BODY_BYTES = 3_000_000
+# Names are the clients' own: no browser may take them for a page.
+NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
+
+Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 
 def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
@@ -48,7 +55,27 @@ def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
             }
         )
 
+    @router.get("/workflows")
+    async def workflows(offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
+        """The workflows heard last, newest first, with what their calls add up to."""
+        return await _receipts(ReceiptsRequest(offset=offset, limit=limit))
+
+    @router.get("/workflows/{name:path}")
+    async def workflow(name: str, offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
+        """One workflow and its agents that called last; 404 if it is not known."""
+        return await _receipts(ReceiptsRequest(workflow=name, offset=offset, limit=limit))
+
     return router
+
+
+async def _receipts(request: Any) -> Response:
+    answers = await ask_schedulers("kvflow_receipts", request)
+    # Ranks of one replica agree; of several replicas the first that knows the workflow answers.
+    found = next((answer.json for answer in answers if answer.json is not None), None)
+    if found is None:
+        message = "no workflow of this name is known: it never called, or was forgotten since"
+        return JSONResponse({"error": {"reason": "unknown", "message": message}}, status_code=404)
+    return Response(found, media_type="application/json", headers=NO_SNIFFING)
 
 
 async def _read_json(request: Request) -> object:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Optional
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_agents.receipts import MAX_PAGE, Receipts
 from kvflow_sglang.compat import BaseReq
 
 
@@ -38,7 +40,34 @@ class StatusAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
     counts: dict[str, int]
 
 
-ALL = (ForecastRequest, ForecastAnswer, StatusRequest, StatusAnswer)
+class ReceiptsRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """Asks for the receipts of one workflow, or for a list of workflows; a page of either."""
+
+    workflow: Optional[str] = None  # noqa: UP045
+    offset: int = 0
+    limit: int = MAX_PAGE
+
+
+class ReceiptsAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """The receipts as JSON; None for a workflow that is not known."""
+
+    json: Optional[str] = None  # noqa: UP045
+
+
+ALL = (
+    *(ForecastRequest, ForecastAnswer),
+    *(StatusRequest, StatusAnswer),
+    *(ReceiptsRequest, ReceiptsAnswer),
+)
+
+
+def answer_receipts(receipts: Receipts, request: Any) -> Any:
+    """A page of the receipts, as it was asked for."""
+    page = {"offset": request.offset, "limit": request.limit}
+    if request.workflow is None:
+        return ReceiptsAnswer(json=json.dumps(receipts.workflows(**page)))
+    found = receipts.workflow(request.workflow, **page)
+    return ReceiptsAnswer(json=None if found is None else json.dumps(found))
 
 
 def to_message(hint: Hint) -> Any:

@@ -97,6 +97,7 @@ def _prepare_http(server_args: Any) -> None:
     compat.hook_custom_types(*messages.ALL)
     compat.add_control_message("kvflow_forecast", messages.ForecastAnswer)
     compat.add_control_message("kvflow_status", messages.StatusAnswer)
+    compat.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
     doorman = Doorman(allows_nesting=compat.has_pickle_transport())
     admit = partial(_admit, doorman, settings.from_environment().infer)
     HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
@@ -138,4 +139,12 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
     def status(message: Any) -> Any:
         return messages.StatusAnswer(counts=scheduler.tree_cache.status())
 
-    compat.add_handlers(scheduler, {messages.ForecastRequest: hear, messages.StatusRequest: status})
+    def receipts(message: Any) -> Any:
+        return messages.answer_receipts(scheduler.tree_cache.receipts, message)
+
+    handlers: dict[type, Callable[[Any], Any]] = {
+        messages.ForecastRequest: hear,
+        messages.StatusRequest: status,
+        messages.ReceiptsRequest: receipts,
+    }
+    compat.add_handlers(scheduler, handlers)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, urlopen
 
 import openai
 import pytest
@@ -202,6 +203,49 @@ def test_the_api_key_guards_the_endpoints(client: Client, key: str | None) -> No
     assert stranger.forecast(Run("stranger").hint({"a": 0})).status == 401
     assert client.counts() == before
     assert client.get("/kvflow/status").status == 200
+
+
+@pytest.mark.parametrize("name", ["a/b c", "<script>alert(1)</script>", "w" * 128, "流れ?#%2F"])
+def test_receipts_of_any_workflow_can_be_read(client: Client, name: str) -> None:
+    run = Run(name, app="app")
+    path = f"/kvflow/workflows/{quote(name, safe='')}"
+    for _ in range(2):
+        client.complete("hello" * 20, custom_params=run.params({"<b>": 1}, "<b>"))
+    found = client.get(path)
+    assert found.status == 200
+    (agent,) = found.body["agents"]
+    assert (found.body["workflow"], agent["agent"], agent["sums"]["calls"]) == (name, "<b>", 2)
+    assert agent["last_calls"][0]["device_tokens"] > 0
+    assert found.body["sums"]["forecast_right"] == 1
+    newest = client.get("/kvflow/workflows?limit=1").body["workflows"]
+    assert [each["workflow"] for each in newest] == [name]
+    client.forecast(run.done())
+    assert client.get(path).body["done"] is True
+
+
+def test_receipts_are_json_alone(client: Client) -> None:
+    client.complete("hi", custom_params=Run("<script>").params({"a": 1}, "a"))
+    headers = {"Authorization": f"Bearer {KEY}", "Accept": "text/html"}
+    request = Request(f"{client.base_url}/kvflow/workflows/%3Cscript%3E", headers=headers)
+    with urlopen(request) as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert json.loads(answer.read())["workflow"] == "<script>"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/kvflow/workflows/never-called", 404),
+        ("/kvflow/workflows/" + "x" * 5000, 404),
+        ("/kvflow/workflows?limit=0", 400),
+        ("/kvflow/workflows?limit=101", 400),
+        ("/kvflow/workflows?offset=-1", 400),
+    ],
+)
+def test_receipts_that_cannot_be_are_refused(client: Client, path: str, status: int) -> None:
+    assert client.get(path).status == status
+    assert Client(client.base_url, None).get(path).status == 401
 
 
 def test_a_forecast_needs_no_request_and_done_frees_what_it_protects(client: Client) -> None:
