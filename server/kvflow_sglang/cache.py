@@ -14,6 +14,7 @@ from kvflow_agents.foresight import Foresight, Namespace, Outcome
 from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.receipts import Admission, Receipts
+from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.prefetcher import Prefetcher
@@ -64,12 +65,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def init_hicache(self, server_args: Any, params: Any) -> None:
         super().init_hicache(server_args, params)
+        compat.back_up_in_one_launch(self.cache_controller)
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
         self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
 
     def check_hicache_events(self) -> None:
         super().check_hicache_events()
+        self._back_up_wanted()
         if self.prefetcher is not None:
             self.prefetcher.step()
 
@@ -124,20 +127,33 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         caller = _caller_of(req)
+        # What goes on to a store beyond the host may be of use to other servers.
+        is_told = (
+            caller is not None
+            and not self.enable_storage
+            and self.foresight.is_trusted(caller.workflow)
+        )
         if caller is None and self.inferred is not None:
             caller = self.inferred.caller_of(req)
         tokens_before = req.kv.cache_inserted_len
         self.tree_core.user = None if caller is None else caller.workflow
+        self.tree_core.is_told = is_told
         try:
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         finally:
-            self.tree_core.user = None
+            self.tree_core.user, self.tree_core.is_told = None, False
         prefetched_tokens = self._read(req)
         if self.receipts.is_under_way(req.rid):
             self.receipts.admitted(req.rid, self._admission_of(req, prefetched_tokens))
         self._learn(req, caller, tokens_before)
+        self._back_up_wanted()
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
+
+    def _back_up_wanted(self) -> None:
+        if self.cache_controller is not None:
+            for node_id in self.tree_core.pop_wanted_backups():
+                compat.back_up(self, node_id)
 
     def evict(self, params: Any) -> Any:
         result = super().evict(params)

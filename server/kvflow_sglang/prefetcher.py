@@ -18,7 +18,8 @@ from kvflow_sglang.tree import Node
 MOST_WAITS = 3
 # How many loads for waiting requests are under way at once.
 MOST_FLIGHTS = 4
-# Nothing is started while requests arrive, for so many passes: their prompts come first.
+# Nothing is started while requests arrive and in the pass after, which sends their first tokens;
+# for so many passes at most.
 MOST_PUT_OFF = 4
 # Beyond so many nodes loaded and not read, those that are gone are looked for.
 MOST_UNUSED = 4096
@@ -59,6 +60,7 @@ class Prefetcher:
         self._is_starting = False
         self._put_off = 0
         self._has_arrivals = False
+        self._had_arrivals = False
         self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
         self._unused: dict[int, int] = {}  # tokens by node: loaded ahead, and not read yet
         self._counts: Counter[str] = Counter()
@@ -162,8 +164,13 @@ class Prefetcher:
     def _lets_arrivals_go_first(self) -> bool:
         """To start a copy takes the CPU some milliseconds, and a prefill waits for the CPU."""
         has_arrivals, self._has_arrivals = self._has_arrivals, False
-        self._put_off = self._put_off + 1 if has_arrivals else 0
-        return 0 < self._put_off <= MOST_PUT_OFF
+        is_busy = has_arrivals or self._had_arrivals
+        self._had_arrivals = has_arrivals
+        if is_busy and self._put_off < MOST_PUT_OFF:
+            self._put_off += 1
+            return True
+        self._put_off = 0
+        return False
 
     @contextmanager
     def _starting(self) -> Iterator[None]:

@@ -28,6 +28,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
     evictable_device_leaves: EvictionQueue[Node]
     evictable_host_leaves: EvictionQueue[Node]
     user: str | None = None
+    # Whether `user` has told what comes next; else nothing is certain to be spent.
+    is_told: bool = False
     # How many expected tokens a tier may hold before they compete by recency; None: no limit.
     most_expected_device_tokens: float | None = None
     most_expected_host_tokens: float | None = None
@@ -50,6 +52,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self.expected_device_tokens = 0
         self.expected_host_tokens = 0
         self._expected_tokens: dict[int, tuple[int, int]] = {}
+        self._not_backed_up: set[int] = set()
+        self._wanted_backups: list[int] = []
 
     def first_device_victim(self) -> Node | None:
         """The device leaf to evict next; it stays in the tree."""
@@ -94,6 +98,15 @@ class ClaimedTreeCore(UnifiedTreeCore):
         """A node that may be gone by now."""
         return self._node_arena.get(node_id)
 
+    def pop_wanted_backups(self) -> list[int]:
+        """The nodes that were not backed up as spent, and are not spent after all."""
+        wanted, self._wanted_backups = self._wanted_backups, []
+        return [each for each in wanted if self._can_be_backed_up(self.node_or_none(each))]
+
+    @staticmethod
+    def _can_be_backed_up(node: Node | None) -> bool:
+        return node is not None and not node.evicted and not node.backuped
+
     def _rank(self, node: Node) -> Rank:
         standing, steps = self.ledger.standing(node)
         return rank(standing, steps, node.last_access_time, node.id)
@@ -102,6 +115,12 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self.evictable_device_leaves.refresh(node)
         self.evictable_host_leaves.refresh(node)
         self._count_expected(node)
+        if node.id in self._not_backed_up and not self._is_spent(node):
+            self._not_backed_up.discard(node.id)
+            self._wanted_backups.append(node.id)
+
+    def _is_spent(self, node: Node) -> bool:
+        return self.ledger.standing(node)[0] is Standing.SPENT
 
     def _count_expected(self, node: Node) -> None:
         """Keep the totals of expected tokens in step with one node."""
@@ -138,13 +157,24 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _split_node(self, key: Any, child: Node, split_len: int) -> tuple[Node, Any]:
         upper, action = super()._split_node(key, child, split_len)
+        if child.id in self._not_backed_up:
+            self._not_backed_up.add(upper.id)
         self.ledger.split(upper, child)
         self.on_split(upper, child)
         return upper, action
 
+    def _inc_hit_count_and_check(self, node: Node) -> bool:
+        is_due: bool = super()._inc_hit_count_and_check(node)
+        if is_due and self.is_told and node.hit_count == 1 and self._is_spent(node):
+            # Nobody will ask the host for it: the link and the host's memory are for others.
+            self._not_backed_up.add(node.id)
+            return False
+        return is_due
+
     def _unregister_node(self, node: Node) -> None:
         super()._unregister_node(node)
         self.ledger.removed(node)
+        self._not_backed_up.discard(node.id)
         self._note_expected(node, _NOTHING)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:

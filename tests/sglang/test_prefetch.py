@@ -73,6 +73,13 @@ def demoted(cache: StandaloneCache, workflow: Workflow) -> None:
     cache.cache.hear(workflow.hint({0: 90, 1: 90, 2: 8, 3: 8, 4: 8}))
     for agent in range(2, 5):
         cache.run(prompt(agent, 3), [1])
+    quiet(cache)
+
+
+def quiet(cache: StandaloneCache) -> None:
+    """The passes after a request in which nothing is loaded ahead."""
+    cache.one_pass()
+    cache.one_pass()
 
 
 def on_device(cache: StandaloneCache, agent: int) -> int:
@@ -248,7 +255,6 @@ def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: Standa
     workflow = Workflow()
     demoted(cache, workflow)
     link = SlowLink(cache)
-    cache.one_pass()
     cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
     started = []
     for _ in range(MOST_PUT_OFF + 1):
