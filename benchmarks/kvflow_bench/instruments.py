@@ -33,10 +33,13 @@ def register() -> None:
 
 
 def switches() -> dict[str, Any]:
-    """What is switched on now; nothing if there is no file."""
+    """What is switched on now; nothing if there is no file.
+
+    Replace the file in one step (`mv`): one that is half written is read as nothing.
+    """
     try:
         found: dict[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
     return found
 
