@@ -121,9 +121,11 @@ class ClaimLedger(Generic[N]):
             return
         for node in self._covered(claim):
             label = self._labels[node.id]
+            before = self.standing(node)
             label.uncover(claim.steps)
             label.cover(steps)
-            self._on_change(node)
+            if self.standing(node) != before:
+                self._on_change(node)
         claim.steps = steps
 
     def use(self, leaf: N, user: str | None) -> None:
