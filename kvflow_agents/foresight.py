@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count, islice, takewhile
 from typing import Any, Generic, Literal, NamedTuple
 
+from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
@@ -90,17 +91,19 @@ class Foresight(Generic[N]):
         cut: Callable[[Key], None],
         lifetime_tokens: int,
         prefetch: PrefetchQueue[N] | None = None,
+        adapters: AdapterLedger | None = None,
         limits: Limits | None = None,
     ) -> None:
         """`cut` makes a node of the tree end where a key ends, if the tree holds the key.
 
-        `prefetch` is told whose prefixes are needed next.
+        `prefetch` is told whose prefixes are needed next, `adapters` when agents run.
         """
         self._ledger = ledger
         self._make_key = make_key
         self._cut = cut
         self._lifetime_tokens = lifetime_tokens
         self._prefetch = prefetch
+        self._adapters = adapters
         self._limits = limits or Limits()
         self._evicted_tokens = 0
         self._remembered_agents = 0
@@ -153,9 +156,18 @@ class Foresight(Generic[N]):
             return "stale"
         self._agents_told += len(expected.steps) - agents_told
         trust_has_changed = self._note_call(workflow, was_right)
-        self._renew(workflow, [*workflow.agents, *told] if trust_has_changed else told)
+        if trust_has_changed:
+            told = [*workflow.agents, *expected.steps, *told]
+        self._renew(workflow, told)
         self._want(workflow, caller=hint.agent)
         return "accepted"
+
+    def called_with(self, caller: Hint, adapter: Adapter) -> None:
+        """A hinted request, heard before, asks for a LoRA adapter, or for the base model."""
+        workflow = self._find(caller.workflow)
+        if self._adapters is not None and workflow is not None and caller.agent is not None:
+            steps = workflow.steps_of(caller.agent) if workflow.name in self._live else None
+            self._adapters.called(workflow.name, workflow.app, caller.agent, adapter, steps)
 
     def prompt_cached(self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N) -> None:
         """A hinted request's whole prompt is in the tree, `leaf` at its end."""
@@ -205,6 +217,8 @@ class Foresight(Generic[N]):
             del self._live[name]
             self._dormant[name] = workflow
             self._want_no_more(workflow)
+            if self._adapters is not None:
+                self._adapters.forget(name)
             for agent in workflow.agents.values():
                 if agent.claim is not None:
                     self._ledger.set_steps(agent.claim, None)
@@ -224,7 +238,8 @@ class Foresight(Generic[N]):
 
     def _renew(self, workflow: _Workflow[N], told: Iterable[str]) -> None:
         if workflow.name in self._dormant:
-            told = [*workflow.agents, *told]  # what was told before it fell silent counts again
+            # What was told before it fell silent counts again.
+            told = [*workflow.agents, *workflow.expected.steps, *told]
         workflow.heard_at = self._evicted_tokens
         self._dormant.pop(workflow.name, None)
         self._live[workflow.name] = workflow
@@ -233,6 +248,9 @@ class Foresight(Generic[N]):
             agent = workflow.agents.get(name)
             if agent is not None and agent.claim is not None:
                 self._ledger.set_steps(agent.claim, workflow.steps_of(name))
+        if self._adapters is not None:
+            steps = {name: workflow.steps_of(name) for name in told}
+            self._adapters.told(workflow.name, workflow.app, steps)
         self._expect_like_other_runs(workflow, told)
         self._forget_excess()
 
@@ -321,6 +339,8 @@ class Foresight(Generic[N]):
 
     def _give_up(self, workflow: _Workflow[N]) -> None:
         self._want_no_more(workflow)
+        if self._adapters is not None:
+            self._adapters.forget(workflow.name)
         self._distrusted.discard(workflow.name)
         self._agents_told -= len(workflow.expected.steps)
         for agent in workflow.agents.values():
