@@ -1,0 +1,179 @@
+"""How far a cache was from the optimum: a shadow of LRU and of Belady's MIN on real requests."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from zlib import crc32
+
+from kvflow_agents.prefix import Tokens
+
+# A multiplier that spreads checksums evenly over the sample (Knuth, volume 3, section 6.4).
+_SPREAD = 2_654_435_769
+_HASHES = 1 << 32
+
+
+def chain(tokens: Tokens, block_tokens: int, namespace: object = None) -> list[int]:
+    """One checksum for each whole block of a prompt, of all that precedes its end."""
+    sums = []
+    so_far = 0 if namespace is None else crc32(repr(namespace).encode())
+    raw = memoryview(tokens).cast("B")
+    size = block_tokens * tokens.itemsize
+    for start in range(0, len(raw) - size + 1, size):
+        so_far = crc32(raw[start : start + size], so_far)
+        sums.append(so_far)
+    return sums
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What of recent prompts needed no computing, in sampled blocks."""
+
+    requests: int
+    blocks: int
+    cached: int
+    """Found by the cache itself."""
+    lru: int
+    """What LRU would have found in as much room."""
+    optimum: int
+    """What no order of eviction could have bettered: Belady's MIN."""
+
+
+class Shadow:
+    """Replays a sample of the prompts through LRU and MIN. Pure, bounded, one pass, no future.
+
+    The sample is of blocks, by a checksum of the prefix that ends with them, and the room is scaled
+    like it (SHARDS, FAST '15). MIN needs no future because it is asked about the past: a block is
+    found if it could have been kept since its last use, which is decided in the order of the
+    requests by how much was promised since (OPTgen, ISCA '16). Requests count one after another,
+    as if each needed room for its own prompt alone. Beyond `most_blocks` the blocks
+    that were not used for longest are forgotten.
+    """
+
+    def __init__(
+        self,
+        capacity_tokens: int,
+        *,
+        block_tokens: int = 32,
+        most_sampled: int = 4096,
+        forget_after: int = 8,
+        recent_requests: int = 1024,
+    ) -> None:
+        """At most `most_sampled` blocks stand for the capacity; `forget_after` times as many are
+        remembered. Shares are those of the last `recent_requests`."""
+        capacity = max(1, capacity_tokens // block_tokens)
+        self.block_tokens = block_tokens
+        self.rate = min(1.0, most_sampled / capacity)
+        self._threshold = int(self.rate * _HASHES)
+        self._capacity = max(1, round(capacity * self.rate))
+        self._most_known = forget_after * self._capacity
+        self._now = 0
+        # When a block was used last; deeper blocks of a prompt before those above them.
+        self._last_use: OrderedDict[int, int] = OrderedDict()
+        self._lru: OrderedDict[int, None] = OrderedDict()
+        self._promised = _Promised()
+        self._recent: deque[Shares] = deque(maxlen=recent_requests)
+
+    def see(self, prompt: Sequence[int], cached_tokens: int) -> None:
+        """A request with this chain was admitted, of which the cache had so many tokens."""
+        in_cache = cached_tokens // self.block_tokens
+        cached = sum(1 for _ in self._sampled(prompt[:in_cache]))
+        blocks = list(self._sampled(prompt))[: self._capacity]
+        self._now += 1
+        lru = sum(1 for _ in _leading(blocks, self._lru))
+        optimum = self._found_by_min(blocks)
+        self._recent.append(Shares(1, len(blocks), min(cached, len(blocks)), lru, optimum))
+        self._use(blocks)
+
+    def recent(self) -> Shares:
+        """The sums over the last requests."""
+        rows = list(self._recent)
+        return Shares(
+            len(rows),
+            sum(each.blocks for each in rows),
+            sum(each.cached for each in rows),
+            sum(each.lru for each in rows),
+            sum(each.optimum for each in rows),
+        )
+
+    def _sampled(self, prompt: Sequence[int]) -> Iterator[int]:
+        if self.rate == 1:
+            return iter(prompt)
+        return (each for each in prompt if each * _SPREAD % _HASHES < self._threshold)
+
+    def _found_by_min(self, blocks: Sequence[int]) -> int:
+        found = 0
+        seen = _leading(blocks, self._last_use)
+        # Blocks of one prompt that were used together last time are one interval, many times.
+        for since, together in groupby(seen, self._last_use.__getitem__):
+            wanted = sum(1 for _ in together)
+            room = self._capacity - self._promised.most_since(since)
+            kept = max(0, min(wanted, room))
+            self._promised.keep(since, kept)
+            found += kept
+            if kept < wanted:
+                break  # what lies below has waited as long, or longer
+        self._promised.use(self._now, len(blocks))
+        return found
+
+    def _use(self, blocks: Sequence[int]) -> None:
+        for block in reversed(blocks):
+            self._last_use[block] = self._now
+            self._last_use.move_to_end(block)
+            self._lru[block] = None
+            self._lru.move_to_end(block)
+        while len(self._lru) > self._capacity:
+            self._lru.popitem(last=False)
+        while len(self._last_use) > self._most_known:
+            self._last_use.popitem(last=False)
+
+
+class _Promised:
+    """How much MIN held at each request, as far as that can still matter.
+
+    Intervals end now, whenever they began. So of two requests only the later one counts if as
+    much was held then: what is kept is a falling sequence of peaks, at most one for each block of
+    the capacity.
+    """
+
+    def __init__(self) -> None:
+        self._times: list[int] = []
+        self._held: list[int] = []
+
+    def most_since(self, time: int) -> int:
+        """The most that was held at any request after `time`."""
+        first = bisect_right(self._times, time)
+        return self._held[first] if first < len(self._held) else 0
+
+    def keep(self, time: int, blocks: int) -> None:
+        """Hold more blocks at all requests after `time`."""
+        first = bisect_right(self._times, time)
+        if first == len(self._held) or not blocks:
+            return
+        for index in range(first, len(self._held)):
+            self._held[index] += blocks
+        self._drop_lower(first, self._held[first])
+
+    def use(self, time: int, blocks: int) -> None:
+        """A request holds its own blocks."""
+        self._drop_lower(len(self._held), blocks)
+        self._times.append(time)
+        self._held.append(blocks)
+
+    def _drop_lower(self, end: int, held: int) -> None:
+        start = end
+        while start and self._held[start - 1] <= held:
+            start -= 1
+        del self._held[start:end], self._times[start:end]
+
+
+def _leading(
+    blocks: Sequence[int], known: OrderedDict[int, int] | OrderedDict[int, None]
+) -> Iterator[int]:
+    for block in blocks:
+        if block not in known:
+            return
+        yield block
