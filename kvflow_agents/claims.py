@@ -33,12 +33,14 @@ N = TypeVar("N", bound=Node)
 class Claim(Generic[N]):
     """One agent's prefix: `key`, needed in `steps` steps (None: not known, or never).
 
-    It covers every node that lies within the key, down to `node`, where it rests; what the tree
+    `distance` is by which it is ordered: the steps themselves, or a time on some clock. The claim
+    covers every node that lies within the key, down to `node`, where it rests; what the tree
     lacks of it, it waits for there.
     """
 
     key: Key
     steps: int | None
+    distance: int | None
     node: N
     depth_tokens: int = 0
 
@@ -46,27 +48,27 @@ class Claim(Generic[N]):
 class _Label(Generic[N]):
     """What is known of one node: who has used it, who will, and who waits for what is below."""
 
-    __slots__ = ("idle", "steps", "users", "waiting")
+    __slots__ = ("distances", "idle", "users", "waiting")
 
     def __init__(self) -> None:
         self.users: set[str | None] = set()
-        self.steps: dict[int, int] = {}  # steps-to-execution -> covering claims
-        self.idle = 0  # covering claims without steps
+        self.distances: dict[int, int] = {}  # distance -> covering claims
+        self.idle = 0  # covering claims without a distance
         self.waiting: dict[Hashable, set[Claim[N]]] = {}
 
-    def cover(self, steps: int | None) -> None:
-        if steps is None:
+    def cover(self, distance: int | None) -> None:
+        if distance is None:
             self.idle += 1
         else:
-            self.steps[steps] = self.steps.get(steps, 0) + 1
+            self.distances[distance] = self.distances.get(distance, 0) + 1
 
-    def uncover(self, steps: int | None) -> None:
-        if steps is None:
+    def uncover(self, distance: int | None) -> None:
+        if distance is None:
             self.idle -= 1
-        elif self.steps[steps] == 1:
-            del self.steps[steps]
+        elif self.distances[distance] == 1:
+            del self.distances[distance]
         else:
-            self.steps[steps] -= 1
+            self.distances[distance] -= 1
 
 
 class ClaimLedger(Generic[N]):
@@ -74,7 +76,7 @@ class ClaimLedger(Generic[N]):
 
     The tree reports each node that is added, split or removed. A claim covers whole nodes only,
     so a tree that wants a prefix protected to the token splits at its end first. `on_change` is
-    called for every node whose standing or steps may have changed. All operations cost
+    called for every node whose standing or distance may have changed. All operations cost
     O(nodes on a path), and steps change without a look at the tokens.
     """
 
@@ -83,27 +85,42 @@ class ClaimLedger(Generic[N]):
         self._page_size = page_size
         self._on_change = on_change
         self._labels: dict[int, _Label[N]] = {root.id: _Label()}
+        # Workflows whose forecasts are not believed: what they leave is not known to be spent.
+        self._doubted: set[str] = set()
 
     def standing(self, node: N) -> tuple[Standing, int | None]:
-        """Why a node is kept, and in how many steps its nearest agent runs."""
+        """Why a node is kept, and how far its nearest agent is from its call."""
         label = self._labels.get(node.id)
         if label is None:
             return Standing.ORDINARY, None
-        if label.steps:
-            return Standing.EXPECTED, min(label.steps)
+        if label.distances:
+            return Standing.EXPECTED, min(label.distances)
         is_private = len(label.users) == 1 and None not in label.users
+        if is_private and self._doubted:
+            is_private = self._doubted.isdisjoint(label.users)
         if is_private and not label.idle:
             return Standing.SPENT, None
         return Standing.ORDINARY, None
 
     def is_expected(self, node: N) -> bool:
-        """Whether an agent with known steps will use a node; `standing` tells more."""
+        """Whether an agent is expected to use a node; `standing` tells more."""
         label = self._labels.get(node.id)
-        return label is not None and bool(label.steps)
+        return label is not None and bool(label.distances)
 
-    def place(self, key: Key, steps: int | None) -> Claim[N]:
-        """Claim a prefix; what the tree does not hold yet is claimed as it comes."""
-        claim = Claim(key, steps, self._root)
+    def doubt(self, user: str) -> None:
+        """Nothing is spent for being used by this workflow alone, until it is believed again."""
+        self._doubted.add(user)
+
+    def believe(self, user: str) -> None:
+        """A workflow is believed again, or has ended."""
+        self._doubted.discard(user)
+
+    def place(self, key: Key, steps: int | None, distance: int | None = None) -> Claim[N]:
+        """Claim a prefix; what the tree does not hold yet is claimed as it comes.
+
+        The distance is the steps unless it is given.
+        """
+        claim = Claim(key, steps, steps if distance is None else distance, self._root)
         self._descend(claim)
         return claim
 
@@ -111,22 +128,24 @@ class ClaimLedger(Generic[N]):
         """Give a claim up."""
         self._rest_no_more(claim)
         for node in self._covered(claim):
-            self._labels[node.id].uncover(claim.steps)
+            self._labels[node.id].uncover(claim.distance)
             self._on_change(node)
         claim.node, claim.depth_tokens = self._root, 0
 
-    def set_steps(self, claim: Claim[N], steps: int | None) -> None:
+    def set_steps(self, claim: Claim[N], steps: int | None, distance: int | None = None) -> None:
         """The claim's agent is expected sooner, later, or no more."""
-        if steps == claim.steps:
+        claim.steps = steps
+        now = steps if distance is None else distance
+        if now == claim.distance:
             return
         for node in self._covered(claim):
             label = self._labels[node.id]
             before = self.standing(node)
-            label.uncover(claim.steps)
-            label.cover(steps)
+            label.uncover(claim.distance)
+            label.cover(now)
             if self.standing(node) != before:
                 self._on_change(node)
-        claim.steps = steps
+        claim.distance = now
 
     def use(self, leaf: N, user: str | None) -> None:
         """A workflow (None: somebody unknown) has used a node and so all above it."""
@@ -156,7 +175,7 @@ class ClaimLedger(Generic[N]):
         if label is not None:
             copy = self._labels[upper.id] = _Label()
             copy.users = set(label.users)
-            copy.steps = dict(label.steps)
+            copy.distances = dict(label.distances)
             copy.idle = label.idle
             self._on_change(upper)
             self._on_change(lower)
@@ -185,11 +204,11 @@ class ClaimLedger(Generic[N]):
             assert claim.depth_tokens == sum(len(node.key) for node in path), "depth is off"
             assert self._next_covered(claim) is None, "a claim rests above a node it covers"
             for node in path:
-                covers.setdefault(node.id, []).append(claim.steps)
+                covers.setdefault(node.id, []).append(claim.distance)
         for node_id, label in self._labels.items():
-            noted = [steps for steps, count in label.steps.items() for _ in range(count)]
+            noted = [each for each, count in label.distances.items() for _ in range(count)]
             actual = covers.get(node_id, [])
-            assert sorted(noted) == sorted(s for s in actual if s is not None), "steps are off"
+            assert sorted(noted) == sorted(s for s in actual if s is not None), "distances are off"
             assert label.idle == actual.count(None), "idle claims are off"
 
     def _covered(self, claim: Claim[N]) -> list[N]:
@@ -219,7 +238,7 @@ class ClaimLedger(Generic[N]):
             if label is None:
                 label = self._labels[child.id] = _Label()
                 label.users.add(None)
-            label.cover(claim.steps)
+            label.cover(claim.distance)
             claim.node = child
             claim.depth_tokens += len(child.key)
             self._on_change(child)

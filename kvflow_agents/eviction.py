@@ -33,15 +33,34 @@ class Rank(NamedTuple):
     last_access: float
     tie: int
 
+    @property
+    def distance(self) -> int:
+        """How far an expected leaf's nearest agent is from its call, in steps or on a clock."""
+        return -self.nearness
 
-def rank(standing: Standing, steps: int | None, last_access: float, tie: int) -> Rank:
-    """The rank of a leaf whose nearest agent runs in `steps` steps."""
-    return Rank(standing, 0 if steps is None else -steps, last_access, tie)
+
+def rank(standing: Standing, distance: int | None, last_access: float, tie: int) -> Rank:
+    """The rank of a leaf whose nearest agent is so far from its call."""
+    return Rank(standing, 0 if distance is None else -distance, last_access, tie)
 
 
-def may_displace(victim: Rank, steps: int) -> bool:
-    """Whether KV needed in `steps` steps may take the place of a victim before it is asked for."""
-    return victim.standing is not Standing.EXPECTED or -victim.nearness > steps
+def may_displace(victim: Rank, distance: int) -> bool:
+    """Whether KV at some distance may take the place of a victim before it is asked for."""
+    return victim.standing is not Standing.EXPECTED or victim.distance > distance
+
+
+Preference = Callable[[Rank, Rank], bool]
+"""Of the first ordinary leaf and the first expected one: whether the expected one goes."""
+
+
+def by_standing(ordinary: Rank, expected: Rank) -> bool:
+    """Whatever is expected stays."""
+    return False
+
+
+def by_recency(ordinary: Rank, expected: Rank) -> bool:
+    """The one that was used less recently goes."""
+    return expected.last_access < ordinary.last_access
 
 
 class EvictionQueue(set[Leaf], Generic[Leaf]):
@@ -53,9 +72,16 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
     `add`, `discard` and `refresh` cost O(log n); `first` does too, amortized.
     """
 
-    def __init__(self, rank_of: Callable[[Leaf], Rank]) -> None:
+    def __init__(
+        self,
+        rank_of: Callable[[Leaf], Rank],
+        *,
+        on_discard: Callable[[Rank], None] = lambda rank: None,
+    ) -> None:
+        """`on_discard` is called with the rank a leaf had, as far as it was noted."""
         super().__init__()
         self._rank_of = rank_of
+        self._on_discard = on_discard
         self._ranks: dict[Leaf, Rank] = {}
         self._heaps: dict[Standing, list[tuple[Rank, Leaf]]] = {each: [] for each in Standing}
 
@@ -67,8 +93,10 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
 
     def discard(self, leaf: Leaf) -> None:  # type: ignore[override]
         """Make a leaf unevictable, if it was evictable."""
-        if self._ranks.pop(leaf, None) is not None:
+        noted = self._ranks.pop(leaf, None)
+        if noted is not None:
             super().discard(leaf)
+            self._on_discard(noted)
 
     def refresh(self, leaf: Leaf) -> None:
         """Take note that a leaf's rank may have changed."""
@@ -77,21 +105,21 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
             if now != self._ranks[leaf]:
                 self._push(leaf, now)
 
-    def first(self, *, expected_compete: bool = False) -> Leaf | None:
+    def first(self, expected_goes: Preference = by_standing) -> Leaf | None:
         """The leaf to evict first, None if there is none; it stays in the set.
 
-        With `expected_compete` the first of the expected leaves competes with the ordinary ones
-        by recency: what happens when expectations hold more than their share of the pool.
+        Spent leaves go before all others; between the first ordinary and the first expected one
+        `expected_goes` decides.
         """
         spent = self._first_of(Standing.SPENT)
         if spent is not None:
             return spent
         ordinary = self._first_of(Standing.ORDINARY)
-        if ordinary is None or expected_compete:
-            expected = self._first_of(Standing.EXPECTED)
-            if ordinary is None or (expected is not None and self._is_older(expected, ordinary)):
-                return expected
-        return ordinary
+        expected = self._first_of(Standing.EXPECTED)
+        if ordinary is None or expected is None:
+            return expected if ordinary is None else ordinary
+        goes = expected_goes(self._ranks[ordinary], self._ranks[expected])
+        return expected if goes else ordinary
 
     def _first_of(self, standing: Standing) -> Leaf | None:
         heap = self._heaps[standing]
@@ -106,9 +134,6 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
             heapq.heappop(heap)
             self._push(leaf, now)
         return None
-
-    def _is_older(self, leaf: Leaf, other: Leaf) -> bool:
-        return self._ranks[leaf].last_access < self._ranks[other].last_access
 
     def _push(self, leaf: Leaf, now: Rank) -> None:
         self._ranks[leaf] = now

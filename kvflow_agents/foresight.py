@@ -14,9 +14,14 @@ from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
+from kvflow_agents.reuse import Reuse
 from kvflow_agents.track_record import TrackRecord, came_true
 
 Outcome = Literal["accepted", "stale", "ended"]
+
+# How long a step takes where nothing has shown it, and how much one call changes that.
+STEP_MS = 1000.0
+STEP_WEIGHT = 0.3
 
 # Among the next agents of a workflow, while looking for prefixes to load.
 MOST_LOOKED_AT = 256
@@ -60,9 +65,32 @@ class _Workflow(Generic[N]):
     # In the order of their last call.
     agents: dict[str, _Agent[N]] = field(default_factory=dict)
     record: TrackRecord = field(default_factory=TrackRecord)
+    # When its last message came, when its last call, and how long its steps take.
+    heard_ms: int = 0
+    called_ms: int | None = None
+    step_ms: float = STEP_MS
 
     def steps_of(self, agent: str) -> int | None:
         return self.expected.steps.get(agent) if self.record.is_good else None
+
+    def due_of(self, agent: str) -> int | None:
+        """When an agent will call, on the clock of the messages; later if that is not certain."""
+        if not self.record.is_good:
+            return None
+        steps = self.expected.steps.get(agent)
+        wait_ms = self.expected.due_ms.get(agent)
+        if wait_ms is None:
+            if steps is None:
+                return None
+            wait_ms = int(steps * self.step_ms)
+        return self.heard_ms + wait_ms * 100 // max(self.expected.chance.get(agent, 100), 1)
+
+    def note_call(self, at_ms: int, steps_said: int | None) -> None:
+        """An agent calls, so many steps after the last call as it was said to."""
+        if self.called_ms is not None and at_ms > self.called_ms:
+            pace_ms = (at_ms - self.called_ms) / max(steps_said or 1, 1)
+            self.step_ms += STEP_WEIGHT * (pace_ms - self.step_ms)
+        self.called_ms = at_ms
 
 
 @dataclass(slots=True)
@@ -79,8 +107,10 @@ class _AppAgent:
 class Foresight(Generic[N]):
     """Turns hints and prompts into claims on the tree. Pure: no clock, no randomness, no I/O.
 
-    Age is measured in `turn_over`: the tokens that the cache has evicted. A forecast that was not
-    renewed while `lifetime_tokens` were evicted no longer counts; without pressure none is lost.
+    With `reuse` claims are ordered by when their agents will call, on the clock of the messages;
+    without by steps. Age is measured in `turn_over`: the tokens that the cache has evicted. A
+    forecast that was not renewed while `lifetime_tokens` were evicted no longer counts; without
+    pressure none is lost.
     """
 
     def __init__(
@@ -91,6 +121,7 @@ class Foresight(Generic[N]):
         cut: Callable[[Key], None],
         lifetime_tokens: int,
         prefetch: PrefetchQueue[N] | None = None,
+        reuse: Reuse | None = None,
         adapters: AdapterLedger | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -103,6 +134,7 @@ class Foresight(Generic[N]):
         self._cut = cut
         self._lifetime_tokens = lifetime_tokens
         self._prefetch = prefetch
+        self._reuse = reuse
         self._adapters = adapters
         self._limits = limits or Limits()
         self._evicted_tokens = 0
@@ -149,12 +181,18 @@ class Foresight(Generic[N]):
         if workflow is None:
             workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
         expected = workflow.expected
+        steps_said = None if hint.agent is None else expected.steps.get(hint.agent)
         was_right = None if hint.agent is None else came_true(hint.agent, expected)
         agents_told = len(expected.steps)
         told = expected.take_in(hint.forecast)
         if told is None:
             return "stale"
         self._agents_told += len(expected.steps) - agents_told
+        if self._reuse is not None:
+            self._reuse.tell(hint.at_ms)
+            workflow.heard_ms = self._reuse.now_ms
+            if hint.agent is not None:
+                workflow.note_call(self._reuse.now_ms, steps_said)
         trust_has_changed = self._note_call(workflow, was_right)
         if trust_has_changed:
             told = [*workflow.agents, *expected.steps, *told]
@@ -223,6 +261,10 @@ class Foresight(Generic[N]):
                 if agent.claim is not None:
                     self._ledger.set_steps(agent.claim, None)
 
+    def _distance_of(self, workflow: _Workflow[N], agent: str) -> int | None:
+        is_timed = self._reuse is not None and self._reuse.order == "time"
+        return workflow.due_of(agent) if is_timed else None
+
     def _find(self, name: str) -> _Workflow[N] | None:
         return self._live.get(name) or self._dormant.get(name)
 
@@ -232,8 +274,10 @@ class Foresight(Generic[N]):
         workflow.record.note_call(was_right)
         if workflow.record.is_good:
             self._distrusted.discard(workflow.name)
+            self._ledger.believe(workflow.name)
         else:
             self._distrusted.add(workflow.name)
+            self._ledger.doubt(workflow.name)
         return workflow.record.is_good != was_trusted
 
     def _renew(self, workflow: _Workflow[N], told: Iterable[str]) -> None:
@@ -247,7 +291,8 @@ class Foresight(Generic[N]):
         for name in told:
             agent = workflow.agents.get(name)
             if agent is not None and agent.claim is not None:
-                self._ledger.set_steps(agent.claim, workflow.steps_of(name))
+                distance = self._distance_of(workflow, name)
+                self._ledger.set_steps(agent.claim, workflow.steps_of(name), distance)
         if self._adapters is not None:
             steps = {name: workflow.steps_of(name) for name in told}
             self._adapters.told(workflow.name, workflow.app, steps)
@@ -324,9 +369,12 @@ class Foresight(Generic[N]):
         key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
         if agent.claim is not None:
             self._ledger.remove(agent.claim)
-        # A forecast that has expired stays so until a newer one is heard.
-        steps = workflow.steps_of(name) if workflow.name in self._live else None
-        agent.claim = self._ledger.place(key, steps)
+        if workflow.name in self._live:
+            distance = self._distance_of(workflow, name)
+            agent.claim = self._ledger.place(key, workflow.steps_of(name), distance)
+        else:
+            # A forecast that has expired stays so until a newer one is heard.
+            agent.claim = self._ledger.place(key, None)
 
     def _end(self, hint: Hint) -> None:
         workflow = self._live.pop(hint.workflow, None) or self._dormant.pop(hint.workflow, None)

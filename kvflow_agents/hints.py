@@ -54,6 +54,8 @@ class Hint:
     forecast: Forecast
     agent: str | None = None
     app: str | None = None
+    at_ms: int | None = None
+    """When it came to the server, by the server's clock; what a client says here is ignored."""
 
 
 def encode_request(hint: Hint) -> dict[str, Any]:
@@ -144,6 +146,8 @@ def _scalars(hint: Hint) -> dict[str, Any]:
         scalars["app"] = hint.app
     if hint.agent is not None:
         scalars["agent"] = hint.agent
+    if hint.at_ms is not None:
+        scalars["at_ms"] = hint.at_ms
     if hint.forecast.done:
         scalars["done"] = True
     if hint.forecast.changes:
@@ -170,6 +174,7 @@ def _decode(fields: object, said: Mapping[str, object]) -> Hint:
         workflow=_name("workflow", scalars.get("workflow"), MAX_WORKFLOW_BYTES),
         app=_optional_name("app", scalars.get("app"), MAX_APP_BYTES),
         agent=_optional_name("agent", scalars.get("agent"), MAX_AGENT_BYTES),
+        at_ms=_arrival(scalars.get("at_ms")),
         forecast=Forecast(
             seq=_integer("seq", scalars.get("seq"), 0, MAX_SEQ),
             steps=_agents("steps", said.get("steps", {}), _optional_steps),
@@ -179,6 +184,11 @@ def _decode(fields: object, said: Mapping[str, object]) -> Hint:
             chance=_agents("chance", said.get("chance", {}), _chance),
         ),
     )
+
+
+def _arrival(value: object) -> int | None:
+    is_time = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEQ
+    return value if is_time else None  # type: ignore[return-value]
 
 
 def _agents(what: str, value: object, check: Callable[[object], V]) -> dict[str, V]:

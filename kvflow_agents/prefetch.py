@@ -19,13 +19,18 @@ Span = tuple[int, int]
 class Load(Generic[N]):
     """A piece to load: tokens `start` to `stop` of a claim's key.
 
-    `steps` is why: its agent runs then, and nothing needed as soon may give way to it.
+    Nothing that is needed as soon as its claim may give way to it.
     """
 
     claim: Claim[N]
     start: int
     stop: int
-    steps: int
+
+    @property
+    def distance(self) -> int:
+        """How far its agent is from its call."""
+        assert self.claim.distance is not None, "nothing is loaded for who is not expected"
+        return self.claim.distance
 
 
 class PrefetchQueue(Generic[N]):
@@ -48,6 +53,7 @@ class PrefetchQueue(Generic[N]):
         self._most_tokens = most_tokens
         self._wanted: dict[str, list[Claim[N]]] = {}
         self._unchecked: dict[Claim[N], None] = {}
+        self._furthest: int | None = None  # distance of any that was wanted
 
     def want(self, workflow: str, claims: Iterable[Claim[N]]) -> None:
         """The claims of a workflow's agents, without those whose call has arrived already."""
@@ -56,6 +62,10 @@ class PrefetchQueue(Generic[N]):
         if near:
             near.sort(key=_steps)
             self._wanted[workflow] = near[: self._most_agents]
+            distances = [c.distance for c in self._wanted[workflow] if c.distance is not None]
+            self._furthest = (
+                max(distances) if self._furthest is None else max(self._furthest, *distances)
+            )
             self._unchecked.update(dict.fromkeys(self._wanted[workflow]))
 
     def forget(self, workflow: str) -> None:
@@ -67,11 +77,15 @@ class PrefetchQueue(Generic[N]):
         """Forget everything: the cache is empty."""
         self._wanted.clear()
         self._unchecked.clear()
+        self._furthest = None
 
-    def recheck(self) -> None:
-        """Something needed soon has left the device."""
+    def note_lost(self, distance: int | None) -> bool:
+        """Something at this distance has left the device; whether it may be wanted."""
+        if distance is None or self._furthest is None or distance > self._furthest:
+            return False
         for claims in self._wanted.values():
             self._unchecked.update(dict.fromkeys(claims))
+        return True
 
     def note_late(self) -> None:
         """A request had to wait for a load."""
@@ -100,7 +114,7 @@ class PrefetchQueue(Generic[N]):
             if start == stop or claim.steps is None:
                 del self._unchecked[claim]
             elif room > 0:
-                loads.append(Load(claim, start, min(stop, start + room), claim.steps))
+                loads.append(Load(claim, start, min(stop, start + room)))
                 room -= loads[-1].stop - start
         return loads
 

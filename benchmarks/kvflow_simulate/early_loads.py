@@ -145,7 +145,7 @@ class EarlyLoads:
         if not lacking or self._is_bringing(lacking[0], parts):
             return None
         start, _ = missing(claim)
-        room = self._make_room(load.stop - start, load.steps)
+        room = self._make_room(load.stop - start, load.distance)
         start, _ = missing(claim)
         stop = min(load.stop, start + room)
         if stop - start < FEWEST_TOKENS:
@@ -166,9 +166,8 @@ class EarlyLoads:
     def _is_bringing(self, first: Node, parts: list[Part]) -> bool:
         return any(host_only(part.anchor)[:1] == [first] for part in parts)
 
-    def _lost(self, steps: int | None) -> None:
-        if self._queue is not None and self._queue.covers(steps):
-            self._queue.recheck()
+    def _lost(self, distance: int | None) -> None:
+        if self._queue is not None and self._queue.note_lost(distance):
             self.wake()
 
     def _waste(self, node_id: int) -> None:

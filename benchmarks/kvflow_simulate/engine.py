@@ -133,7 +133,7 @@ class Engine:
     def _take_arrivals(self) -> None:
         while self._arrivals and self._arrivals[0][0] <= self.now_s:
             job = heapq.heappop(self._arrivals)[2]
-            self.policy.arrived(job.request)
+            self.policy.arrived(job.request, self.now_s)
             self.early.request_arrived()
             self._waiting.append(job)
 
@@ -312,13 +312,13 @@ class Engine:
             self._evict(tokens - self.free_tokens)
         assert self.free_tokens >= tokens, "a request was admitted without room"
 
-    def _make_room(self, tokens: int, steps: int) -> int:
+    def _make_room(self, tokens: int, distance: int) -> int:
         """Free slots for an early load, without evicting what is needed as soon; how many."""
-        self._evict(tokens - self.free_tokens, displacing_for_steps=steps)
+        self._evict(tokens - self.free_tokens, displacing_for_distance=distance)
         return max(min(tokens, self.free_tokens), 0)
 
-    def _evict(self, tokens: int, *, displacing_for_steps: int | None = None) -> None:
+    def _evict(self, tokens: int, *, displacing_for_distance: int | None = None) -> None:
         if tokens > 0:
-            evicted = self.tree.evict(tokens, displacing_for_steps=displacing_for_steps)
+            evicted = self.tree.evict(tokens, displacing_for_distance=displacing_for_distance)
             self.counts["evicted_tokens"] += evicted
             self.policy.turn_over(evicted)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.errors import ConfigurationError
-from kvflow_agents.eviction import Rank, Standing, rank
+from kvflow_agents.eviction import Preference, Rank, Standing, by_recency, by_standing, rank
 from kvflow_agents.foresight import Foresight, Namespace
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import Tokens
+from kvflow_agents.reuse import Reuse
 from kvflow_sglang.settings import Settings
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.tree import PAGE_SIZE, Node, Order, PrefixTree, TokenKey
@@ -23,9 +24,9 @@ class Policy(Order, Protocol):
     queue: PrefetchQueue[Node] | None
     """What to load ahead; None: nothing."""
     on_lost: Callable[[int | None], None]
-    """Called for a node that left the device, with the steps in which it is needed."""
+    """Called for a node that left the device, with how far its nearest agent is from its call."""
 
-    def arrived(self, request: Request) -> None: ...
+    def arrived(self, request: Request, now_s: float) -> None: ...
     def inserting(self, request: Request) -> None: ...
     def prompt_cached(self, request: Request, leaf: Node) -> None: ...
     def answer_cached(self, request: Request, leaf: Node) -> None: ...
@@ -36,7 +37,7 @@ class Recency:
     """LRU: knows of no request."""
 
     queue: PrefetchQueue[Node] | None = None
-    on_lost: Callable[[int | None], None] = staticmethod(lambda steps: None)
+    on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
 
     def __init__(self, tree: PrefixTree) -> None:
         self.tree = tree
@@ -44,14 +45,15 @@ class Recency:
     def rank(self, node: Node) -> Rank:
         return rank(Standing.ORDINARY, None, node.last_access, node.id)
 
-    def expected_compete(self, *, on_host: bool) -> bool:
-        return False
+    def preference(self, *, on_host: bool) -> Preference:
+        return by_standing
 
+    def fate(self, rank: Rank, *, was_used: bool) -> None: ...
     def added(self, node: Node) -> None: ...
     def split(self, upper: Node, lower: Node) -> None: ...
     def moved(self, node: Node) -> None: ...
     def removed(self, node: Node) -> None: ...
-    def arrived(self, request: Request) -> None: ...
+    def arrived(self, request: Request, now_s: float) -> None: ...
     def inserting(self, request: Request) -> None: ...
     def prompt_cached(self, request: Request, leaf: Node) -> None: ...
     def answer_cached(self, request: Request, leaf: Node) -> None: ...
@@ -69,8 +71,8 @@ class Claimed(Recency):
         )
 
     def rank(self, node: Node) -> Rank:
-        standing, steps = self.ledger.standing(node)
-        return rank(standing, steps, node.last_access, node.id)
+        standing, distance = self.ledger.standing(node)
+        return rank(standing, distance, node.last_access, node.id)
 
     def changed(self, node: Node) -> None:
         """The claims on a node have changed."""
@@ -98,25 +100,32 @@ class Foretold(Claimed):
                 most_agents=self._settings.prefetch_agents,
                 most_tokens=self._settings.prefetch_tokens,
             )
+        self._reuse = Reuse(order=self._settings.order, accesses=lambda: tree.accesses)
         self.foresight: Foresight[Node] = Foresight(
             self.ledger,
             make_key=_make_key,
             cut=self._cut,
             lifetime_tokens=int(self._settings.lifetime_pools * tree.device_tokens),
             prefetch=self.queue,
+            reuse=self._reuse,
         )
         self.expected_device_tokens = self.expected_host_tokens = 0
         self._expected: dict[int, tuple[int, int]] = {}
 
-    def expected_compete(self, *, on_host: bool) -> bool:
+    def preference(self, *, on_host: bool) -> Preference:
         share = self._settings.expected_share
         if on_host:
-            return self.expected_host_tokens > share * self.tree.host_tokens
-        return self.expected_device_tokens > share * self.tree.device_tokens
+            exceeds = self.expected_host_tokens > share * self.tree.host_tokens
+        else:
+            exceeds = self.expected_device_tokens > share * self.tree.device_tokens
+        return by_recency if exceeds else self._reuse.expected_goes
 
-    def arrived(self, request: Request) -> None:
+    def fate(self, rank: Rank, *, was_used: bool) -> None:
+        self._reuse.note(rank, was_used=was_used)
+
+    def arrived(self, request: Request, now_s: float) -> None:
         if request.hint is not None:
-            self.foresight.hear(request.hint)
+            self.foresight.hear(replace(request.hint, at_ms=int(1000 * now_s)))
 
     def inserting(self, request: Request) -> None:
         self.user = None if request.hint is None else request.hint.workflow
@@ -176,14 +185,17 @@ class Papers(Foretold):
     Prefixes are learned and loaded ahead as kvflow does it; the paper is told them.
     """
 
+    def __init__(self, tree: PrefixTree) -> None:
+        super().__init__(tree, Settings(order="steps"))
+
     def rank(self, node: Node) -> Rank:
-        standing, steps = self.ledger.standing(node)
+        standing, distance = self.ledger.standing(node)
         if standing is not Standing.EXPECTED:
             standing = Standing.SPENT
-        return rank(standing, steps, node.last_access, node.id)
+        return rank(standing, distance, node.last_access, node.id)
 
-    def expected_compete(self, *, on_host: bool) -> bool:
-        return False
+    def preference(self, *, on_host: bool) -> Preference:
+        return by_standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +250,10 @@ class Clairvoyant(Claimed):
         self.user = str(request.id.workflow)
 
     def rank(self, node: Node) -> Rank:
-        standing, steps = self.ledger.standing(node)
+        standing, distance = self.ledger.standing(node)
         if standing is not Standing.EXPECTED:
             standing = Standing.SPENT
-        return rank(standing, steps, node.last_access, node.id)
+        return rank(standing, distance, node.last_access, node.id)
 
     def _place(self, request: Request, tokens: int, index: int) -> TokenKey:
         key = TokenKey(request.prompt[:tokens])
@@ -275,6 +287,12 @@ SIDES: Mapping[str, Side] = {
         Side("papers", lambda tree, _: Papers(tree), has_host_tier=True, is_hinted=True),
         Side("ours", lambda tree, _: Foretold(tree), has_host_tier=True, is_hinted=True),
         Side("ours-device", lambda tree, _: Foretold(tree), has_host_tier=False, is_hinted=True),
+        Side(
+            "ours-by-steps",
+            lambda tree, _: Foretold(tree, Settings(order="steps")),
+            has_host_tier=True,
+            is_hinted=True,
+        ),
         Side(
             "ours-noprefetch",
             lambda tree, _: Foretold(tree, Settings(prefetch_steps=None)),

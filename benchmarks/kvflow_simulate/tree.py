@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from kvflow_agents.eviction import EvictionQueue, Rank, may_displace
+from kvflow_agents.eviction import EvictionQueue, Preference, Rank, may_displace
 from kvflow_agents.prefix import Tokens, common_prefix_tokens
 
 PAGE_SIZE = 1
@@ -65,7 +65,8 @@ class Order(Protocol):
     def split(self, upper: Node, lower: Node) -> None: ...
     def moved(self, node: Node) -> None: ...
     def removed(self, node: Node) -> None: ...
-    def expected_compete(self, *, on_host: bool) -> bool: ...
+    def preference(self, *, on_host: bool) -> Preference: ...
+    def fate(self, rank: Rank, *, was_used: bool) -> None: ...
 
 
 class PrefixTree:
@@ -85,10 +86,14 @@ class PrefixTree:
         """On the device and not locked."""
         self.root = Node(0, TokenKey(Tokens("q")), None, on_device=True, on_host=True, locks=1)
         self._nodes = 0
-        self._clock = 0
+        self.accesses = 0
+        self._is_evicting = False
         self.on_split: Callable[[Node, Node], None] = lambda upper, lower: None
         self._order = order(self)
-        self._device_leaves: EvictionQueue[Node] = EvictionQueue(self._order.rank)
+        self._device_leaves: EvictionQueue[Node] = EvictionQueue(
+            self._order.rank,
+            on_discard=lambda rank: self._order.fate(rank, was_used=not self._is_evicting),
+        )
         self._host_leaves: EvictionQueue[Node] = EvictionQueue(self._order.rank)
 
     def match(self, tokens: Tokens) -> Match:
@@ -143,25 +148,25 @@ class PrefixTree:
         for node in nodes:
             self._set_device(node, True)
 
-    def evict(self, tokens: int, *, displacing_for_steps: int | None = None) -> int:
+    def evict(self, tokens: int, *, displacing_for_distance: int | None = None) -> int:
         """Free so many tokens of the device, or what can be; how many.
 
-        With `displacing_for_steps` nothing that is needed in so many steps or fewer.
+        With `displacing_for_distance` nothing that is needed as soon.
         """
         freed = 0
         while freed < tokens:
-            victim = self._device_leaves.first(
-                expected_compete=self._order.expected_compete(on_host=False)
-            )
+            victim = self._device_leaves.first(self._order.preference(on_host=False))
             if victim is None:
                 break
-            if displacing_for_steps is not None and not may_displace(
-                self._order.rank(victim), displacing_for_steps
+            if displacing_for_distance is not None and not may_displace(
+                self._order.rank(victim), displacing_for_distance
             ):
                 break
             assert victim.locks == 0, "a locked node was to be evicted"
             freed += len(victim.key)
+            self._is_evicting = True
             self._set_device(victim, False)
+            self._is_evicting = False
             if not victim.on_host:
                 self._remove(victim)
         return freed
@@ -214,8 +219,8 @@ class PrefixTree:
         return node
 
     def _touch(self, node: Node) -> None:
-        self._clock += 1
-        node.last_access = self._clock
+        self.accesses += 1
+        node.last_access = self.accesses
 
     def _split(self, lower: Node, tokens: int) -> Node:
         parent = lower.parent
@@ -242,8 +247,8 @@ class PrefixTree:
 
     def _add(self, parent: Node, tokens: Tokens) -> Node:
         self._nodes += 1
-        self._clock += 1
-        node = Node(self._nodes, TokenKey(tokens), parent, last_access=self._clock)
+        self.accesses += 1
+        node = Node(self._nodes, TokenKey(tokens), parent, last_access=self.accesses)
         parent.children[tokens[0]] = node
         self._order.added(node)
         return node
@@ -260,9 +265,7 @@ class PrefixTree:
         if not node.parent.on_host or len(node.key) > self.host_tokens:
             return
         while shortfall > 0:
-            victim = self._host_leaves.first(
-                expected_compete=self._order.expected_compete(on_host=True)
-            )
+            victim = self._host_leaves.first(self._order.preference(on_host=True))
             if victim is None:
                 return
             shortfall -= len(victim.key)

@@ -14,6 +14,7 @@ from kvflow_agents.foresight import Foresight, Namespace, Outcome
 from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.receipts import Admission, Receipts
+from kvflow_agents.reuse import Reuse
 from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
@@ -53,12 +54,16 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.tree_core.on_evict = self._note_eviction
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
+        self.reuse = Reuse(order=self.settings.order, accesses=compat.accesses)
+        self.tree_core.expected_goes = self.reuse.expected_goes
+        self.tree_core.on_fate = lambda rank, was_used: self.reuse.note(rank, was_used=was_used)
         self.foresight = Foresight(
             self.tree_core.ledger,
             make_key=self._make_key,
             cut=self.touch_prefix,
             lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
             prefetch=self._prefetch_queue,
+            reuse=self.reuse,
         )
         if self.settings.infer:
             self.inferred = InferredCallers(self._take_in)
@@ -116,11 +121,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
             self.prefetcher.wake()
         return outcome
 
-    def make_room(self, tokens: int, steps: int) -> int:
-        """Free slots, up to `tokens`, without evicting what is needed in `steps` or sooner."""
+    def make_room(self, tokens: int, distance: int) -> int:
+        """Free slots, up to `tokens`, without evicting what is needed as soon."""
         shortfall = tokens - self.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
-            with self.tree_core.displacing_for(steps):
+            with self.tree_core.displacing_for(distance):
                 self.evict_for_alloc(EvictParams(num_tokens=shortfall))
         free_tokens: int = self.token_to_kv_pool_allocator.available_size()
         return min(tokens, free_tokens)

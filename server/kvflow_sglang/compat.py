@@ -15,7 +15,10 @@ from sglang.srt.mem_cache.l2_transfer import L2TransferEngine
 from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.registry import create_unified_radix_cache, register_radix_cache_backend
-from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from sglang.srt.mem_cache.unified_cache.components import (
+    ComponentType,
+    get_and_increase_time_counter,
+)
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
     get_tree_core_factory,
@@ -184,6 +187,12 @@ def add_handlers(scheduler: Any, handlers: Mapping[type, Callable[[Any], Any]]) 
     from sglang.utils import TypeBasedDispatcher
 
     scheduler._request_dispatcher += TypeBasedDispatcher(list(handlers.items()))
+
+
+def accesses() -> float:
+    """The count by which SGLang orders accesses to nodes of its trees."""
+    count: float = get_and_increase_time_counter()
+    return count
 
 
 def cached_tokens(req: Any) -> tuple[int, int]:
@@ -373,6 +382,29 @@ def set_direct_transfer(transfer: Callable[..., None]) -> None:
     from sglang.srt.mem_cache.pool_host import mha
 
     mha.transfer_kv_direct = transfer
+
+
+def keep_lora_unpinned() -> None:
+    """Let adapters be served from ordinary memory: pinned memory is a driver's to give."""
+    from sglang.srt.lora import layers
+    from sglang.srt.lora.backend import torch_backend
+
+    unpinned: Any = _Unpinned()
+    layers.torch = torch_backend.torch = unpinned
+    torch.Tensor.pin_memory = lambda tensor, device=None: tensor  # type: ignore[method-assign]
+
+
+class _Unpinned:
+    """`torch`, but what it makes is not pinned."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def tensor(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.tensor(*args, **{**kwargs, "pin_memory": False})
+
+    def zeros(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.zeros(*args, **{**kwargs, "pin_memory": False})
 
 
 def use_gloo_only() -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import REQUEST_FIELDS, decode_request, encode_request
 
 
+def now_ms() -> int:
+    """The clock by which messages are stamped: one process, so that all ranks have the same."""
+    return time.time_ns() // 1_000_000
+
+
 class Doorman:
     """Takes malformed hints off requests, and counts them by reason.
 
     The request itself goes on: a hint is advice. Only `custom_params` that the msgpack transport
-    cannot carry are refused, hint or not: they would kill the scheduler behind it.
+    cannot carry are refused, hint or not: they would kill the scheduler behind it. Hints that go
+    on are stamped with the time.
     """
 
-    def __init__(self, *, allows_nesting: bool) -> None:
+    def __init__(self, *, allows_nesting: bool, clock: Callable[[], int] = now_ms) -> None:
         """`allows_nesting`: whether the transport takes any JSON (pickle) or one level."""
         self._allows_nesting = allows_nesting
+        self._clock = clock
         self.refused: Counter[str] = Counter()
 
     def admit(self, request: Any) -> None:
@@ -44,7 +53,7 @@ class Doorman:
             cleaned.pop(field, None)
         if hint is not None:
             # Not as it came: what a later version may add is not known to be safe.
-            cleaned |= encode_request(hint)
+            cleaned |= encode_request(replace(hint, at_ms=self._clock()))
         if not self._allows_nesting:
             _refuse_nesting(cleaned)
         return cleaned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -13,7 +14,7 @@ from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
 from kvflow_agents.receipts import MAX_PAGE
 from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
-from kvflow_sglang.doorman import Doorman
+from kvflow_sglang.doorman import Doorman, now_ms
 from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, to_message
 
 # The largest valid forecast: its names, thrice, each with quotes, a figure and escapes.
@@ -38,7 +39,8 @@ def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
             doorman.refused[error.reason] += 1
             body = {"error": {"reason": error.reason, "message": str(error)}}
             return JSONResponse(body, status_code=413 if error.reason == "size" else 400)
-        answers = await ask_schedulers("kvflow_forecast", to_message(hint))
+        message = to_message(replace(hint, at_ms=now_ms()))
+        answers = await ask_schedulers("kvflow_forecast", message)
         return JSONResponse({"outcome": answers[0].outcome})
 
     @router.get("/status")

@@ -22,6 +22,7 @@ class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     done: bool = False
     changes: bool = False
     app: Optional[str] = None  # noqa: UP045
+    at_ms: Optional[int] = None  # noqa: UP045
 
 
 class ForecastAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
@@ -82,6 +83,7 @@ def to_message(hint: Hint) -> Any:
         chance=dict(forecast.chance),
         done=forecast.done,
         changes=forecast.changes,
+        at_ms=hint.at_ms,
     )
 
 
@@ -95,4 +97,4 @@ def to_hint(message: Any) -> Hint:
         due_ms=message.due_ms,
         chance=message.chance,
     )
-    return Hint(message.workflow, forecast, app=message.app)
+    return Hint(message.workflow, forecast, app=message.app, at_ms=message.at_ms)

@@ -187,7 +187,7 @@ class Prefetcher:
             return False
         # Room for the loads before this one may have taken some of its beginning.
         start, _ = tree.missing(load.claim)
-        room = self._cache.make_room(load.stop - start, load.steps)
+        room = self._cache.make_room(load.stop - start, load.distance)
         stop = min(load.stop, start + room // self._cache.page_size * self._cache.page_size)
         if stop - start < FEWEST_TOKENS:
             return False
@@ -227,10 +227,9 @@ class Prefetcher:
             if node is None or node.evicted:
                 self._waste(node_id)
 
-    def _lost(self, steps: int | None) -> None:
-        """Something that is needed in so many steps has left the device."""
-        if self._queue is not None and self._queue.covers(steps):
-            self._queue.recheck()
+    def _lost(self, distance: int | None) -> None:
+        """Something has left the device that is needed at such a distance."""
+        if self._queue is not None and self._queue.note_lost(distance):
             self.wake()
 
     def _split(self, upper: Node, lower: Node) -> None:

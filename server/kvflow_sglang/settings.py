@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, fields
+from typing import get_args
 
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.reuse import Order
 
 VARIABLE = "KVFLOW_CONFIG"
 
@@ -15,6 +17,9 @@ VARIABLE = "KVFLOW_CONFIG"
 class Settings:
     """How much influence hints have. ConfigurationError at construction if out of range."""
 
+    order: Order = "time"
+    """By what expected prefixes are ordered: by when they are needed, which also weighs them
+    against other traffic, or by steps-to-execution alone, as in KVFlow."""
     expected_share: float = 0.75
     """The share of each tier's pool that expected prefixes hold before they compete by recency."""
     lifetime_pools: float = 4.0
@@ -41,6 +46,10 @@ class Settings:
             if not is_absent and not (is_number and low <= value <= high):
                 kind = "a number" if isinstance(low, float) else "an integer"
                 raise ConfigurationError(f"{name} must be {kind} in [{low}, {high}], not {value!r}")
+        if self.order not in get_args(Order):
+            raise ConfigurationError(
+                f"order must be one of {', '.join(get_args(Order))}, not {self.order!r}"
+            )
         for name in ("infer", "waits_for_loads"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from kvflow_agents.claims import Claim, ClaimLedger
-from kvflow_agents.eviction import EvictionQueue, Rank, Standing, may_displace, rank
+from kvflow_agents.eviction import (
+    EvictionQueue,
+    Preference,
+    Rank,
+    Standing,
+    by_recency,
+    by_standing,
+    may_displace,
+    rank,
+)
 from kvflow_agents.prefetch import Span
 from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
 
@@ -33,10 +42,14 @@ class ClaimedTreeCore(UnifiedTreeCore):
     # How many expected tokens a tier may hold before they compete by recency; None: no limit.
     most_expected_device_tokens: float | None = None
     most_expected_host_tokens: float | None = None
-    # While something is loaded ahead: the steps in which it is needed.
-    displacing_for_steps: int | None = None
-    # Called for a node that left the device, with the steps in which it is needed.
-    on_lost: Callable[[int | None], None] = staticmethod(lambda steps: None)
+    # Whether the first expected leaf goes before the first ordinary one, below that limit.
+    expected_goes: Preference = staticmethod(by_standing)
+    # Called with the rank of a device leaf that is evicted or used: which of both.
+    on_fate: Callable[[Rank, bool], None] = staticmethod(lambda rank, was_used: None)
+    # While something is loaded ahead: how far its agent is from its call.
+    displacing_for_distance: int | None = None
+    # Called for a node that left the device, with how far its nearest agent is from its call.
+    on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     # Called for a node that is evicted from a tier, before it is: the node, tier and standing.
     on_evict: Callable[[Node, Tier, Standing], None] = staticmethod(lambda *evicted: None)
     # Called for a node that was cut: its upper part, which is new, and itself.
@@ -47,7 +60,10 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self.ledger = ClaimLedger(
             self.root_node, page_size=self.page_size, on_change=self._on_claims_change
         )
-        self.evictable_device_leaves = EvictionQueue(self._rank)
+        self._is_evicting = False
+        self.evictable_device_leaves = EvictionQueue(
+            self._rank, on_discard=lambda noted: self.on_fate(noted, not self._is_evicting)
+        )
         self.evictable_host_leaves = EvictionQueue(self._rank)
         self.expected_device_tokens = 0
         self.expected_host_tokens = 0
@@ -58,20 +74,20 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def first_device_victim(self) -> Node | None:
         """The device leaf to evict next; it stays in the tree."""
         over = _exceeds(self.expected_device_tokens, self.most_expected_device_tokens)
-        victim = self.evictable_device_leaves.first(expected_compete=over)
-        steps = self.displacing_for_steps
-        if victim is None or steps is None or may_displace(self._rank(victim), steps):
+        victim = self.evictable_device_leaves.first(by_recency if over else self.expected_goes)
+        distance = self.displacing_for_distance
+        if victim is None or distance is None or may_displace(self._rank(victim), distance):
             return victim
         return None
 
     @contextmanager
-    def displacing_for(self, steps: int) -> Iterator[None]:
-        """For what is loaded ahead: no victims that are needed in so many steps or fewer."""
-        self.displacing_for_steps = steps
+    def displacing_for(self, distance: int) -> Iterator[None]:
+        """For what is loaded ahead: no victims that are needed as soon."""
+        self.displacing_for_distance = distance
         try:
             yield
         finally:
-            self.displacing_for_steps = None
+            self.displacing_for_distance = None
 
     def missing(self, claim: Claim[Node]) -> Span:
         """Which tokens of a claim the host tier has and the device lacks."""
@@ -92,7 +108,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def first_host_victim(self) -> Node | None:
         """The host leaf to evict next; it stays in the tree."""
         over = _exceeds(self.expected_host_tokens, self.most_expected_host_tokens)
-        return self.evictable_host_leaves.first(expected_compete=over)
+        return self.evictable_host_leaves.first(by_recency if over else self.expected_goes)
 
     def node_or_none(self, node_id: int) -> Node | None:
         """A node that may be gone by now."""
@@ -108,8 +124,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
         return node is not None and not node.evicted and not node.backuped
 
     def _rank(self, node: Node) -> Rank:
-        standing, steps = self.ledger.standing(node)
-        return rank(standing, steps, node.last_access_time, node.id)
+        standing, distance = self.ledger.standing(node)
+        return rank(standing, distance, node.last_access_time, node.id)
 
     def _on_claims_change(self, node: Node) -> None:
         self.evictable_device_leaves.refresh(node)
@@ -184,7 +200,11 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
         self._note_eviction(self.node_by_id(node_id), "device")
-        return super().evict_device_leaf(node_id, is_write_back)
+        self._is_evicting = True
+        try:
+            return super().evict_device_leaf(node_id, is_write_back)
+        finally:
+            self._is_evicting = False
 
     def _evict_host_leaf(self, node: Node, *args: Any, **kwargs: Any) -> None:
         self._note_eviction(node, "host")

@@ -9,7 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kvflow_agents.eviction import EvictionQueue, Rank, Standing, rank
+from kvflow_agents.eviction import (
+    EvictionQueue,
+    Preference,
+    Rank,
+    Standing,
+    by_recency,
+    by_standing,
+    rank,
+)
 
 
 @dataclass(eq=False)
@@ -32,9 +40,9 @@ def queue_of(*leaves: Leaf) -> EvictionQueue[Leaf]:
     return queue
 
 
-def drained(queue: EvictionQueue[Leaf], *, expected_compete: bool = False) -> list[int]:
+def drained(queue: EvictionQueue[Leaf], expected_goes: Preference = by_standing) -> list[int]:
     order = []
-    while (leaf := queue.first(expected_compete=expected_compete)) is not None:
+    while (leaf := queue.first(expected_goes)) is not None:
         order.append(leaf.id)
         queue.discard(leaf)
     return order
@@ -66,29 +74,29 @@ def test_ties_in_recency_go_by_id() -> None:
 
 def test_competing_expected_leaves_go_by_recency_against_ordinary_ones_only() -> None:
     # 2 is the first of the expected, and newer than 6 and 3: they go before it. Then it goes.
-    assert drained(queue_of(*LEAVES), expected_compete=True) == [7, 5, 6, 3, 2, 8, 4, 1]
+    assert drained(queue_of(*LEAVES), by_recency) == [7, 5, 6, 3, 2, 8, 4, 1]
     old = Leaf(2, Standing.EXPECTED, 3, 3)
     # 2 is older than 6 now; 8, the next in steps, is older than 6 too; 4 and 1 follow likewise.
     leaves = [old, *(leaf for leaf in LEAVES if leaf.id != 2)]
-    assert drained(queue_of(*leaves), expected_compete=True) == [7, 5, 2, 8, 4, 1, 6, 3]
+    assert drained(queue_of(*leaves), by_recency) == [7, 5, 2, 8, 4, 1, 6, 3]
 
 
 def test_an_expected_leaf_never_competes_with_a_spent_one() -> None:
     spent, expected = Leaf(1, Standing.SPENT, None, 9), Leaf(2, Standing.EXPECTED, 9, 1)
-    assert drained(queue_of(spent, expected), expected_compete=True) == [1, 2]
+    assert drained(queue_of(spent, expected), by_recency) == [1, 2]
 
 
 def test_as_old_as_an_ordinary_leaf_is_not_older() -> None:
     ordinary, expected = Leaf(2, last_access=5), Leaf(1, Standing.EXPECTED, 9, 5)
-    assert drained(queue_of(ordinary, expected), expected_compete=True) == [2, 1]
+    assert drained(queue_of(ordinary, expected), by_recency) == [2, 1]
 
 
-@pytest.mark.parametrize("expected_compete", [False, True])
-def test_one_standing_alone_is_drained(expected_compete: bool) -> None:
+@pytest.mark.parametrize("expected_goes", [by_standing, by_recency])
+def test_one_standing_alone_is_drained(expected_goes: Preference) -> None:
     for standing in Standing:
         leaf = Leaf(1, standing)
-        assert drained(queue_of(leaf), expected_compete=expected_compete) == [1]
-    assert queue_of().first(expected_compete=expected_compete) is None
+        assert drained(queue_of(leaf), expected_goes) == [1]
+    assert queue_of().first(expected_goes) is None
 
 
 def test_looking_at_the_first_leaf_leaves_it_in_the_set() -> None:
@@ -160,7 +168,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def first_competing_is_that_of_the_rule(self) -> None:
-        assert self.queue.first(expected_compete=True) is self.competing()
+        assert self.queue.first(by_recency) is self.competing()
 
     def competing(self) -> Leaf | None:
         firsts = {

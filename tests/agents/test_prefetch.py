@@ -10,7 +10,7 @@ from kvflow_agents.prefetch import LOADS_IN_TIME, PrefetchQueue, Span
 
 
 def claim(steps: int | None, tokens: int = 100) -> Claim[Any]:
-    return Claim(key=range(tokens), steps=steps, node=None, depth_tokens=tokens)  # type: ignore[arg-type]
+    return Claim(key=range(tokens), steps=steps, distance=steps, node=None, depth_tokens=tokens)  # type: ignore[arg-type]
 
 
 def queue(
@@ -71,7 +71,7 @@ def test_a_load_is_the_first_part_of_what_is_missing() -> None:
     made.want("w", [wanted])
     for span, expected in [((0, 100), (0, 64)), ((30, 100), (30, 94)), ((90, 100), (90, 100))]:
         (load,) = made.plan(lambda one, span=span: span)  # type: ignore[misc]
-        assert ((load.start, load.stop), load.steps) == (expected, 1)
+        assert ((load.start, load.stop), load.distance) == (expected, 1)
 
 
 def test_small_loads_go_in_one_copy_up_to_its_size() -> None:
@@ -90,8 +90,17 @@ def test_what_is_on_the_device_is_not_looked_at_again() -> None:
     looked_at = []
     assert not made.plan(lambda one: looked_at.append(one) or everything(one))  # type: ignore[func-returns-value]
     assert not looked_at
-    made.recheck()
+    assert made.note_lost(0)
     assert len(order(made)) == 2
+
+
+def test_what_is_lost_further_away_than_anything_wanted_is_nobodys() -> None:
+    made = queue()
+    made.want("w", [claim(1)])
+    assert not made.plan(nothing)
+    assert not made.note_lost(2)
+    assert not made.note_lost(None)
+    assert made.note_lost(1)
 
 
 def test_a_new_forecast_replaces_the_last() -> None:
@@ -99,7 +108,7 @@ def test_a_new_forecast_replaces_the_last() -> None:
     old, new = claim(0), claim(0)
     made.want("w", [old])
     made.want("w", [new])
-    made.recheck()
+    assert made.note_lost(0)
     assert order(made) == [new]
 
 
@@ -110,10 +119,10 @@ def test_an_ended_workflow_wants_nothing() -> None:
     made.want("other", [other])
     made.forget("ended")
     made.forget("never heard of")
-    made.recheck()
+    assert made.note_lost(0)
     assert order(made) == [other]
     made.clear()
-    made.recheck()
+    assert not made.note_lost(0)
     assert order(made) == []
 
 

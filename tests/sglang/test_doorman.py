@@ -13,7 +13,8 @@ from kvflow_agents.hints import Hint, decode_caller, decode_request, encode_requ
 from kvflow_sglang.doorman import Doorman
 
 FORECAST = Forecast(3, {"writer": 0, "critic": None}, due_ms={"writer": 9}, chance={"critic": 4})
-HINT = Hint("run", FORECAST, agent="writer", app="app")
+NOW_MS = 1_700_000_000_000
+HINT = Hint("run", FORECAST, agent="writer", app="app", at_ms=NOW_MS)
 MINE = {"thinking_budget": 8, "ids": [1, 2], "options": {"a": None, "b": 0.5}}
 
 
@@ -27,13 +28,21 @@ def admitted(doorman: Doorman, custom_params: object) -> Any:
 
 @pytest.fixture(params=[True, False], ids=["pickle", "msgpack"])
 def doorman(request: pytest.FixtureRequest) -> Doorman:
-    return Doorman(allows_nesting=request.param)
+    return Doorman(allows_nesting=request.param, clock=lambda: NOW_MS)
 
 
 def test_a_hint_passes_as_it_is_and_so_does_what_lies_beside_it(doorman: Doorman) -> None:
     passed = admitted(doorman, {**MINE, **encode_request(HINT)})
     assert passed == {**MINE, **encode_request(HINT)}
     assert decode_request(passed) == HINT
+    assert not doorman.refused
+
+
+def test_what_a_client_says_of_the_time_does_not_count(doorman: Doorman) -> None:
+    for said in (0, NOW_MS + 10**9, "noon", -1, None):
+        lying = encode_request(HINT)
+        lying["kvflow"]["at_ms"] = said
+        assert admitted(doorman, lying) == encode_request(HINT)
     assert not doorman.refused
 
 
@@ -116,14 +125,14 @@ NESTED = [{"mine": {"a": {"b": 1}}}, {"mine": {"a": [1]}}, {"mine": [[1]]}, {"mi
 def test_nesting_that_msgpack_cannot_carry_is_refused(nested: Any) -> None:
     for params in (nested, {**nested, **encode_request(HINT)}):
         with pytest.raises(ValueError, match=r"custom_params\['mine'\] nests deeper"):
-            admitted(Doorman(allows_nesting=False), params)
-        assert admitted(Doorman(allows_nesting=True), params) == params
+            admitted(Doorman(allows_nesting=False, clock=lambda: NOW_MS), params)
+        assert admitted(Doorman(allows_nesting=True, clock=lambda: NOW_MS), params) == params
 
 
 @pytest.mark.parametrize("params", [5, "kvflow", ["kvflow"], [{"kvflow": 1}], 0, "", False])
 def test_what_is_no_object_carries_no_hint_and_no_msgpack(params: object) -> None:
-    assert admitted(Doorman(allows_nesting=True), params) == params
+    assert admitted(Doorman(allows_nesting=True, clock=lambda: NOW_MS), params) == params
     assert decode_request(params) is None
     assert decode_caller(params) is None
     with pytest.raises(ValueError, match="must be an object"):
-        admitted(Doorman(allows_nesting=False), params)
+        admitted(Doorman(allows_nesting=False, clock=lambda: NOW_MS), params)

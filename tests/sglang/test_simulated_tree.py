@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
+from kvflow_agents.hints import Hint
 from kvflow_bench.workloads import Parameters, Workload
 from kvflow_sglang.standalone import Core, StandaloneCache
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
-from kvflow_simulate.policies import SIDES, Recency
+from kvflow_simulate.policies import SIDES, Policy, Recency
 from kvflow_simulate.requests import Request
 from kvflow_simulate.traffic import WorkloadTraffic
+from kvflow_simulate.tree import PrefixTree
 
 # Everybody calls in turn here, as in the cache without a server.
 MACHINE = Machine(prefill_fixed_s=1.0, prefill_tokens_per_s=1e9, decode_fixed_s=1.0, most_running=1)
@@ -73,16 +76,31 @@ def cached_tokens(
     """The cached tokens of each request in the real cache and in the simulated one."""
     requests = _requests(workload)
     host_tokens = 0 if host_ratio is None else int(host_ratio * POOL_TOKENS)
-    engine = Engine(
-        MACHINE,
-        pool_tokens=POOL_TOKENS,
-        host_tokens=host_tokens,
-        policy=lambda tree: SIDES[policy].make(tree, None),
-    )
+    arrivals_s: list[float] = []
+
+    def make(tree: PrefixTree) -> Policy:
+        made = SIDES[policy].make(tree, None)
+        hear = made.arrived
+
+        def arrived(request: Request, now_s: float) -> None:
+            arrivals_s.append(now_s)
+            hear(request, now_s)
+
+        made.arrived = arrived  # type: ignore[method-assign]
+        return made
+
+    engine = Engine(MACHINE, pool_tokens=POOL_TOKENS, host_tokens=host_tokens, policy=make)
     served = engine.run(Replay(requests))
     cache = StandaloneCache(core, pool_tokens=POOL_TOKENS, host_ratio=host_ratio)
-    real = [cache.run(each.prompt, each.answer, hint=each.hint) for each in requests]
+    real = [
+        cache.run(each.prompt, each.answer, hint=_stamped(each.hint, now_s))
+        for each, now_s in zip(requests, arrivals_s, strict=True)
+    ]
     return real, [len(call.request.prompt) - call.computed_tokens for call in served]
+
+
+def _stamped(hint: Hint | None, now_s: float) -> Hint | None:
+    return None if hint is None else replace(hint, at_ms=int(1000 * now_s))
 
 
 def _requests(workload: Workload) -> list[Request]:

@@ -1,0 +1,386 @@
+"""How much prefill a policy leaves to do, next to the offline optimum's, on synthetic traffic.
+
+    python benchmarks/policy_quality.py [--workload NAME] [--calls 3000] [--json FILE]
+
+Clients run applications side by side, each with prompts of its own, in a pool that holds a part of
+them; a call takes no time, what lies between two calls does. The policies are the server's own
+code. The forecasts are perfect, those of the structure, learned, or wrong in several ways.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import merge
+from pathlib import Path
+from typing import Annotated
+
+import calibration
+import typer
+from calibration import Step, Turn
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from kvflow_agents import App, Workflow
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_agents.prefix import Tokens
+from kvflow_simulate.policies import SIDES, Future, Policy
+from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.tree import PrefixTree
+
+ANSWER_TOKENS = 16
+TAIL_TOKENS = 32
+POOL_SHARE = 0.4
+# Nothing of the first calls counts: the cache is filling and nothing is learned.
+WARM_UP_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one client, at a time, with what each kind of hint says."""
+
+    at_s: float
+    client: str
+    agent: str
+    prompt: Tokens
+    answer: Tokens
+    learned: Forecast | None = None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What kind of application the clients run, and what its prompts are made of."""
+
+    workload: str
+    tail: str = "fresh"
+    """`fresh`: new in each call; `history`: all that was said in this run."""
+    clients: int = 8
+    chats: int = 0
+    """Chat sessions without hints at a time."""
+    one_offs: int = 0
+    """Sources of prompts that never come again."""
+
+
+TRAFFIC = {
+    "sequential": Traffic("sequential"),
+    "branching": Traffic("branching"),
+    "supervisor": Traffic("supervisor"),
+    "group chat": Traffic("group chat", tail="history"),
+    "tool gaps": Traffic("tool gaps", tail="history"),
+    "mixed with chat": Traffic("mixed", tail="history", chats=6, one_offs=2),
+    "sequential with chat": Traffic("sequential", chats=6, one_offs=2),
+    "chat alone": Traffic("sequential", clients=0, chats=24, one_offs=4),
+}
+
+_next_token = iter(range(1, 1 << 60))
+
+
+def fresh(count: int) -> Tokens:
+    """Tokens that nobody has used before."""
+    return Tokens("q", (next(_next_token) for _ in range(count)))
+
+
+def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator[Call]:
+    """One client's runs, one after another, with pauses; one workflow that goes on for ever."""
+    chance = random.Random(seed * 1009 + number)
+    workload = calibration.WORKLOADS[traffic.workload]
+    prefixes: dict[str, Tokens] = {}
+    now_s = chance.uniform(0, 20)
+    client = f"client{number}"
+    workflow = Workflow(client, app, first_seq=0, clock=lambda: now_s)
+    while True:
+        history = Tokens("q")
+        for step in workload.make(chance, 0.0):
+            workflow.plan("", [turn.agent for turn in step])
+            for at_s, turn, is_call in _events(step, now_s, chance):
+                now_s = at_s
+                if not is_call:
+                    workflow.finish("", turn.agent)
+                    continue
+                if turn.agent not in prefixes:
+                    prefixes[turn.agent] = fresh(chance.choice((200, 400, 800)))
+                answer = fresh(ANSWER_TOKENS)
+                tail = fresh(TAIL_TOKENS)
+                if traffic.tail == "history":
+                    history += tail
+                    tail = history[:]
+                    history += answer
+                forecast = workflow.hint(turn.agent).forecast
+                prompt = prefixes[turn.agent] + tail
+                yield Call(now_s, client, turn.agent, prompt, answer, forecast)
+        workflow.end(resumable=True)
+        workflow = Workflow(client, app, first_seq=int(now_s * 1e6), clock=lambda: now_s)
+        now_s += chance.lognormvariate(1.5, 0.8)
+
+
+def _events(step: Step, now_s: float, chance: random.Random) -> list[tuple[float, Turn, bool]]:
+    events = []
+    for turn in step:
+        at_s = now_s + chance.uniform(0.001, 0.005)
+        for gap_s in turn.gaps_s:
+            events.append((at_s, turn, True))
+            at_s += gap_s
+        events.append((at_s, turn, False))
+    return sorted(events, key=lambda event: event[0])
+
+
+def chat_calls(number: int, seed: int) -> Iterator[Call]:
+    """Chats without a hint, one after another: each turn holds all that was said before."""
+    chance = random.Random(seed * 2003 + number)
+    now_s, session = chance.uniform(0, 20), 0
+    while True:
+        said = fresh(chance.choice((50, 200, 400)))
+        session += 1
+        while True:
+            answer = fresh(ANSWER_TOKENS)
+            yield Call(now_s, f"chat{number}", f"chat{number}.{session}", said[:], answer)
+            if chance.random() < 0.25:
+                break
+            said = said + answer + fresh(TAIL_TOKENS)
+            now_s += chance.lognormvariate(1.5, 1.2)
+        now_s += chance.uniform(1, 20)
+
+
+def one_off_calls(number: int, seed: int) -> Iterator[Call]:
+    """Prompts that never come again."""
+    chance = random.Random(seed * 3001 + number)
+    now_s, turn = 0.0, 0
+    while True:
+        now_s += chance.expovariate(0.5)
+        turn += 1
+        prompt = fresh(chance.choice((100, 300)))
+        yield Call(now_s, f"batch{number}", f"batch{number}.{turn}", prompt, fresh(ANSWER_TOKENS))
+
+
+def calls_of(traffic: Traffic, count: int, seed: int) -> list[Call]:
+    """The first calls of all clients, in the order of time."""
+    app = calibration.WORKLOADS[traffic.workload].app()
+    sources = [client_calls(traffic, app, number, seed) for number in range(traffic.clients)]
+    sources += [chat_calls(number, seed) for number in range(traffic.chats)]
+    sources += [one_off_calls(number, seed) for number in range(traffic.one_offs)]
+    in_time = merge(*sources, key=lambda call: call.at_s)
+    return [next(in_time) for _ in range(count)]
+
+
+# ---- hints ----
+
+Tell = Callable[[Sequence[Call]], "list[Forecast | None]"]
+
+
+def perfect(calls: Sequence[Call]) -> list[Forecast | None]:
+    """In how many calls of its client each agent calls next, and when, from the future itself."""
+    told: list[Forecast | None] = [None] * len(calls)
+    following: dict[str, dict[str, tuple[int, float]]] = {}
+    left: dict[str, int] = {}
+    for index in reversed(range(len(calls))):
+        call = calls[index]
+        if call.learned is None:
+            continue
+        known = following.setdefault(call.client, {})
+        count = left[call.client] = left.get(call.client, 0) - 1
+        steps = {agent: at - count for agent, (at, _) in known.items()}
+        due = {agent: int((at_s - call.at_s) * 1000) for agent, (_, at_s) in known.items()}
+        chance = dict.fromkeys(due, 100)
+        told[index] = Forecast(
+            index, {**steps, call.agent: steps.get(call.agent)}, False, False, due, chance
+        )
+        known[call.agent] = (count, call.at_s)
+    return told
+
+
+def learned(calls: Sequence[Call]) -> list[Forecast | None]:
+    return [call.learned and replace(call.learned, seq=index) for index, call in enumerate(calls)]
+
+
+def structure(calls: Sequence[Call]) -> list[Forecast | None]:
+    return [told and replace(told, due_ms={}, chance={}) for told in learned(calls)]
+
+
+def absent(calls: Sequence[Call]) -> list[Forecast | None]:
+    return [None] * len(calls)
+
+
+def stale(calls: Sequence[Call]) -> list[Forecast | None]:
+    """What was true five calls of the client before."""
+    before: dict[str, list[Forecast]] = {}
+    told: list[Forecast | None] = []
+    for index, (call, forecast) in enumerate(zip(calls, perfect(calls), strict=True)):
+        past = before.setdefault(call.client, [])
+        if forecast is not None:
+            past.append(forecast)
+            forecast = replace(past[max(len(past) - 6, 0)], seq=index)
+        told.append(forecast)
+    return told
+
+
+def shuffled(calls: Sequence[Call]) -> list[Forecast | None]:
+    """The right figures, of the wrong agents."""
+    chance = random.Random(0)
+
+    def shuffle(told: Forecast) -> Forecast:
+        agents = list(told.steps)
+        others = dict(zip(agents, chance.sample(agents, len(agents)), strict=True))
+        return replace(
+            told,
+            steps={agent: told.steps[others[agent]] for agent in agents},
+            due_ms={
+                each: told.due_ms[others[each]] for each in agents if others[each] in told.due_ms
+            },
+        )
+
+    return [told and shuffle(told) for told in perfect(calls)]
+
+
+def reversed_(calls: Sequence[Call]) -> list[Forecast | None]:
+    """Whoever is needed first is said to be needed last."""
+
+    def turn_round(told: Forecast) -> Forecast:
+        most = max((count for count in told.steps.values() if count is not None), default=0)
+        steps = {a: None if count is None else most + 1 - count for a, count in told.steps.items()}
+        latest = max(told.due_ms.values(), default=0)
+        return replace(told, steps=steps, due_ms={a: latest - ms for a, ms in told.due_ms.items()})
+
+    return [told and turn_round(told) for told in perfect(calls)]
+
+
+def never(calls: Sequence[Call]) -> list[Forecast | None]:
+    """Nobody is ever needed again."""
+    return [
+        told and replace(told, steps=dict.fromkeys(told.steps), due_ms={}, chance={})
+        for told in perfect(calls)
+    ]
+
+
+def now(calls: Sequence[Call]) -> list[Forecast | None]:
+    """Everybody is needed at once, always."""
+    return [
+        told
+        and replace(told, steps=dict.fromkeys(told.steps, 0), due_ms=dict.fromkeys(told.steps, 0))
+        for told in perfect(calls)
+    ]
+
+
+HINTS: Mapping[str, Tell] = {
+    "perfect": perfect,
+    "learned": learned,
+    "structure": structure,
+    "absent": absent,
+    "stale": stale,
+    "shuffled": shuffled,
+    "reversed": reversed_,
+    "never": never,
+    "now": now,
+}
+
+
+# ---- the cache ----
+
+
+def requests_of(calls: Sequence[Call], told: Sequence[Forecast | None]) -> list[Request]:
+    return [
+        Request(
+            CallId(abs(hash(call.client)), index),
+            call.agent,
+            call.prompt,
+            call.answer,
+            None if forecast is None else Hint(call.client, forecast, call.agent, "app"),
+        )
+        for index, (call, forecast) in enumerate(zip(calls, told, strict=True))
+    ]
+
+
+def prefill_tokens(
+    requests: Sequence[Request],
+    times_s: Sequence[float],
+    make: Callable[[PrefixTree], Policy],
+    pool_tokens: int,
+) -> int:
+    """The prompt tokens that have to be computed after the warm-up."""
+    made: list[Policy] = []
+
+    def order(tree: PrefixTree) -> Policy:
+        made.append(make(tree))
+        return made[0]
+
+    tree = PrefixTree(device_tokens=pool_tokens, host_tokens=0, order=order)
+    policy, computed = made[0], 0
+    for index, request in enumerate(requests):
+        policy.arrived(request, times_s[index])
+        match = tree.match(request.prompt[:-1])
+        tree.lock(match.device)
+        missing = len(request.prompt) - match.device_tokens
+        if index >= len(requests) * WARM_UP_SHARE:
+            computed += missing
+        _make_room(tree, policy, missing + len(request.answer))
+        policy.inserting(request)
+        leaf = tree.insert(request.prompt)
+        tree.lock(leaf)
+        tree.unlock(match.device)
+        policy.prompt_cached(request, leaf)
+        end = tree.insert(request.prompt + request.answer)
+        policy.answer_cached(request, end)
+        tree.unlock(leaf)
+    return computed
+
+
+def _make_room(tree: PrefixTree, policy: Policy, tokens: int) -> None:
+    shortfall = tree.device_used + tokens - tree.device_tokens
+    if shortfall > 0:
+        policy.turn_over(tree.evict(shortfall))
+
+
+def footprint_tokens(calls: Sequence[Call]) -> int:
+    """What of the prompts comes again, at most at one time: the last prompt of every agent."""
+    last = {(call.client, call.agent): len(call.prompt) for call in calls if call.learned}
+    return sum(last.values()) or 12_000
+
+
+def main(
+    workload: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    hints: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    calls: Annotated[int, typer.Option(min=100)] = 3000,
+    seed: int = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
+) -> None:
+    """Compare the prefill that policies leave to do."""
+    rows = []
+    for name in track(workload or list(TRAFFIC)):
+        made = calls_of(TRAFFIC[name], calls, seed)
+        pool_tokens = int(POOL_SHARE * footprint_tokens(made))
+        times_s = [call.at_s for call in made]
+        plain = requests_of(made, absent(made))
+        future = Future(plain)
+
+        def run(side: str, requests: Sequence[Request]) -> int:
+            make = SIDES[side].make
+            return prefill_tokens(requests, times_s, lambda tree: make(tree, future), pool_tokens)
+
+        base = {"lru": run("lru", plain), "optimum": run("optimum-device", plain)}
+        row: dict[str, object] = {"workload": name, "pool_tokens": pool_tokens, **base}
+        row["papers, perfect"] = run("papers", requests_of(made, perfect(made)))
+        for kind in hints or HINTS:
+            row[kind] = run("ours-device", requests_of(made, HINTS[kind](made)))
+        rows.append(row)
+    Console(width=180).print(table(rows))
+    if json_file is not None:
+        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> Table:
+    columns = [name for name in rows[0] if name not in ("workload", "pool_tokens", "optimum")]
+    made = Table("workload", *columns, title="Prefill tokens over the optimum's (over LRU's)")
+    for row in rows:
+        best, recency = int(str(row["optimum"])), int(str(row["lru"]))
+        cells = [
+            f"{int(str(row[c])) / best:.2f} ({int(str(row[c])) / recency:.2f})" for c in columns
+        ]
+        made.add_row(str(row["workload"]), *cells)
+    return made
+
+
+if __name__ == "__main__":
+    typer.run(main)
