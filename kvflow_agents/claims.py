@@ -102,6 +102,11 @@ class ClaimLedger(Generic[N]):
             return Standing.SPENT, None
         return Standing.ORDINARY, None
 
+    def owner(self, node: N) -> str | None:
+        """The one workflow that has used a node; None if several have, or somebody unknown."""
+        label = self._labels.get(node.id)
+        return next(iter(label.users)) if label is not None and len(label.users) == 1 else None
+
     def is_expected(self, node: N) -> bool:
         """Whether an agent is expected to use a node; `standing` tells more."""
         label = self._labels.get(node.id)

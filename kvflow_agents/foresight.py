@@ -167,6 +167,20 @@ class Foresight(Generic[N]):
         """How many prefixes are remembered: of agents of workflows and of applications."""
         return self._remembered_agents
 
+    def claims_of(self, workflow: str) -> dict[str, Claim[N]]:
+        """The claims of a workflow's agents, by agent."""
+        found = self._find(workflow)
+        agents = {} if found is None else found.agents
+        return {name: each.claim for name, each in agents.items() if each.claim is not None}
+
+    def prefix_of(self, workflow: str, agent: str) -> Tokens | None:
+        """What an agent's next prompt is taken to begin with; None if nothing is known."""
+        found = self._find(workflow)
+        known = None if found is None else found.agents.get(agent)
+        if known is None or known.history.tokens is None:
+            return None
+        return known.history.tokens[: known.history.prefix_tokens]
+
     def hear(self, hint: Hint) -> Outcome:
         """Take a forecast in, unless a newer one was heard or its workflow has ended since."""
         seq = hint.forecast.seq

@@ -48,6 +48,8 @@ class Admission:
     """Of those on the device: loaded ahead, and first read by this call."""
     waited: bool
     """Whether it was held back for a load that was under way."""
+    lost_tokens: int = 0
+    """Of what its agent's calls had in common: evicted from every tier, and computed again."""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,19 @@ class Sums:
     device_tokens: int = 0
     host_tokens: int = 0
     prefetched_tokens: int = 0
+    lost_tokens: int = 0
     waits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """One workflow as it is kept, not copied."""
+
+    app: str | None
+    expected: Expectations
+    done: bool
+    sums: dict[str, Sums]
+    """By agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +198,19 @@ class Receipts:
         expected = [{"agent": agent, "steps": count} for agent, count in nearest]
         return {"workflow": name, **_summary(workflow), "expected": expected, "agents": rows}
 
+    def about(self, name: str) -> About | None:
+        """One workflow for readers in the same process; None if unknown."""
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            return None
+        sums = {agent: kept.sums for agent, kept in workflow.agents.items()}
+        return About(workflow.app, workflow.expected, workflow.done, sums)
+
+    def expected(self, name: str) -> Expectations | None:
+        """What a workflow expects of its agents; None if it is unknown."""
+        workflow = self._workflows.get(name)
+        return None if workflow is None else workflow.expected
+
     def _came_true(self, hint: Hint) -> bool | None:
         workflow = self._workflows.get(hint.workflow)
         if workflow is None or hint.agent is None:
@@ -220,6 +247,7 @@ def _add(sums: Sums, arrival: _Arrival, admission: Admission) -> None:
     sums.device_tokens += admission.device_tokens
     sums.host_tokens += admission.host_tokens
     sums.prefetched_tokens += admission.prefetched_tokens
+    sums.lost_tokens += admission.lost_tokens
     sums.waits += admission.waited
 
 

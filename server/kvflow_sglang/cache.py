@@ -21,6 +21,7 @@ from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
 from kvflow_sglang.tree import ClaimedTreeCore, Node, Tier
+from kvflow_sglang.view import View
 
 
 class KVFlowRadixCache(UnifiedRadixCache):
@@ -43,6 +44,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.outcomes: Counter[str] = Counter()
         self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
         self.receipts = Receipts()
+        self.view = View(self)
         super().__init__(params)
 
     def reset(self) -> None:
@@ -107,12 +109,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.outcomes[outcome] += 1
         is_trusted = self.foresight.is_trusted(hint.workflow)
         self.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
+        self.view.heard(hint, outcome)
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast that no request carries."""
         outcome = self._take_in(hint)
         self.outcomes[outcome] += 1
         self.receipts.heard(hint, outcome)
+        self.view.heard(hint, outcome)
         return outcome
 
     def _take_in(self, hint: Hint) -> Outcome:
@@ -149,8 +153,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
             self.tree_core.user, self.tree_core.is_told = None, False
         prefetched_tokens = self._read(req)
         if self.receipts.is_under_way(req.rid):
-            self.receipts.admitted(req.rid, self._admission_of(req, prefetched_tokens))
+            self.receipts.admitted(req.rid, self._admission_of(req, caller, prefetched_tokens))
         self._learn(req, caller, tokens_before)
+        self.view.computed(req, tokens_before)
         self._back_up_wanted()
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
@@ -199,6 +204,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             "host_leaves": len(tree.evictable_host_leaves),
             **({} if self.prefetcher is None else self.prefetcher.status()),
             **({} if self.inferred is None else self.inferred.status()),
+            **self.view.status(),
             **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
         }
 
@@ -216,7 +222,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.prefetcher.wake()
         return prefetched_tokens
 
-    def _admission_of(self, req: Any, prefetched_tokens: int) -> Admission:
+    def _admission_of(self, req: Any, caller: Hint | None, prefetched_tokens: int) -> Admission:
         device_tokens, host_tokens = cached_tokens(req)
         return Admission(
             prompt_tokens=len(req.origin_input_ids),
@@ -224,7 +230,22 @@ class KVFlowRadixCache(UnifiedRadixCache):
             host_tokens=host_tokens,
             prefetched_tokens=prefetched_tokens,
             waited=self.prefetcher is not None and self.prefetcher.has_waited(req),
+            lost_tokens=self._lost_tokens(req, caller, device_tokens + host_tokens),
         )
+
+    def _lost_tokens(self, req: Any, caller: Hint | None, cached_tokens: int) -> int:
+        """How much of a caller's prefix, as it is remembered, was nowhere to be found."""
+        if caller is None or caller.agent is None:
+            return 0
+        prefix = self.foresight.prefix_of(caller.workflow, caller.agent)
+        # The last token of a prompt is computed in any case.
+        most_tokens = len(req.origin_input_ids) - 1
+        if prefix is None or min(len(prefix), most_tokens) - cached_tokens < self.page_size:
+            return 0
+        if req.origin_input_ids[: len(prefix)] != prefix:
+            return 0  # not what it said before: nobody has evicted that
+        whole_pages: int = min(len(prefix), most_tokens) // self.page_size * self.page_size
+        return max(0, whole_pages - cached_tokens)
 
     def _leaf_of(self, req: Any) -> Node | None:
         leaf = None if self.disable else self.tree_core.node_or_none(req.last_node)

@@ -52,6 +52,7 @@ FULL = ComponentType.FULL
 HTTP_HOOK = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_request"
 LAUNCH_HOOK = "sglang.srt.entrypoints.engine.Engine._launch_subprocesses"
 ARRIVAL_HOOK = "sglang.srt.managers.scheduler.Scheduler.handle_generate_request"
+AUTH_HOOK = "sglang.srt.utils.auth.decide_request_auth"
 DISPATCH_HOOK = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
 ADMISSION_HOOK = "sglang.srt.managers.scheduler.Scheduler.get_prefill_adder_class"
 
@@ -125,6 +126,10 @@ LAUNCHER_NAMES: dict[str, str | None] = {
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.auto_create_handle_loop": "self",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS": None,
     "sglang.srt.managers.io_struct:hook_custom_types": "new_types",
+    "sglang.srt.utils.auth:decide_request_auth": (
+        "method path authorization_header api_key admin_api_key auth_level"
+    ),
+    "sglang.srt.utils.auth:AuthDecision": None,
     "sglang.srt.entrypoints.http_server:app": None,
     "sglang.srt.entrypoints.http_server:get_global_state": "",
 }
@@ -138,6 +143,13 @@ def http_app() -> Any:
     from sglang.srt.entrypoints import http_server
 
     return http_server.app
+
+
+def allow_unauthorized() -> Any:
+    """The decision that a request needs no API key."""
+    from sglang.srt.utils.auth import AuthDecision
+
+    return AuthDecision(allowed=True)
 
 
 def has_pickle_transport() -> bool:

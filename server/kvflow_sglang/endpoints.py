@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from kvflow_agents import __version__
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
 from kvflow_agents.receipts import MAX_PAGE
+from kvflow_sglang import dashboard
 from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
 from kvflow_sglang.doorman import Doorman, now_ms
-from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, to_message
+from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, ViewRequest, to_message
+from kvflow_sglang.view import MAX_AGENTS
 
 # The largest valid forecast: its names, thrice, each with quotes, a figure and escapes.
 MAX_BODY_BYTES = 3_000_000
@@ -24,11 +27,13 @@ NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+AgentsLimit = Annotated[int, Query(ge=1, le=MAX_AGENTS)]
 
 
 def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
     """The routes; `hooks` are reported as what of SGLang kvflow has changed."""
     router = APIRouter(prefix="/kvflow")
+    server = secrets.token_hex(8)
 
     @router.post("/forecast")
     async def forecast(request: Request) -> JSONResponse:
@@ -67,7 +72,51 @@ def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
         """One workflow and its agents that called last; 404 if it is not known."""
         return await _receipts(ReceiptsRequest(workflow=name, offset=offset, limit=limit))
 
+    @router.get("/view")
+    async def view(
+        workflow: str | None = None,
+        offset: Offset = 0,
+        limit: Limit = MAX_PAGE,
+        agents_offset: Offset = 0,
+        agents_limit: AgentsLimit = MAX_AGENTS,
+    ) -> Response:
+        """What the page shows; `server` changes when the server was restarted."""
+        request = ViewRequest(
+            workflow=workflow,
+            offset=offset,
+            limit=limit,
+            agents_offset=agents_offset,
+            agents_limit=agents_limit,
+        )
+        answers = await ask_schedulers("kvflow_view", request)
+        about = json.dumps({"version": __version__, "server": server, "ranks": len(answers)})
+        # Ranks of one replica agree; of several replicas the first is shown.
+        body = f'{about[:-1]}, "view": {answers[0].json}}}'
+        return Response(body, media_type="application/json", headers=NO_SNIFFING)
+
+    @router.get("/page/{name:path}", include_in_schema=False)
+    async def page(name: str) -> Response:
+        """A file of the page."""
+        return _file(f"/kvflow/page/{name}")
+
+    @router.get("", include_in_schema=False)
+    async def beside_page() -> Response:
+        """The page's address without its last slash."""
+        return RedirectResponse("kvflow/")
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> Response:
+        """The page."""
+        return _file("/kvflow/")
+
     return router
+
+
+def _file(url_path: str) -> Response:
+    file = dashboard.FILES.get(url_path)
+    if file is None:
+        return JSONResponse({"error": {"reason": "unknown"}}, status_code=404)
+    return FileResponse(file.path, media_type=file.media_type, headers=dashboard.HEADERS)
 
 
 async def _receipts(request: Any) -> Response:

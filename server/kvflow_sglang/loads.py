@@ -112,6 +112,10 @@ class EarlyLoads:
         """Whether the first part of what the device lacks down to `node` is on its way."""
         return self._bringing(node, self._parts())
 
+    def tokens_to(self, node: Node) -> int:
+        """How much of what the device lacks down to `node` is on its way."""
+        return max((len(part.slots) for part in self._bringing_parts(node)), default=0)
+
     def flight_to(self, node: Node) -> Flight | None:
         """The copy that brings the first part of what the device lacks down to `node`."""
         return next((each for each in self._flights if self._bringing(node, each.parts)), None)
@@ -120,6 +124,9 @@ class EarlyLoads:
         first = _first_host_only(node)
         nodes = (self._cache.tree_core.node_by_id(part.anchor_id) for part in parts)
         return first is not None and any(_first_host_only(anchor) is first for anchor in nodes)
+
+    def _bringing_parts(self, node: Node) -> Iterator[Part]:
+        return (part for part in self._parts() if self._bringing(node, [part]))
 
     def _parts(self) -> Iterator[Part]:
         for flight in self._flights:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import MAX_PAGE, Receipts
 from kvflow_sglang.compat import BaseReq
+
+if TYPE_CHECKING:
+    from kvflow_sglang.view import View
 
 
 class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
@@ -55,10 +58,27 @@ class ReceiptsAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
     json: Optional[str] = None  # noqa: UP045
 
 
+class ViewRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """Asks for what the page shows: a page of workflows, and one of a workflow's agents."""
+
+    workflow: Optional[str] = None  # noqa: UP045
+    offset: int = 0
+    limit: int = MAX_PAGE
+    agents_offset: int = 0
+    agents_limit: int = MAX_PAGE
+
+
+class ViewAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
+    """The view as JSON."""
+
+    json: str
+
+
 ALL = (
     *(ForecastRequest, ForecastAnswer),
     *(StatusRequest, StatusAnswer),
     *(ReceiptsRequest, ReceiptsAnswer),
+    *(ViewRequest, ViewAnswer),
 )
 
 
@@ -69,6 +89,18 @@ def answer_receipts(receipts: Receipts, request: Any) -> Any:
         return ReceiptsAnswer(json=json.dumps(receipts.workflows(**page)))
     found = receipts.workflow(request.workflow, **page)
     return ReceiptsAnswer(json=None if found is None else json.dumps(found))
+
+
+def answer_view(view: View, request: Any) -> Any:
+    """What the page shows, as it was asked for."""
+    found = view.page(
+        request.workflow,
+        offset=request.offset,
+        limit=request.limit,
+        agents_offset=request.agents_offset,
+        agents_limit=request.agents_limit,
+    )
+    return ViewAnswer(json=json.dumps(found))
 
 
 def to_message(hint: Hint) -> Any:

@@ -14,7 +14,7 @@ from kvflow_sglang import compat, self_check
 from kvflow_sglang.compat import HookRegistry, HookType
 
 BACKEND = "kvflow"
-HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK]
+HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK, compat.AUTH_HOOK]
 SCHEDULER_HOOKS = [compat.ARRIVAL_HOOK, compat.DISPATCH_HOOK, compat.ADMISSION_HOOK]
 
 logger = logging.getLogger(__name__)
@@ -98,9 +98,11 @@ def _prepare_http(server_args: Any) -> None:
     compat.add_control_message("kvflow_forecast", messages.ForecastAnswer)
     compat.add_control_message("kvflow_status", messages.StatusAnswer)
     compat.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
+    compat.add_control_message("kvflow_view", messages.ViewAnswer)
     doorman = Doorman(allows_nesting=compat.has_pickle_transport())
     admit = partial(_admit, doorman, settings.from_environment().infer)
     HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
+    HookRegistry.register(compat.AUTH_HOOK, _let_see_page, HookType.AROUND)
     HookRegistry.apply_hooks()
     self_check.check_hooks(HTTP_HOOKS)
     compat.http_app().include_router(make_router(doorman, [*HTTP_HOOKS, *SCHEDULER_HOOKS]))
@@ -115,6 +117,15 @@ def _admit(
     doorman.admit(obj)
     if infers and request is not None:
         note_origin(obj, getattr(request, "headers", {}), compat.json_body(request))
+
+
+def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwargs: Any) -> Any:
+    """Around `decide_request_auth`: the page asks for the API key, so it is readable without."""
+    from kvflow_sglang import dashboard
+
+    if method in ("GET", "HEAD") and path in dashboard.PUBLIC_PATHS:
+        return compat.allow_unauthorized()
+    return decide(method=method, path=path, **kwargs)
 
 
 def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:
@@ -142,9 +153,13 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
     def receipts(message: Any) -> Any:
         return messages.answer_receipts(scheduler.tree_cache.receipts, message)
 
+    def view(message: Any) -> Any:
+        return messages.answer_view(scheduler.tree_cache.view, message)
+
     handlers: dict[type, Callable[[Any], Any]] = {
         messages.ForecastRequest: hear,
         messages.StatusRequest: status,
         messages.ReceiptsRequest: receipts,
+        messages.ViewRequest: view,
     }
     compat.add_handlers(scheduler, handlers)

@@ -70,6 +70,10 @@ class Prefetcher:
         """Slots that are neither free nor in the tree."""
         return self._loads.tokens
 
+    def tokens_to(self, node: Node) -> int:
+        """How much of what the device lacks down to `node` is on its way."""
+        return self._loads.tokens_to(node)
+
     def wake(self) -> None:
         """A forecast, a prefix or the room on the device has changed."""
         self._is_settled = False

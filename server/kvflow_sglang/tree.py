@@ -17,6 +17,7 @@ from kvflow_agents.eviction import (
     may_displace,
     rank,
 )
+from kvflow_agents.occupancy import Holding, Occupancy
 from kvflow_agents.prefetch import Span
 from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
 
@@ -65,6 +66,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
             self._rank, on_discard=lambda noted: self.on_fate(noted, not self._is_evicting)
         )
         self.evictable_host_leaves = EvictionQueue(self._rank)
+        self.occupancy: Occupancy[Node] = Occupancy(self._holding)
         self.expected_device_tokens = 0
         self.expected_host_tokens = 0
         self._expected_tokens: dict[int, tuple[int, int]] = {}
@@ -140,6 +142,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _count_expected(self, node: Node) -> None:
         """Keep the totals of expected tokens in step with one node."""
+        self.occupancy.changed(node.id, node)
         now = _NOTHING
         if self.ledger.is_expected(node):
             data = node.component_data[FULL]
@@ -147,6 +150,18 @@ class ClaimedTreeCore(UnifiedTreeCore):
             host_tokens = 0 if data.host_value is None else len(node.key)
             now = (device_tokens, host_tokens)
         self._note_expected(node, now)
+
+    def _holding(self, node: Node) -> Holding | None:
+        """What a node holds, for `occupancy`."""
+        is_in_tree = self.node_or_none(node.id) is node
+        if node is self.root_node or not is_in_tree:
+            return None
+        data = node.component_data[FULL]
+        tokens = len(node.key)
+        device_tokens = 0 if data.value is None else tokens
+        host_tokens = 0 if data.host_value is None else tokens
+        standing, _ = self.ledger.standing(node)
+        return Holding(standing, self.ledger.owner(node), device_tokens, host_tokens)
 
     def _note_expected(self, node: Node, now: tuple[int, int]) -> None:
         before = self._expected_tokens.get(node.id, _NOTHING)
@@ -191,6 +206,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         super()._unregister_node(node)
         self.ledger.removed(node)
         self._not_backed_up.discard(node.id)
+        self.occupancy.removed(node.id)
         self._note_expected(node, _NOTHING)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:

@@ -1,0 +1,211 @@
+"""What the page at `/kvflow/` shows: agents, their KV, the pool and the optimum, as one answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from heapq import nsmallest
+from itertools import islice
+from typing import Any
+
+from kvflow_agents.claims import Claim
+from kvflow_agents.eviction import Standing
+from kvflow_agents.foresight import Outcome
+from kvflow_agents.hints import Hint
+from kvflow_agents.receipts import Sums
+from kvflow_agents.shadow import Shadow, chain
+from kvflow_agents.transitions import Transitions
+from kvflow_sglang.compat import cached_tokens
+from kvflow_sglang.tree import Node
+
+MAX_AGENTS = 300
+"""The most agents of one workflow in one answer."""
+# Of one answer; together they bound its cost.
+MOST_NODES = 2000
+MOST_EDGES = 1000
+MOST_OWNERS = 8
+MOST_AT_WORK = 64
+# Blocks of the shadow's prompts: small enough for small pools, and few for large prompts.
+BLOCK_TOKENS = 64
+FEWEST_BLOCKS = 256
+_NO_CALLS = Sums()
+
+
+class View:
+    """Looks at a cache for somebody who watches it; what it counts decides nothing."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self._transitions = Transitions()
+        self._shadow: Shadow | None = None
+
+    def heard(self, hint: Hint, outcome: Outcome) -> None:
+        """A hint has come, with a request or without."""
+        if outcome != "accepted":
+            return
+        if hint.forecast.done:
+            self._transitions.ended(hint.workflow)
+        elif hint.agent is not None:
+            planned = self._planned(hint)
+            self._transitions.called(hint.workflow, hint.app, hint.agent, planned)
+
+    def computed(self, req: Any, tokens_before: int) -> None:
+        """A request's prompt was computed, or a chunk of it from `tokens_before` on."""
+        page_size = self._cache.page_size
+        whole_pages = len(req.origin_input_ids) // page_size * page_size
+        if not tokens_before < whole_pages <= req.kv.cache_inserted_len:
+            return
+        shadow = self._shadow or self._make_shadow()
+        is_apart = req.extra_key is not None or req.cache_salt is not None
+        namespace = (req.extra_key, req.cache_salt) if is_apart else None
+        blocks = chain(req.origin_input_ids, shadow.block_tokens, namespace)
+        shadow.see(blocks, sum(cached_tokens(req)))
+
+    def status(self) -> dict[str, int]:
+        """The shadow's sums, for `GET /kvflow/status`."""
+        if self._shadow is None:
+            return {}
+        return {f"shadow_{name}": count for name, count in asdict(self._shadow.recent()).items()}
+
+    def page(
+        self,
+        workflow: str | None,
+        *,
+        offset: int,
+        limit: int,
+        agents_offset: int,
+        agents_limit: int,
+    ) -> dict[str, Any]:
+        """The pool, the counters, a page of workflows and one of a workflow's agents."""
+        self._cache.tree_core.occupancy.count(MOST_NODES)
+        found = self._cache.receipts.workflows(offset=offset, limit=limit)
+        for row in found["workflows"]:
+            row["held"] = asdict(self._cache.tree_core.occupancy.of(row["workflow"]))
+        return {
+            "pool": self._pool(),
+            "counters": self._cache.status(),
+            "optimum": self._optimum(),
+            "workflows": found,
+            "workflow": self._workflow(workflow, agents_offset, min(agents_limit, MAX_AGENTS)),
+        }
+
+    def _planned(self, hint: Hint) -> set[str]:
+        expected = self._cache.receipts.expected(hint.workflow)
+        if expected is None:
+            return set()
+        return set(islice(expected.at(0), MOST_AT_WORK))
+
+    def _make_shadow(self) -> Shadow:
+        capacity = _device_tokens(self._cache) + _host_tokens(self._cache)[0]
+        block_tokens = max(1, min(BLOCK_TOKENS, capacity // FEWEST_BLOCKS))
+        self._shadow = Shadow(capacity, block_tokens=block_tokens)
+        return self._shadow
+
+    def _optimum(self) -> dict[str, Any] | None:
+        if self._shadow is None:
+            return None
+        sampling = {"rate": self._shadow.rate, "block_tokens": self._shadow.block_tokens}
+        return sampling | asdict(self._shadow.recent())
+
+    def _pool(self) -> dict[str, Any]:
+        cache = self._cache
+        occupancy = cache.tree_core.occupancy
+        standings = occupancy.by_standing()
+        host_tokens, host_free_tokens = _host_tokens(cache)
+        sizes = {
+            "device": (
+                _device_tokens(cache),
+                cache.token_to_kv_pool_allocator.available_size(),
+            ),
+            "host": (host_tokens, host_free_tokens),
+        }
+        owners = [
+            {"workflow": name, **asdict(tokens)}
+            for name, tokens in occupancy.largest_owners(MOST_OWNERS)
+        ]
+        prefetcher = cache.prefetcher
+        return {
+            **{
+                tier: {
+                    "tokens": tokens,
+                    "free": free,
+                    **{each.name.lower(): getattr(standings[each], tier) for each in Standing},
+                }
+                for tier, (tokens, free) in sizes.items()
+            },
+            "loading": 0 if prefetcher is None else prefetcher.tokens_under_way,
+            "owners": owners,
+            "shared": asdict(occupancy.of(None)),
+            "uncounted_nodes": occupancy.uncounted,
+        }
+
+    def _workflow(self, name: str | None, offset: int, limit: int) -> dict[str, Any] | None:
+        about = None if name is None else self._cache.receipts.about(name)
+        if name is None or about is None:
+            return None
+        expected, claims = about.expected, self._cache.foresight.claims_of(name)
+        steps = expected.steps
+        known = dict.fromkeys((*steps, *about.sums, *claims))
+
+        def nearness(agent: str) -> tuple[bool, int, str]:
+            count = steps.get(agent)
+            return count is None, count or 0, agent
+
+        shown = nsmallest(offset + limit, known, key=nearness)[offset:]
+        rows = [
+            {
+                "agent": agent,
+                "steps": steps.get(agent),
+                "due_ms": expected.due_ms.get(agent),
+                "chance": expected.chance.get(agent),
+                "prefix": self._prefix(claims.get(agent)),
+                **_calls(about.sums.get(agent, _NO_CALLS)),
+            }
+            for agent in shown
+        ]
+        return {
+            "workflow": name,
+            "app": about.app,
+            "done": about.done,
+            "total": len(known),
+            "agents": rows,
+            "edges": self._transitions.edges(name, about.app, set(shown), most=MOST_EDGES),
+        }
+
+    def _prefix(self, claim: Claim[Node] | None) -> dict[str, int] | None:
+        """Where the tokens of an agent's prefix lie; each token counts once."""
+        if claim is None:
+            return None
+        start, stop = self._cache.tree_core.missing(claim)
+        prefetcher = self._cache.prefetcher
+        loading = 0
+        if prefetcher is not None and stop > start:
+            loading = min(prefetcher.tokens_to(claim.node), stop - start)
+        held = {"device": start, "host": stop - start - loading, "loading": loading}
+        return held | {"gone": len(claim.key) - stop}
+
+
+def _calls(sums: Sums) -> dict[str, int]:
+    return {
+        "calls": sums.calls,
+        "prompt_tokens": sums.prompt_tokens,
+        "device_tokens": sums.device_tokens,
+        "host_tokens": sums.host_tokens,
+        "lost_tokens": sums.lost_tokens,
+        "prefetched_tokens": sums.prefetched_tokens,
+        "waits": sums.waits,
+        "forecast_right": sums.forecast_right,
+        "forecast_wrong": sums.forecast_wrong,
+    }
+
+
+def _device_tokens(cache: Any) -> int:
+    tokens: int = cache.token_to_kv_pool_allocator.size
+    return tokens
+
+
+def _host_tokens(cache: Any) -> tuple[int, int]:
+    """How many the host tier has room for, and has free; none without one."""
+    if cache.cache_controller is None:
+        return 0, 0
+    pool = cache.cache_controller.mem_pool_host
+    return pool.size, pool.available_size()
