@@ -50,6 +50,8 @@ def flags(*, host_tier: bool) -> Flags:
         # The default for CPUs calls AMX kernels.
         "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
+        # The others are Triton kernels.
+        "--lora-backend": "torch_native",
         # Plain x86 has no arithmetic in half precision, which `auto` would pick.
         "--dtype": "float32",
         # There is nothing to capture on a CPU.
@@ -81,6 +83,7 @@ def register() -> None:
         compat.register_dense_models()
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
             substitute_transfers()
+            compat.keep_lora_unpinned()
             compat.use_gloo_only()
 
 

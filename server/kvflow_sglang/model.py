@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kvflow_agents.errors import ConfigurationError
-from kvflow_sglang import smollm2, tiny_model
+from kvflow_sglang import smollm2, tiny_lora, tiny_model
 
 # Written by every model, and last seen complete: a folder gets its name when it is finished.
 CONFIG = "config.json"
+# Beside the files of a model, where SGLang does not look for weights of its own.
+ADAPTERS = "adapters"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -23,9 +26,19 @@ Force = Annotated[bool, typer.Option("--force", help="Make it again even if it i
 
 
 @app.command("tiny")
-def tiny_command(folder: Folder, force: Force = False) -> None:
+def tiny_command(
+    folder: Folder,
+    adapters: Annotated[
+        int, typer.Option(min=0, help="Also write so many LoRA adapters, to DIR/adapters/0 and on.")
+    ] = 0,
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = tiny_lora.RANK,
+    force: Force = False,
+) -> None:
     """A random Llama of 0.4 MB; one ASCII character is one token. For what only needs a cache."""
     _run("tiny", folder, tiny_model.write, force)
+    for number in range(adapters):
+        write = partial(tiny_lora.write, number=number, rank=rank)
+        _run("tiny", folder / ADAPTERS / str(number), write, force, tiny_lora.CONFIG)
 
 
 @app.command("smollm2")
@@ -34,14 +47,16 @@ def smollm2_command(folder: Folder, force: Force = False) -> None:
     _run("smollm2", folder, smollm2.write, force)
 
 
-def make(folder: Path, write: Callable[[Path], None], *, force: bool = False) -> bool:
+def make(
+    folder: Path, write: Callable[[Path], None], *, force: bool = False, config: str = CONFIG
+) -> bool:
     """Make a model folder with `write`, all or nothing; False when it was there already.
 
-    Raises `ConfigurationError` when `folder` holds something else.
+    It is there if `config` is. Raises `ConfigurationError` when `folder` holds something else.
     """
     if folder.exists() or folder.is_symlink():
-        _refuse_what_is_no_model(folder)
-        if (folder / CONFIG).exists() and not force:
+        _refuse_what_is_no_model(folder, config)
+        if (folder / config).exists() and not force:
             return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, so that the rename stays on one file system.
@@ -53,11 +68,11 @@ def make(folder: Path, write: Callable[[Path], None], *, force: bool = False) ->
     return True
 
 
-def _refuse_what_is_no_model(folder: Path) -> None:
+def _refuse_what_is_no_model(folder: Path, config: str) -> None:
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} exists and is not a folder")
-    if any(folder.iterdir()) and not (folder / CONFIG).exists():
-        raise ConfigurationError(f"{folder} is not empty and holds no model ({CONFIG} is missing)")
+    if any(folder.iterdir()) and not (folder / config).exists():
+        raise ConfigurationError(f"{folder} is not empty and holds no model ({config} is missing)")
 
 
 def _replace(folder: Path, finished: Path, old: Path) -> None:
@@ -66,9 +81,15 @@ def _replace(folder: Path, finished: Path, old: Path) -> None:
     os.rename(finished, folder)
 
 
-def _run(name: str, folder: Path, write: Callable[[Path], None], force: bool) -> None:
+def _run(
+    name: str,
+    folder: Path,
+    write: Callable[[Path], None],
+    force: bool,
+    config: str = CONFIG,
+) -> None:
     try:
-        made = make(folder, write, force=force)
+        made = make(folder, write, force=force, config=config)
     except ConfigurationError as error:
         typer.echo(f"kvflow model {name}: {error}", err=True)
         raise typer.Exit(2) from None

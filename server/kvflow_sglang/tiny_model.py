@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 SEED = 20250710
 CONTEXT_TOKENS = 32_768
 HIDDEN = 64
+LAYERS = 2
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TURN = "<|im_end|>"
 CHAT_TEMPLATE = """\
@@ -63,7 +64,7 @@ def _write_weights(folder: Path, vocabulary: dict[str, int]) -> None:
         vocab_size=len(vocabulary),
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
-        num_hidden_layers=2,
+        num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,

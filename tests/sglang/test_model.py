@@ -38,6 +38,20 @@ def test_tiny_has_the_same_bytes_every_time(tiny_model: Path, tmp_path: Path) ->
     assert set(digests(tiny_model)) >= {"config.json", "model.safetensors", "tokenizer.json"}
 
 
+def test_tiny_adapters_all_differ_and_are_made_once(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    arguments = ["tiny", str(folder), "--adapters", "3", "--rank", "4"]
+    assert CliRunner().invoke(model.app, arguments).exit_code == 0
+    adapters = [folder / "adapters" / str(number) for number in range(3)]
+    configs = [json.loads((adapter / "adapter_config.json").read_text()) for adapter in adapters]
+    assert [config["r"] for config in configs] == [4, 4, 4]
+    weights = {digests(adapter)["adapter_model.safetensors"] for adapter in adapters}
+    assert len(weights) == 3
+    again = CliRunner().invoke(model.app, [*arguments[:3], "4", *arguments[4:]])
+    assert again.output.count("already there") == 4
+    assert again.output.count("made") == 1
+
+
 def test_tiny_takes_one_token_for_an_ascii_character(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     for text in (string.printable, "  two  spaces ", "it 's", "\n\n"):
