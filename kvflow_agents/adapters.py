@@ -93,6 +93,11 @@ class AdapterLedger:
             for user in forgotten.users.values():
                 self._count(user.adapter, user.steps, -1)
 
+    def clear(self) -> None:
+        """Forget every workflow; what agents call with stays known of their apps."""
+        while self._workflows:
+            self.forget(next(iter(self._workflows)))
+
     def remove(self, adapter: Adapter) -> None:
         """An adapter is no longer served: nobody is expected to call with it."""
         for workflow in self._workflows.values():

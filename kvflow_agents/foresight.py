@@ -135,7 +135,7 @@ class Foresight(Generic[N]):
         self._lifetime_tokens = lifetime_tokens
         self._prefetch = prefetch
         self._reuse = reuse
-        self._adapters = adapters
+        self.adapters = adapters
         self._limits = limits or Limits()
         self._evicted_tokens = 0
         self._remembered_agents = 0
@@ -217,9 +217,9 @@ class Foresight(Generic[N]):
     def called_with(self, caller: Hint, adapter: Adapter) -> None:
         """A hinted request, heard before, asks for a LoRA adapter, or for the base model."""
         workflow = self._find(caller.workflow)
-        if self._adapters is not None and workflow is not None and caller.agent is not None:
+        if self.adapters is not None and workflow is not None and caller.agent is not None:
             steps = workflow.steps_of(caller.agent) if workflow.name in self._live else None
-            self._adapters.called(workflow.name, workflow.app, caller.agent, adapter, steps)
+            self.adapters.called(workflow.name, workflow.app, caller.agent, adapter, steps)
 
     def prompt_cached(self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N) -> None:
         """A hinted request's whole prompt is in the tree, `leaf` at its end."""
@@ -269,8 +269,8 @@ class Foresight(Generic[N]):
             del self._live[name]
             self._dormant[name] = workflow
             self._want_no_more(workflow)
-            if self._adapters is not None:
-                self._adapters.forget(name)
+            if self.adapters is not None:
+                self.adapters.forget(name)
             for agent in workflow.agents.values():
                 if agent.claim is not None:
                     self._ledger.set_steps(agent.claim, None)
@@ -307,9 +307,9 @@ class Foresight(Generic[N]):
             if agent is not None and agent.claim is not None:
                 distance = self._distance_of(workflow, name)
                 self._ledger.set_steps(agent.claim, workflow.steps_of(name), distance)
-        if self._adapters is not None:
+        if self.adapters is not None:
             steps = {name: workflow.steps_of(name) for name in told}
-            self._adapters.told(workflow.name, workflow.app, steps)
+            self.adapters.told(workflow.name, workflow.app, steps)
         self._expect_like_other_runs(workflow, told)
         self._forget_excess()
 
@@ -401,8 +401,8 @@ class Foresight(Generic[N]):
 
     def _give_up(self, workflow: _Workflow[N]) -> None:
         self._want_no_more(workflow)
-        if self._adapters is not None:
-            self._adapters.forget(workflow.name)
+        if self.adapters is not None:
+            self.adapters.forget(workflow.name)
         self._distrusted.discard(workflow.name)
         self._agents_told -= len(workflow.expected.steps)
         for agent in workflow.agents.values():

@@ -18,6 +18,7 @@ from kvflow_agents.reuse import Reuse
 from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
+from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
 from kvflow_sglang.tree import ClaimedTreeCore, Node, Tier
@@ -37,6 +38,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
     """None without a host tier."""
     inferred: InferredCallers | None = None
     """None if requests without a hint are left alone."""
+    lora: AdapterSlots | None = None
+    """None without LoRA adapters, or where they are left to SGLang."""
 
     def __init__(self, params: Any) -> None:
         self.settings: Settings = from_environment()
@@ -67,6 +70,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
             prefetch=self._prefetch_queue,
             reuse=self.reuse,
         )
+        if self.lora is not None:
+            self.manage_adapters(self.lora)
         if self.settings.infer:
             self.inferred = InferredCallers(self._take_in)
 
@@ -76,6 +81,12 @@ class KVFlowRadixCache(UnifiedRadixCache):
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
         self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
+
+    def manage_adapters(self, lora: AdapterSlots) -> None:
+        """Let forecasts count for LoRA adapters too."""
+        self.lora = lora
+        lora.ledger.clear()
+        self.foresight.adapters = lora.ledger
 
     def check_hicache_events(self) -> None:
         super().check_hicache_events()
@@ -90,14 +101,16 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def hear_arrival(self, request: Any) -> None:
         """Take in the hint of a request that has just arrived, or infer one."""
         custom_params = request.sampling_params.custom_params
-        self._hear_request(request.rid, custom_params)
+        self._hear_request(request.rid, custom_params, request.lora_id)
         is_hinted = isinstance(custom_params, Mapping) and FIELD in custom_params
         if self.inferred is not None and not is_hinted:
             self.inferred.arrived(request)
+        if self.lora is not None:
+            self.lora.requests += 1
         if self.prefetcher is not None:
             self.prefetcher.request_arrived()
 
-    def _hear_request(self, request_id: str, custom_params: Any) -> None:
+    def _hear_request(self, request_id: str, custom_params: Any, lora_id: str | None) -> None:
         try:
             hint = decode_request(custom_params)
         except HintError as error:
@@ -106,6 +119,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if hint is None:
             return
         outcome = self._take_in(hint)
+        self.foresight.called_with(hint, lora_id)
         self.outcomes[outcome] += 1
         is_trusted = self.foresight.is_trusted(hint.workflow)
         self.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
@@ -144,6 +158,12 @@ class KVFlowRadixCache(UnifiedRadixCache):
         )
         if caller is None and self.inferred is not None:
             caller = self.inferred.caller_of(req)
+            if caller is not None:
+                self.foresight.called_with(caller, req.lora_id)
+        if self.lora is not None:
+            self.lora.used(req.lora_id)
+        if not self.settings.kv:
+            caller, is_told = None, False
         tokens_before = req.kv.cache_inserted_len
         self.tree_core.user = None if caller is None else caller.workflow
         self.tree_core.is_told = is_told
@@ -203,6 +223,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             "device_leaves": len(tree.evictable_device_leaves),
             "host_leaves": len(tree.evictable_host_leaves),
             **({} if self.prefetcher is None else self.prefetcher.status()),
+            **({} if self.lora is None else self.lora.status()),
             **({} if self.inferred is None else self.inferred.status()),
             **self.view.status(),
             **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
@@ -283,7 +304,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
 
 def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
-    if settings.prefetch_steps is None:
+    if settings.prefetch_steps is None or not settings.kv:
         return None
     return PrefetchQueue(
         horizon_steps=settings.prefetch_steps,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
+from sglang.srt.lora.eviction_policy import EvictionPolicy
+from sglang.srt.lora.lora_overlap_loader import LoRAOverlapLoader
 from sglang.srt.managers.cache_controller import CacheOperation
 from sglang.srt.managers.io_struct import BaseReq, hook_custom_types
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
@@ -32,6 +35,7 @@ __all__ = [
     "FULL",
     "BaseReq",
     "EvictParams",
+    "EvictionPolicy",
     "FullComponent",
     "HookRegistry",
     "HookType",
@@ -55,6 +59,9 @@ ARRIVAL_HOOK = "sglang.srt.managers.scheduler.Scheduler.handle_generate_request"
 AUTH_HOOK = "sglang.srt.utils.auth.decide_request_auth"
 DISPATCH_HOOK = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
 ADMISSION_HOOK = "sglang.srt.managers.scheduler.Scheduler.get_prefill_adder_class"
+PASS_HOOK = "sglang.srt.managers.scheduler.Scheduler.get_new_batch_prefill"
+LORA_HOOK = "sglang.srt.managers.scheduler.Scheduler.init_lora_overlap_loader"
+LORA_BATCH_HOOK = "sglang.srt.lora.mem_pool.LoRAMemoryPool.prepare_lora_batch"
 
 _MEM_CACHE = "sglang.srt.mem_cache"
 _TREE = f"{_MEM_CACHE}.unified_cache.unified_tree_core:UnifiedTreeCore"
@@ -62,6 +69,7 @@ _FULL = f"{_MEM_CACHE}.unified_cache.components.full:FullComponent"
 _CACHE = f"{_MEM_CACHE}.unified_radix_cache:UnifiedRadixCache"
 _CONTROLLER = "sglang.srt.managers.cache_controller:HiCacheController"
 _ENGINE = f"{_MEM_CACHE}.l2_transfer:L2TransferEngine"
+_LORA = "sglang.srt.lora"
 _HOST_POOL = f"{_MEM_CACHE}.pool_host.mha:MHATokenToKVPoolHost"
 
 # What each process uses: a name, and the parameters it must have (None: it is no function).
@@ -107,6 +115,20 @@ SCHEDULER_NAMES: dict[str, str | None] = {
     f"{_MEM_CACHE}.pool_host.group:HostPoolGroup._refresh_transfer_capabilities": "self",
     "sglang.kernels.ops.kvcache.hicache:transfer_hicache_all_layer": None,
     "sglang.srt.managers.scheduler:Scheduler.get_prefill_adder_class": "self",
+    "sglang.srt.managers.scheduler:Scheduler.get_new_batch_prefill": "self running_batch",
+    "sglang.srt.managers.scheduler:Scheduler.init_lora_overlap_loader": "self",
+    f"{_LORA}.mem_pool:LoRAMemoryPool.prepare_lora_batch": (
+        "self cur_uids lora_adapters lora_modules lora_refs lora_embed_tokens_module "
+        "lora_lm_head_module"
+    ),
+    f"{_LORA}.eviction_policy:EvictionPolicy.mark_used": "self uid",
+    f"{_LORA}.eviction_policy:EvictionPolicy.select_victim": "self candidates",
+    f"{_LORA}.eviction_policy:EvictionPolicy.remove": "self uid",
+    f"{_LORA}.lora_overlap_loader:LoRAOverlapLoader.__init__": "self lora_manager",
+    f"{_LORA}.lora_overlap_loader:LoRAOverlapLoader.try_overlap_load_lora": (
+        "self lora_id running_loras"
+    ),
+    f"{_LORA}.lora_overlap_loader:LoRAOverlapLoader._drain_completed_overlap_loads": "self",
     "sglang.srt.managers.schedule_policy:PrefillAdder.add_one_req": (
         "self req has_chunked_req truncation_align_size"
     ),
@@ -337,9 +359,7 @@ def back_up(cache: Any, node_id: int) -> None:
 
 def agree_on_finished(cache: Any, acks: Sequence[Any]) -> int:
     """How many of these copies, from the first on, are done on every rank."""
-    ready = torch.tensor(cache._count_ready_acks(acks), dtype=torch.int, device="cpu")
-    cache._all_reduce(ready, torch.distributed.ReduceOp.MIN)
-    finished = int(ready.item())
+    finished = _agreed(cache, cache._count_ready_acks(acks))
     for ack in acks[:finished]:
         ack.finish_event.synchronize()
     return finished
@@ -363,6 +383,56 @@ def count_load(cache: Any, copy: Copy) -> None:
     if copy.is_timed and copy.finish_event.query():
         duration_ms = copy.start_event.elapsed_time(copy.finish_event)
         collector.observe_load_back_duration(duration_ms / 1000.0)
+
+
+# ---- LoRA adapters ----
+
+
+class AgreedOverlapLoader(LoRAOverlapLoader):
+    """SGLang's loader of adapters, but a load is done when it is done on every rank.
+
+    SGLang asks each rank's own event, and so ranks could admit different requests.
+    """
+
+    def __init__(self, lora_manager: Any, cache: Any) -> None:
+        super().__init__(lora_manager)
+        self._cache = cache
+
+    def drain(self) -> None:
+        """Note which loads are done."""
+        self._drain_completed_overlap_loads()
+
+    def _drain_completed_overlap_loads(self) -> None:
+        events = self.lora_to_overlap_load_event
+        if not events:
+            return
+        # One stream: they are done in the order in which they were started.
+        finished = len(list(takewhile(lambda event: event.query(), events.values())))
+        for adapter in list(events)[: _agreed(self._cache, finished)]:
+            self.device_module.current_stream().wait_event(events.pop(adapter))
+
+
+def lora_manager(scheduler: Any) -> Any:
+    """What knows the adapters that are loaded in host memory."""
+    return scheduler.tp_worker.model_runner.lora_manager
+
+
+def adapters_needed(scheduler: Any, running_batch: Any) -> frozenset[str | None]:
+    """The adapters of all requests that run or wait; of those in the last batch too.
+
+    A request of the last batch may be found finished while the batch after it still runs.
+    """
+    last = scheduler.last_batch.reqs if scheduler.last_batch is not None else []
+    chunked = [scheduler.chunked_req] if scheduler.chunked_req is not None else []
+    every = (*running_batch.reqs, *last, *chunked, *scheduler.waiting_queue)
+    return frozenset(req.lora_id for req in every)
+
+
+def _agreed(cache: Any, count: int) -> int:
+    """The least of the counts of all ranks."""
+    least = torch.tensor(count, dtype=torch.int, device="cpu")
+    cache._all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return int(least.item())
 
 
 # ---- the CPU engine ----
@@ -403,7 +473,7 @@ def keep_lora_unpinned() -> None:
 
     unpinned: Any = _Unpinned()
     layers.torch = torch_backend.torch = unpinned
-    torch.Tensor.pin_memory = lambda tensor, device=None: tensor  # type: ignore[method-assign]
+    torch.Tensor.pin_memory = lambda tensor, device=None: tensor
 
 
 class _Unpinned:

@@ -15,7 +15,14 @@ from kvflow_sglang.compat import HookRegistry, HookType
 
 BACKEND = "kvflow"
 HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK, compat.AUTH_HOOK]
-SCHEDULER_HOOKS = [compat.ARRIVAL_HOOK, compat.DISPATCH_HOOK, compat.ADMISSION_HOOK]
+SCHEDULER_HOOKS = [
+    compat.ARRIVAL_HOOK,
+    compat.DISPATCH_HOOK,
+    compat.ADMISSION_HOOK,
+    compat.PASS_HOOK,
+    compat.LORA_HOOK,
+    compat.LORA_BATCH_HOOK,
+]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +62,9 @@ def make_cache(context: Any) -> Any:
     HookRegistry.register(compat.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
     HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.register(compat.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
+    HookRegistry.register(compat.PASS_HOOK, _load_adapter_ahead, HookType.BEFORE)
+    HookRegistry.register(compat.LORA_HOOK, _manage_adapters, HookType.AFTER)
+    HookRegistry.register(compat.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
     self_check.check_hooks(SCHEDULER_HOOKS)
     if compat.get_tree_core_factory(BACKEND) is None:
@@ -138,6 +148,30 @@ def _admit_patiently(adder_class: Any, scheduler: Any) -> Any:
     from kvflow_sglang.admission import make_patient
 
     return make_patient(adder_class)
+
+
+def _manage_adapters(result: Any, scheduler: Any) -> None:
+    """After `Scheduler.init_lora_overlap_loader`: evict adapters by forecast from now on."""
+    cache = scheduler.tree_cache
+    if scheduler.enable_lora and cache.settings.lora:
+        from kvflow_sglang.lora import AdapterSlots
+
+        cache.manage_adapters(AdapterSlots(scheduler, cache.settings))
+
+
+def _load_adapter_ahead(scheduler: Any, running_batch: Any) -> None:
+    """Before `Scheduler.get_new_batch_prefill`, once in each of its passes."""
+    lora = scheduler.tree_cache.lora
+    if lora is not None:
+        lora.step(running_batch)
+
+
+def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:
+    """Before `LoRAMemoryPool.prepare_lora_batch`: these adapters are about to be there."""
+    from kvflow_sglang.lora import ForecastEviction
+
+    if isinstance(pool.eviction_policy, ForecastEviction):
+        pool.eviction_policy.begin(cur_uids)
 
 
 def _add_handlers(result: Any, scheduler: Any) -> None:

@@ -89,7 +89,7 @@ class Prefetcher:
         arrivals_go_first = self._lets_arrivals_go_first()
         if self._is_settled or self._queue is None or arrivals_go_first:
             return
-        if len(self._loads) or self._cache.ongoing_load_back:
+        if len(self._loads) or self._cache.ongoing_load_back or self._lets_adapter_go_first():
             return
         loads = self._queue.plan(self._cache.tree_core.missing)
         with self._starting():
@@ -175,6 +175,11 @@ class Prefetcher:
             return True
         self._put_off = 0
         return False
+
+    def _lets_adapter_go_first(self) -> bool:
+        """One copy ahead at a time on the link: without its adapter a request cannot run at all."""
+        lora = self._cache.lora
+        return lora is not None and lora.needs_link
 
     @contextmanager
     def _starting(self) -> Iterator[None]:

@@ -33,6 +33,13 @@ class Settings:
     """Of one workflow's agents, so many of the nearest: the ways a branch may go."""
     prefetch_tokens: int = 8192
     """The largest piece loaded ahead at once: what a more urgent load may find on the link."""
+    kv: bool = True
+    """Whether KV is evicted and loaded by forecast; LoRA adapters may be all the same."""
+    lora: bool = True
+    """Whether LoRA adapters are evicted by forecast, and loaded ahead where SGLang loads them
+    beside its computation (`--enable-lora-overlap-loading`)."""
+    lora_prefetch_steps: int | None = 1
+    """Adapters of agents that run in so many steps are loaded ahead of their call; None: none."""
     waits_for_loads: bool = False
     """Whether a request that needs a load has it started first and lets others run until it is
     done; where it has not, only loads that were started ahead are waited for."""
@@ -42,7 +49,7 @@ class Settings:
             value = getattr(self, name)
             is_integer = isinstance(value, int) and not isinstance(value, bool)
             is_number = is_integer or (isinstance(low, float) and isinstance(value, float))
-            is_absent = value is None and name == "prefetch_steps"
+            is_absent = value is None and name in _OPTIONAL
             if not is_absent and not (is_number and low <= value <= high):
                 kind = "a number" if isinstance(low, float) else "an integer"
                 raise ConfigurationError(f"{name} must be {kind} in [{low}, {high}], not {value!r}")
@@ -50,17 +57,19 @@ class Settings:
             raise ConfigurationError(
                 f"order must be one of {', '.join(get_args(Order))}, not {self.order!r}"
             )
-        for name in ("infer", "waits_for_loads"):
+        for name in ("infer", "kv", "lora", "waits_for_loads"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
                     f"{name} must be true or false, not {getattr(self, name)!r}"
                 )
 
 
+_OPTIONAL = ("prefetch_steps", "lora_prefetch_steps")
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("expected_share", 0.0, 1.0),
     ("lifetime_pools", 0.0, 1e6),
     ("prefetch_steps", 0, 1000),
+    ("lora_prefetch_steps", 0, 1000),
     ("prefetch_agents", 1, 4096),
     ("prefetch_tokens", 16, 1_000_000),
 )
