@@ -52,6 +52,15 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What a client says without a call: that a run is over."""
+
+    at_s: float
+    client: str
+    forecast: Forecast
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What kind of application the clients run, and what its prompts are made of."""
 
@@ -84,14 +93,14 @@ def fresh(count: int) -> Tokens:
     return Tokens("q", (next(_next_token) for _ in range(count)))
 
 
-def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator[Call]:
+def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator[Call | Notice]:
     """One client's runs, one after another, with pauses; one workflow that goes on for ever."""
     chance = random.Random(seed * 1009 + number)
     workload = calibration.WORKLOADS[traffic.workload]
     prefixes: dict[str, Tokens] = {}
     now_s = chance.uniform(0, 20)
     client = f"client{number}"
-    workflow = Workflow(client, app, first_seq=0, clock=lambda: now_s)
+    workflow = Workflow(client, app, first_seq=1, clock=lambda: now_s)
     while True:
         history = Tokens("q")
         for step in workload.make(chance, 0.0):
@@ -112,8 +121,8 @@ def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator
                 forecast = workflow.hint(turn.agent).forecast
                 prompt = prefixes[turn.agent] + tail
                 yield Call(now_s, client, turn.agent, prompt, answer, forecast)
-        workflow.end(resumable=True)
-        workflow = Workflow(client, app, first_seq=int(now_s * 1e6), clock=lambda: now_s)
+        yield Notice(now_s, client, workflow.end(resumable=True).forecast)
+        workflow = Workflow(client, app, first_seq=int(now_s * 1e6) + 2, clock=lambda: now_s)
         now_s += chance.lognormvariate(1.5, 0.8)
 
 
@@ -156,14 +165,20 @@ def one_off_calls(number: int, seed: int) -> Iterator[Call]:
         yield Call(now_s, f"batch{number}", f"batch{number}.{turn}", prompt, fresh(ANSWER_TOKENS))
 
 
-def calls_of(traffic: Traffic, count: int, seed: int) -> list[Call]:
-    """The first calls of all clients, in the order of time."""
+def events_of(traffic: Traffic, calls: int, seed: int) -> list[Call | Notice]:
+    """So many calls of all clients, and what is said between them, in the order of time."""
     app = calibration.WORKLOADS[traffic.workload].app()
-    sources = [client_calls(traffic, app, number, seed) for number in range(traffic.clients)]
+    sources: list[Iterator[Call | Notice]] = []
+    sources += [client_calls(traffic, app, number, seed) for number in range(traffic.clients)]
     sources += [chat_calls(number, seed) for number in range(traffic.chats)]
     sources += [one_off_calls(number, seed) for number in range(traffic.one_offs)]
-    in_time = merge(*sources, key=lambda call: call.at_s)
-    return [next(in_time) for _ in range(count)]
+    events: list[Call | Notice] = []
+    for event in merge(*sources, key=lambda each: each.at_s):
+        calls -= isinstance(event, Call)
+        if calls < 0:
+            break
+        events.append(event)
+    return events
 
 
 # ---- hints ----
@@ -193,7 +208,7 @@ def perfect(calls: Sequence[Call]) -> list[Forecast | None]:
 
 
 def learned(calls: Sequence[Call]) -> list[Forecast | None]:
-    return [call.learned and replace(call.learned, seq=index) for index, call in enumerate(calls)]
+    return [call.learned for call in calls]
 
 
 def structure(calls: Sequence[Call]) -> list[Forecast | None]:
@@ -277,27 +292,18 @@ HINTS: Mapping[str, Tell] = {
 }
 
 
+# What clients say between their calls goes with these.
+SAID = ("learned", "structure")
+
+
 # ---- the cache ----
 
 
-def requests_of(calls: Sequence[Call], told: Sequence[Forecast | None]) -> list[Request]:
-    return [
-        Request(
-            CallId(abs(hash(call.client)), index),
-            call.agent,
-            call.prompt,
-            call.answer,
-            None if forecast is None else Hint(call.client, forecast, call.agent, "app"),
-        )
-        for index, (call, forecast) in enumerate(zip(calls, told, strict=True))
-    ]
+Order = Callable[[PrefixTree], Policy]
 
 
 def prefill_tokens(
-    requests: Sequence[Request],
-    times_s: Sequence[float],
-    make: Callable[[PrefixTree], Policy],
-    pool_tokens: int,
+    events: Sequence[Call | Notice], requests: Sequence[Request], make: Order, pool_tokens: int
 ) -> int:
     """The prompt tokens that have to be computed after the warm-up."""
     made: list[Policy] = []
@@ -307,13 +313,19 @@ def prefill_tokens(
         return made[0]
 
     tree = PrefixTree(device_tokens=pool_tokens, host_tokens=0, order=order)
-    policy, computed = made[0], 0
-    for index, request in enumerate(requests):
-        policy.arrived(request, times_s[index])
+    policy, computed, served = made[0], 0, 0
+    left = iter(requests)
+    for event in events:
+        if isinstance(event, Notice):
+            policy.told(Hint(event.client, event.forecast, app="app"), event.at_s)
+            continue
+        request = next(left)
+        policy.arrived(request, event.at_s)
         match = tree.match(request.prompt[:-1])
         tree.lock(match.device)
         missing = len(request.prompt) - match.device_tokens
-        if index >= len(requests) * WARM_UP_SHARE:
+        served += 1
+        if served > len(requests) * WARM_UP_SHARE:
             computed += missing
         _make_room(tree, policy, missing + len(request.answer))
         policy.inserting(request)
@@ -325,6 +337,20 @@ def prefill_tokens(
         policy.answer_cached(request, end)
         tree.unlock(leaf)
     return computed
+
+
+def requests_of(calls: Sequence[Call], told: Sequence[Forecast | None]) -> list[Request]:
+    clients = {client: number for number, client in enumerate({call.client: 0 for call in calls})}
+    return [
+        Request(
+            CallId(clients[call.client], index),
+            call.agent,
+            call.prompt,
+            call.answer,
+            None if forecast is None else Hint(call.client, forecast, call.agent, "app"),
+        )
+        for index, (call, forecast) in enumerate(zip(calls, told, strict=True))
+    ]
 
 
 def _make_room(tree: PrefixTree, policy: Policy, tokens: int) -> None:
@@ -349,21 +375,22 @@ def main(
     """Compare the prefill that policies leave to do."""
     rows = []
     for name in track(workload or list(TRAFFIC)):
-        made = calls_of(TRAFFIC[name], calls, seed)
+        events = events_of(TRAFFIC[name], calls, seed)
+        made = [event for event in events if isinstance(event, Call)]
         pool_tokens = int(POOL_SHARE * footprint_tokens(made))
-        times_s = [call.at_s for call in made]
-        plain = requests_of(made, absent(made))
-        future = Future(plain)
+        future = Future(requests_of(made, absent(made)))
 
-        def run(side: str, requests: Sequence[Request]) -> int:
+        def run(side: str, kind: str = "absent") -> int:
             make = SIDES[side].make
-            return prefill_tokens(requests, times_s, lambda tree: make(tree, future), pool_tokens)
+            hears = events if kind in SAID else made
+            requests = requests_of(made, HINTS[kind](made))
+            return prefill_tokens(hears, requests, lambda tree: make(tree, future), pool_tokens)
 
-        base = {"lru": run("lru", plain), "optimum": run("optimum-device", plain)}
+        base = {"lru": run("lru"), "optimum": run("optimum-device")}
         row: dict[str, object] = {"workload": name, "pool_tokens": pool_tokens, **base}
-        row["papers, perfect"] = run("papers", requests_of(made, perfect(made)))
+        row["papers, perfect"] = run("papers", "perfect")
         for kind in hints or HINTS:
-            row[kind] = run("ours-device", requests_of(made, HINTS[kind](made)))
+            row[kind] = run("ours-device", kind)
         rows.append(row)
     Console(width=180).print(table(rows))
     if json_file is not None:

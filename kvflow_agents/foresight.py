@@ -14,6 +14,7 @@ from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
+from kvflow_agents.promise import Promise
 from kvflow_agents.reuse import Reuse
 from kvflow_agents.track_record import TrackRecord, came_true
 
@@ -22,6 +23,9 @@ Outcome = Literal["accepted", "stale", "ended"]
 # How long a step takes where nothing has shown it, and how much one call changes that.
 STEP_MS = 1000.0
 STEP_WEIGHT = 0.3
+LEAST_CHANCE = 0.01
+# What is sooner than this part of a step is now.
+LEAST_STEP = 0.1
 
 # Among the next agents of a workflow, while looking for prefixes to load.
 MOST_LOOKED_AT = 256
@@ -54,6 +58,14 @@ MakeKey = Callable[[Tokens, int, Namespace], Key]
 class _Agent(Generic[N]):
     history: PrefixHistory
     claim: Claim[N] | None = None
+    # A shorter or a longer prefix that may come back instead, and how likely.
+    other: Claim[N] | None = None
+    pauses: int = 0  # of its workflow, before its last call
+    promise: Promise = field(default_factory=Promise)
+
+    @property
+    def claims(self) -> list[Claim[N]]:
+        return [each for each in (self.claim, self.other) if each is not None]
 
 
 @dataclass(slots=True)
@@ -65,6 +77,10 @@ class _Workflow(Generic[N]):
     # In the order of their last call.
     agents: dict[str, _Agent[N]] = field(default_factory=dict)
     record: TrackRecord = field(default_factory=TrackRecord)
+    # Whether the last message came without a call, as at the end of a run: then nobody is expected
+    # for now, which is not wrong when it goes on.
+    is_paused: bool = False
+    pauses: int = 0
     # When its last message came, when its last call, and how long its steps take.
     heard_ms: int = 0
     called_ms: int | None = None
@@ -73,17 +89,28 @@ class _Workflow(Generic[N]):
     def steps_of(self, agent: str) -> int | None:
         return self.expected.steps.get(agent) if self.record.is_good else None
 
-    def due_of(self, agent: str) -> int | None:
-        """When an agent will call, on the clock of the messages; later if that is not certain."""
+    def wait_ms(self, agent: str) -> float | None:
+        """After how long an agent calls, as it was said; its steps at the workflow's pace."""
         if not self.record.is_good:
             return None
+        said_ms = self.expected.due_ms.get(agent)
+        if said_ms is not None:
+            return max(said_ms, LEAST_STEP * self.step_ms)
         steps = self.expected.steps.get(agent)
-        wait_ms = self.expected.due_ms.get(agent)
-        if wait_ms is None:
-            if steps is None:
-                return None
-            wait_ms = int(steps * self.step_ms)
-        return self.heard_ms + wait_ms * 100 // max(self.expected.chance.get(agent, 100), 1)
+        # Half a step for who is planned now: it is at work, or will be at any moment.
+        return None if steps is None else max(steps, 0.5) * self.step_ms
+
+    def due_ms(self, name: str, chance: float) -> int | None:
+        """When KV of an agent is needed, on the clock of the messages, if it is at all.
+
+        What is needed with a chance of one half is needed half as often: after twice as long.
+        """
+        said_ms = self.wait_ms(name)
+        if said_ms is None:
+            return None
+        wait_ms = self.agents[name].promise.corrected_ms(said_ms, self.heard_ms)
+        chance *= self.expected.chance.get(name, 100) / 100
+        return self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
 
     def note_call(self, at_ms: int, steps_said: int | None) -> None:
         """An agent calls, so many steps after the last call as it was said to."""
@@ -196,21 +223,30 @@ class Foresight(Generic[N]):
             workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
         expected = workflow.expected
         steps_said = None if hint.agent is None else expected.steps.get(hint.agent)
-        was_right = None if hint.agent is None else came_true(hint.agent, expected)
+        was_right = None
+        if hint.agent is not None and not (workflow.is_paused and steps_said is None):
+            was_right = came_true(hint.agent, expected)
         agents_told = len(expected.steps)
         told = expected.take_in(hint.forecast)
         if told is None:
             return "stale"
         self._agents_told += len(expected.steps) - agents_told
+        workflow.is_paused = hint.agent is None and not hint.forecast.changes
+        if workflow.is_paused:
+            workflow.pauses += 1
+            for agent in workflow.agents.values():
+                agent.promise.drop()
         if self._reuse is not None:
             self._reuse.tell(hint.at_ms)
             workflow.heard_ms = self._reuse.now_ms
             if hint.agent is not None:
                 workflow.note_call(self._reuse.now_ms, steps_said)
+                if hint.agent in workflow.agents:
+                    workflow.agents[hint.agent].promise.keep(self._reuse.now_ms)
         trust_has_changed = self._note_call(workflow, was_right)
         if trust_has_changed:
             told = [*workflow.agents, *expected.steps, *told]
-        self._renew(workflow, told)
+        self._renew(workflow, told, hint.agent)
         self._want(workflow, caller=hint.agent)
         return "accepted"
 
@@ -235,7 +271,8 @@ class Foresight(Generic[N]):
             del workflow.agents[caller.agent]
         workflow.agents[caller.agent] = agent
         self._remembered_tokens -= agent.history.tokens_kept
-        agent.history.see_prompt(prompt)
+        agent.history.see_prompt(prompt, after_pause=agent.pauses != workflow.pauses)
+        agent.pauses = workflow.pauses
         self._remembered_tokens += agent.history.tokens_kept
         self._learn_for_app(workflow, caller.agent, prompt, namespace)
         self._claim_cached(workflow, caller.agent, agent, namespace)
@@ -250,11 +287,11 @@ class Foresight(Generic[N]):
         agent = workflow.agents.get(caller.agent) if workflow and caller.agent else None
         if workflow is None or agent is None or caller.agent is None:
             return
-        before = agent.history.prefix_tokens
+        before = agent.history.prefix_tokens, agent.history.other_tokens
         self._remembered_tokens -= agent.history.tokens_kept
         agent.history.see_answer(prompt_and_answer)
         self._remembered_tokens += agent.history.tokens_kept
-        if agent.history.prefix_tokens != before:
+        if (agent.history.prefix_tokens, agent.history.other_tokens) != before:
             self._claim_cached(workflow, caller.agent, agent, namespace)
         self._forget_excess()
 
@@ -272,12 +309,25 @@ class Foresight(Generic[N]):
             if self.adapters is not None:
                 self.adapters.forget(name)
             for agent in workflow.agents.values():
-                if agent.claim is not None:
-                    self._ledger.set_steps(agent.claim, None)
+                for claim in agent.claims:
+                    self._ledger.set_steps(claim, None)
 
-    def _distance_of(self, workflow: _Workflow[N], agent: str) -> int | None:
-        is_timed = self._reuse is not None and self._reuse.order == "time"
-        return workflow.due_of(agent) if is_timed else None
+    def _set_steps(self, workflow: _Workflow[N], name: str, agent: _Agent[N]) -> None:
+        """Let an agent's claims say what is known of its next call."""
+        steps = workflow.steps_of(name)
+        distance = other_distance = None
+        if self._is_timed:
+            growth = agent.history.growth(after_pause=workflow.is_paused)
+            chances = (growth, 1.0) if agent.history.grows else (1.0, growth)
+            distance, other_distance = (workflow.due_ms(name, each) for each in chances)
+        if agent.claim is not None:
+            self._ledger.set_steps(agent.claim, steps, distance)
+        if agent.other is not None:
+            self._ledger.set_steps(agent.other, None, other_distance)
+
+    @property
+    def _is_timed(self) -> bool:
+        return self._reuse is not None and self._reuse.order == "time"
 
     def _find(self, name: str) -> _Workflow[N] | None:
         return self._live.get(name) or self._dormant.get(name)
@@ -294,7 +344,7 @@ class Foresight(Generic[N]):
             self._ledger.doubt(workflow.name)
         return workflow.record.is_good != was_trusted
 
-    def _renew(self, workflow: _Workflow[N], told: Iterable[str]) -> None:
+    def _renew(self, workflow: _Workflow[N], told: Iterable[str], caller: str | None) -> None:
         if workflow.name in self._dormant:
             # What was told before it fell silent counts again.
             told = [*workflow.agents, *workflow.expected.steps, *told]
@@ -304,9 +354,12 @@ class Foresight(Generic[N]):
         self._live.move_to_end(workflow.name)
         for name in told:
             agent = workflow.agents.get(name)
-            if agent is not None and agent.claim is not None:
-                distance = self._distance_of(workflow, name)
-                self._ledger.set_steps(agent.claim, workflow.steps_of(name), distance)
+            if agent is not None:
+                said_ms = workflow.wait_ms(name)
+                # Of the caller steps tell of this call, a time of its next.
+                if said_ms is not None and (name != caller or name in workflow.expected.due_ms):
+                    agent.promise.make(workflow.heard_ms, said_ms)
+                self._set_steps(workflow, name, agent)
         if self.adapters is not None:
             steps = {name: workflow.steps_of(name) for name in told}
             self.adapters.told(workflow.name, workflow.app, steps)
@@ -369,26 +422,28 @@ class Foresight(Generic[N]):
     def _claim_cached(
         self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
     ) -> None:
-        """Claim a prefix that is in the tree, to the token."""
+        """Claim prefixes that are in the tree, to the token."""
         self._claim(workflow, name, agent, namespace)
-        assert agent.claim is not None
-        if agent.claim.depth_tokens < len(agent.claim.key):
-            self._cut(agent.claim.key)
+        for claim in agent.claims:
+            if claim.depth_tokens < len(claim.key):
+                self._cut(claim.key)
 
     def _claim(
         self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
     ) -> None:
         tokens = agent.history.tokens
         assert tokens is not None, "an agent without tokens has no prefix"
+        for claim in agent.claims:
+            self._ledger.remove(claim)
         key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
-        if agent.claim is not None:
-            self._ledger.remove(agent.claim)
+        agent.claim = self._ledger.place(key, None)
+        agent.other = None
+        other_tokens = agent.history.other_tokens
+        if self._is_timed and other_tokens is not None:
+            agent.other = self._ledger.place(self._make_key(tokens, other_tokens, namespace), None)
+        # A forecast that has expired stays so until a newer one is heard.
         if workflow.name in self._live:
-            distance = self._distance_of(workflow, name)
-            agent.claim = self._ledger.place(key, workflow.steps_of(name), distance)
-        else:
-            # A forecast that has expired stays so until a newer one is heard.
-            agent.claim = self._ledger.place(key, None)
+            self._set_steps(workflow, name, agent)
 
     def _end(self, hint: Hint) -> None:
         workflow = self._live.pop(hint.workflow, None) or self._dormant.pop(hint.workflow, None)
@@ -411,8 +466,8 @@ class Foresight(Generic[N]):
     def _give_up_agent(self, agent: _Agent[N]) -> None:
         self._remembered_agents -= 1
         self._remembered_tokens -= agent.history.tokens_kept
-        if agent.claim is not None:
-            self._ledger.remove(agent.claim)
+        for claim in agent.claims:
+            self._ledger.remove(claim)
 
     def _forget_excess(self) -> None:
         while (
@@ -438,9 +493,9 @@ class Foresight(Generic[N]):
         self._give_up(workflow)
 
     def _forget_agent(self, agent: _Agent[N]) -> None:
-        if agent.claim is not None:
+        for claim in agent.claims:
             # It may well go on: what it used is not known to be spent.
-            self._ledger.use(agent.claim.node, None)
+            self._ledger.use(claim.node, None)
         self._give_up_agent(agent)
 
     def _forget_app(self, known: dict[str, _AppAgent]) -> None:

@@ -12,7 +12,7 @@ from kvflow_agents.app import START, App, end_of, start_of
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import MAX_AGENTS, Hint, fitting
 from kvflow_agents.step_graph import Join
-from kvflow_agents.trail import Clock, Trail
+from kvflow_agents.trail import PAUSE, Clock
 
 ROOT = ""
 
@@ -39,7 +39,7 @@ class Workflow:
         self._steps: Steps | None = None
         self._finished: list[str] = []
         self._waiting: dict[Join, set[str]] = {}
-        self._trail = Trail(app.timing.habits, clock)
+        self._trail = app.timing.begin(name, clock)
         self._ended: Forecast | None = None
 
     def plan(self, scope: str, agents: Collection[str], *, run: str = "") -> None:
@@ -119,12 +119,20 @@ class Workflow:
             return self._hint(agent, forecast)
 
     def end(self, *, resumable: bool) -> Hint:
-        """The run is over. A resumable one expects nobody for now; another is done for good."""
+        """The run is over, for good or until it is resumed.
+
+        Of a resumable one nobody is expected for now, but it is said when agents have come again
+        after such a pause.
+        """
         with self._lock:
-            steps: Steps = fitting(dict.fromkeys(sorted(self._callers))) if resumable else {}
-            self._trail.end()
             self._seq += 1
-            self._ended = Forecast(self._seq, steps, done=not resumable)
+            if resumable:
+                self.app.timing.pause(self.name, self._trail)
+                steps = fitting(dict.fromkeys(sorted(self._callers)))
+                self._ended = self._timed(PAUSE, Forecast(self._seq, steps))
+            else:
+                self._trail.end()
+                self._ended = Forecast(self._seq, done=True)
             return self._hint(None, self._ended)
 
     def _changed(self) -> None:

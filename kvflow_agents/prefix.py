@@ -36,6 +36,10 @@ def _bisect(one: Tokens, other: Tokens) -> int:
     return low
 
 
+# How much one prompt changes what is known of the last ones.
+GROWTH_WEIGHT = 0.3
+
+
 class PrefixHistory:
     """Learns one agent's prefix from its prompts, one after another.
 
@@ -49,6 +53,9 @@ class PrefixHistory:
         self.tokens: Tokens | None = like
         self.prefix_tokens = 0
         self.prompts = 0
+        # How often a prompt came back whole, of late: within a run, and after a pause.
+        self._growth: dict[bool, float | None] = {False: float(grows), True: None}
+        self._begun_anew_at: int | None = None
         self._last_prompt_tokens: int | None = None
         self._grows = grows
 
@@ -62,8 +69,24 @@ class PrefixHistory:
         """Whether the agent keeps a growing history, as far as it is known."""
         return self._grows
 
-    def see_prompt(self, prompt: Tokens) -> None:
-        """The agent sent a prompt."""
+    @property
+    def other_tokens(self) -> int | None:
+        """Another prefix that may come back; None if there is none.
+
+        Of a growing history: what came back when it was last begun anew, a part of the prefix.
+        Of another: all of the last prompt.
+        """
+        if self._grows:
+            return self._begun_anew_at
+        return self.tokens_kept if any(self._growth.values()) else None
+
+    def growth(self, *, after_pause: bool) -> float:
+        """How likely the next prompt holds all of the last one."""
+        seen = self._growth[after_pause]
+        return float(self._growth[False] or 0.0) if seen is None else seen
+
+    def see_prompt(self, prompt: Tokens, *, after_pause: bool = False) -> None:
+        """The agent sent a prompt; `after_pause`: the run of its last one is over."""
         if self.tokens is None:
             shared = len(prompt)
         else:
@@ -71,6 +94,12 @@ class PrefixHistory:
         last = self._last_prompt_tokens
         if last is not None:
             self._grows = shared >= last
+            before = self._growth[after_pause]
+            if before is None or self.prompts == 1:
+                before = float(self._grows)
+            self._growth[after_pause] = before + GROWTH_WEIGHT * (self._grows - before)
+            if not self._grows:
+                self._begun_anew_at = shared
         self.prefix_tokens = len(prompt) if self._grows else shared
         self.prompts += 1
         self.tokens = prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Literal
 
@@ -80,7 +80,7 @@ class Reuse:
 
     def age_ms(self, last_access: float) -> int:
         """For how long KV has rested since an access."""
-        after = bisect_right(self._marks, last_access)
+        after = bisect_left(self._marks, last_access)
         if after == 0:
             return self.now_ms - self._times_ms[0] if self._times_ms else 0
         return self.now_ms - self._times_ms[after - 1]

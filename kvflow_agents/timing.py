@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +13,7 @@ from kvflow_agents.forecast import Figures, Steps
 from kvflow_agents.habits import Habits
 from kvflow_agents.step_delays import delays_ahead
 from kvflow_agents.step_graph import Join, StepGraph
+from kvflow_agents.trail import Clock, Trail
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -18,6 +21,8 @@ V = TypeVar("V")
 MAX_REMEMBERED = 256
 # Figures of an agent serve a quarter as many calls as they rest on, and at most so many.
 MAX_USES = 16
+# Workflows between two runs; beyond them the one that rests longest counts as ended.
+MAX_PAUSED = 1024
 
 
 @dataclass(slots=True)
@@ -34,6 +39,22 @@ class Timing:
         self.habits = Habits()
         self._looks: dict[str, _Look] = {}
         self._composed: dict[object, tuple[StepGraph, int, Figures]] = {}
+        self._paused: OrderedDict[str, Trail] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, workflow: str, clock: Clock) -> Trail:
+        """The trail of a workflow that begins, or goes on after a pause."""
+        with self._lock:
+            return self._paused.pop(workflow, None) or Trail(self.habits, clock)
+
+    def pause(self, workflow: str, trail: Trail) -> None:
+        """A run of a workflow is over, which may go on: what follows is part of its trail."""
+        trail.pause()
+        with self._lock:
+            self._paused[workflow] = trail
+            excess = self._paused.popitem(last=False)[1] if len(self._paused) > MAX_PAUSED else None
+        if excess is not None:
+            excess.end()
 
     def figures(
         self,

@@ -10,6 +10,8 @@ from kvflow_agents.habits import Habits
 
 # A call is followed for so many calls; an agent that comes later counts as not coming again.
 MAX_CALLS = 128
+PAUSE = "\x00pause"
+"""The end of a run that may go on, as if an agent had called then; no agent has such a name."""
 
 Clock = Callable[[], float]
 """Seconds that never go back."""
@@ -46,8 +48,13 @@ class Trail:
         if began_s is not None:
             self._habits.note_turn(agent, (self._clock() - began_s) * 1000.0)
 
+    def pause(self) -> None:
+        """The run is over, but the workflow may go on."""
+        self.call(PAUSE)
+        self._turns.clear()
+
     def end(self) -> None:
-        """The run is over."""
+        """Nothing follows any more."""
         self._habits.note_fates(self._calls)
         self._calls.clear()
         self._turns.clear()

@@ -143,3 +143,41 @@ def test_the_prefix_is_shared_by_the_last_two_prompts_or_is_the_whole_last_one(
     shared = counted(last, latest)
     grew = shared == len(last)
     assert history.prefix_tokens == (len(latest) if grew else shared)
+
+
+def test_of_an_agent_that_begins_anew_all_of_the_last_prompt_may_come_back_instead() -> None:
+    history = PrefixHistory()
+    history.see_prompt(tokens(FIXED, [1]))
+    assert history.other_tokens is None
+    seen = []
+    for rest in ([1, 2], [9], [9, 8]):  # it grows, begins anew, grows
+        history.see_prompt(tokens(FIXED, rest))
+        seen.append((history.prefix_tokens, history.other_tokens))
+    fixed = len(FIXED)
+    assert seen == [(fixed + 2, None), (fixed, fixed + 1), (fixed + 2, fixed)]
+
+
+def test_growth_is_how_often_a_prompt_came_back_whole() -> None:
+    history = PrefixHistory()
+    for turn in range(40):
+        history.see_prompt(tokens(FIXED, [turn]))
+    assert history.growth(after_pause=False) == 0.0
+    grown = tokens(FIXED)
+    for turn in range(40):
+        grown = grown + tokens([turn])
+        history.see_prompt(grown)
+    assert history.growth(after_pause=False) > 0.99
+
+
+def test_growth_within_a_run_and_after_a_pause_are_two_things() -> None:
+    history = PrefixHistory()
+    for run in range(20):
+        history.see_prompt(tokens(FIXED, [run]), after_pause=True)
+        history.see_prompt(tokens(FIXED, [run, 1]))
+    assert history.growth(after_pause=False) > 0.99
+    assert history.growth(after_pause=True) < 0.01
+
+
+def test_until_a_pause_has_shown_it_growth_is_as_within_a_run() -> None:
+    assert PrefixHistory(grows=True).growth(after_pause=True) == 1.0
+    assert PrefixHistory().growth(after_pause=True) == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from array import array
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 from sglang.srt.mem_cache.unified_cache.components import get_and_increase_time_counter
 
-from kvflow_agents.eviction import Standing
+from kvflow_agents.eviction import Rank, Standing, rank
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.track_record import TrackRecord
 from kvflow_sglang.compat import FULL
+from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 
 
@@ -72,14 +74,19 @@ class Reference:
             return ordinary or expected
         if self.expected_tokens() > self.cache.tree_core.most_expected_device_tokens:
             return min(ordinary, expected, key=age)
-        return ordinary
+        goes = self.cache.reuse.expected_goes(self.rank(ordinary), self.rank(expected))
+        return expected if goes else ordinary
+
+    def rank(self, node: Any) -> Rank:
+        standing, distance = self.standing(node)
+        return rank(standing, distance, node.last_access_time, node.id)
 
     def standing(self, node: Any) -> tuple[Standing, int | None]:
         path = self.path(node)
         covering = [c for c in self.claims() if c.key.token_ids[: len(path)] == path]
-        steps = [claim.steps for claim in covering if claim.steps is not None]
-        if steps:
-            return Standing.EXPECTED, min(steps)
+        distances = [claim.distance for claim in covering if claim.distance is not None]
+        if distances:
+            return Standing.EXPECTED, min(distances)
         users = {
             run.user
             for run in self.runs
@@ -99,7 +106,8 @@ class Reference:
     def claims(self) -> Iterator[Any]:
         foresight = self.cache.foresight
         for workflow in (*foresight._live.values(), *foresight._dormant.values()):
-            yield from (agent.claim for agent in workflow.agents.values() if agent.claim)
+            for agent in workflow.agents.values():
+                yield from agent.claims
 
     def nodes(self) -> Iterator[Any]:
         stack = list(self.cache.tree_core.root_node.children.values())
@@ -124,8 +132,12 @@ class Reference:
 class Traffic:
     """Random workflows over shared and private prompts, and a chat that tells nothing."""
 
-    def __init__(self, seed: int, cache: StandaloneCache, reference: Reference) -> None:
+    def __init__(
+        self, seed: int, cache: StandaloneCache, reference: Reference, *, has_clock: bool
+    ) -> None:
         self.random = random.Random(seed)
+        self.has_clock = has_clock
+        self.now_ms = 0
         self.cache = cache
         self.reference = reference
         self.seq = 0
@@ -180,7 +192,14 @@ class Traffic:
             if self.random.random() < 0.9
         }
         name = f"w{workflow}.{self.generation[workflow]}"
-        return Hint(name, Forecast(self.seq, steps), agent=agent, app="app")
+        self.now_ms += self.random.randrange(2000)
+        due_ms = {
+            each: self.random.randrange(60_000) for each in steps if self.random.random() < 0.5
+        }
+        chance = {each: self.random.randrange(101) for each in due_ms if self.random.random() < 0.5}
+        forecast = Forecast(self.seq, steps, due_ms=due_ms, chance=chance)
+        at_ms = self.now_ms if self.has_clock else None
+        return Hint(name, forecast, agent=agent, app="app", at_ms=at_ms)
 
     def end(self, workflow: int) -> None:
         hint = self.forecast(workflow, None)
@@ -189,13 +208,17 @@ class Traffic:
         self.generation[workflow] += 1
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_victims_are_those_of_the_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("order", "has_clock"), [("time", True), ("time", False), ("steps", True)])
+def test_victims_are_those_of_the_reference(
+    seed: int, order: str, has_clock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"order": order}))
     # Random forecasts do not come true; here they are believed all the same.
     monkeypatch.setattr(TrackRecord, "is_good", True)
     cache = StandaloneCache("kvflow", pool_tokens=900)
     reference = Reference(cache)
-    traffic = Traffic(seed, cache, reference)
+    traffic = Traffic(seed, cache, reference, has_clock=has_clock)
     for _ in range(250):
         traffic.step()
         cache.cache.sanity_check()

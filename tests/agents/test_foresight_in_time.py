@@ -1,0 +1,154 @@
+"""Claims ordered by when their agents will call, on the clock of the messages."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+
+import pytest
+
+from kvflow_agents.eviction import Standing
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.foresight import STEP_MS, Foresight, Namespace
+from kvflow_agents.hints import Hint
+from kvflow_agents.reuse import Order, Reuse
+from tests.agents.radix_tree import RadixTree, TreeNode, path
+
+A, B = [1, 2, 3], [4, 5, 6]
+PROMPTS = {"a": A, "b": B}
+
+
+class Server:
+    """A tree whose messages are stamped."""
+
+    def __init__(self, order: Order = "time") -> None:
+        self.tree = RadixTree(1)
+        self.seq = 0
+        self.foresight: Foresight[TreeNode] = Foresight(
+            self.tree.ledger,
+            make_key=self.tree.make_key,
+            cut=self.tree.cut,
+            lifetime_tokens=1000,
+            reuse=Reuse(order=order, accesses=lambda: 0.0),
+        )
+
+    def say(
+        self,
+        at_ms: int,
+        steps: Mapping[str, int | None],
+        caller: str | None = None,
+        workflow: str = "w",
+        due_ms: Mapping[str, int] | None = None,
+        chance: Mapping[str, int] | None = None,
+    ) -> Hint:
+        self.seq += 1
+        forecast = Forecast(self.seq, steps, due_ms=due_ms or {}, chance=chance or {})
+        hint = Hint(workflow, forecast, agent=caller, at_ms=at_ms)
+        assert self.foresight.hear(hint) == "accepted"
+        self.foresight.check()
+        return hint
+
+    def call(
+        self,
+        at_ms: int,
+        agent: str,
+        steps: Mapping[str, int | None],
+        prompt: list[int] | None = None,
+        **said: Mapping[str, int],
+    ) -> None:
+        hint = self.say(at_ms, steps, agent, due_ms=said.get("due_ms"), chance=said.get("chance"))
+        tokens = array("q", PROMPTS[agent] if prompt is None else prompt)
+        leaf = self.tree.grow(path(tokens), "w")
+        self.foresight.prompt_cached(hint, tokens, Namespace(), leaf)
+        self.foresight.check()
+
+    def due(self, prompt: list[int]) -> int | None:
+        node, _ = self.tree.walk(path(prompt))
+        standing, distance = self.tree.ledger.standing(node)
+        assert (standing is Standing.EXPECTED) == (distance is not None)
+        return distance
+
+
+@pytest.fixture
+def server() -> Server:
+    made = Server()
+    made.call(0, "a", {"a": 0, "b": 1})
+    made.call(0, "b", {"b": 0, "a": 1})
+    return made
+
+
+def test_who_is_due_is_needed_then(server: Server) -> None:
+    server.say(10_000, {"a": 1, "b": 2}, due_ms={"a": 500, "b": 40_000})
+    assert (server.due(A), server.due(B)) == (10_500, 50_000)
+
+
+def test_without_a_time_steps_go_at_the_pace_of_the_workflow(server: Server) -> None:
+    server.say(10_000, {"a": 1, "b": 3})
+    assert (server.due(A), server.due(B)) == (10_000 + STEP_MS, 10_000 + 3 * STEP_MS)
+    for turn in range(40):
+        server.call(20_000 + 4000 * turn, "ab"[turn % 2], {"ab"[turn % 2]: 0, "ba"[turn % 2]: 1})
+    now_ms = 20_000 + 4000 * 39
+    server.say(now_ms, {"a": 2, "b": 3})
+    assert server.due(A) == pytest.approx(now_ms + 2 * 4000, rel=0.01)
+
+
+def test_what_is_needed_with_a_chance_of_a_half_is_needed_after_twice_as_long(
+    server: Server,
+) -> None:
+    server.say(10_000, {"a": 1, "b": 1}, due_ms={"a": 1000, "b": 1000}, chance={"a": 50})
+    assert (server.due(A), server.due(B)) == (12_000, 11_000)
+
+
+def test_nobody_is_too_unlikely_to_have_a_time(server: Server) -> None:
+    server.say(10_000, {"a": 1, "b": 1}, due_ms={"a": 1000}, chance={"a": 0})
+    assert server.due(A) == 10_000 + 100_000
+
+
+def test_who_no_step_leads_to_may_still_have_a_time(server: Server) -> None:
+    server.say(10_000, {"a": None, "b": None}, due_ms={"a": 60_000}, chance={"a": 100})
+    assert (server.due(A), server.due(B)) == (70_000, None)
+
+
+def test_who_is_overdue_is_expected_later_with_each_message(server: Server) -> None:
+    server.say(5000, {"a": None, "b": None})
+    server.call(10_000, "b", {"a": 1, "b": 0}, due_ms={"a": 1000})
+    server.call(16_000, "b", {"a": 1, "b": 0}, due_ms={"a": 1000})
+    assert server.due(A) == 16_000 + 6000
+
+
+def test_by_steps_the_clock_does_not_matter() -> None:
+    server = Server("steps")
+    server.call(0, "a", {"a": 0, "b": 1})
+    server.call(0, "b", {"b": 0, "a": 1})
+    server.say(10_000, {"a": 1, "b": 2}, due_ms={"a": 90_000, "b": 500})
+    assert (server.due(A), server.due(B)) == (1, 2)
+
+
+def test_a_history_that_begins_anew_at_times_is_kept_by_how_often_it_grows() -> None:
+    server = Server()
+    grown = [*A]
+    for turn in range(20):
+        grown = [*A, turn] if turn % 2 == 0 else [*grown, 50 + turn]
+        server.call(1000 * turn, "a", {"a": 0}, prompt=grown)
+    now_ms = 1000 * 20
+    server.say(now_ms, {"a": 1}, due_ms={"a": 1000})
+    # In any case its beginning comes back; all of it about every second time.
+    assert server.due(A) == pytest.approx(now_ms + 1000, abs=300)
+    whole = server.due(grown)
+    assert whole is not None
+    assert now_ms + 1300 < whole < now_ms + 4000
+
+
+def test_what_nobody_expects_between_runs_is_not_wrong_when_the_workflow_goes_on() -> None:
+    server = Server()
+    for run in range(10):
+        server.call(10_000 * run, "a", {"a": 0})
+        server.say(10_000 * run + 1, {"a": None})
+    assert server.foresight.is_trusted("w")
+
+
+def test_whoever_calls_in_the_midst_of_a_run_that_excluded_it_is_wrong() -> None:
+    server = Server()
+    for run in range(10):
+        server.call(10_000 * run, "a", {"a": None})
+    assert not server.foresight.is_trusted("w")
