@@ -10,6 +10,7 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
+from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 
 FIXED = list(range(100, 140))
@@ -54,3 +55,17 @@ def test_a_request_aborted_in_its_prefill_teaches_nothing() -> None:
     cache.run([*FIXED, 4], hint=hint(3))
     assert protected(cache) == len(FIXED)
     cache.cache.foresight.check()
+
+
+def test_kv_that_is_switched_off_is_kept_by_recency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"kv": false}')
+    cache = StandaloneCache("kvflow", pool_tokens=100)
+    other = list(range(200, 240))
+    cache.run([*FIXED, 1], hint=hint(0))
+    cache.run([*FIXED, 2], hint=hint(1))
+    assert protected(cache) == cache.cache.status()["agents"] == 0
+    cache.run(other)
+    cache.run(list(range(300, 340)))
+    # The oldest went, whoever expects it; what was said of its agent is known all the same.
+    assert cache.run([*FIXED, 3]) == 0
+    assert cache.cache.status()["workflows"] == 1
