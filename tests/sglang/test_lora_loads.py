@@ -1,0 +1,209 @@
+"""Early loads of adapters under way: who waits for them, and that all ranks agree."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from kvflow_agents.adapters import Adapter
+from kvflow_sglang.lora import AdapterSlots
+from kvflow_sglang.settings import Settings
+
+SLOTS = 3
+
+
+class Event:
+    """Of a copy that takes as long as the test wants."""
+
+    is_done = False
+
+    def __init__(self) -> None:
+        Event.made.append(self)
+
+    made: list[Event] = []
+
+    def record(self, stream: object) -> None:
+        """Nothing runs on the stream."""
+
+    def query(self) -> bool:
+        return self.is_done
+
+
+class Manager:
+    """Slots and adapters, as far as SGLang's `LoRAManager` is asked for them."""
+
+    def __init__(self, *adapters: str) -> None:
+        self.device = "cpu"
+        self.pending_lora_load_events: dict[Adapter, Event] = {}
+        self.loras = dict.fromkeys(adapters)
+        self.lora_refs = {each: SimpleNamespace(pinned=False) for each in adapters}
+        self.memory_pool: Any = SimpleNamespace(
+            uid_to_buffer_id={}, max_loras_per_batch=SLOTS, eviction_policy=None
+        )
+
+    def validate_lora_batch(self, adapters: set[Adapter]) -> bool:
+        return len(adapters) <= SLOTS
+
+    def fetch_new_loras(self, new: set[Adapter], running: set[Adapter]) -> None:
+        held, policy = self.memory_pool.uid_to_buffer_id, self.memory_pool.eviction_policy
+        policy.begin(new | running)
+        for adapter in new | running:
+            policy.mark_used(adapter)
+        for adapter in new - held.keys():
+            if len(held) == SLOTS:
+                victim = policy.select_victim(held.keys() - new - running - {None})
+                del held[victim]
+                policy.remove(victim)
+            held[adapter] = 0
+
+
+class Server:
+    """A scheduler of one rank; `others` is how many loads the slowest other rank has finished."""
+
+    def __init__(self, *adapters: str) -> None:
+        self.manager = Manager(*adapters)
+        self.others = 1000
+        self.prefetcher = SimpleNamespace(tokens_under_way=0)
+        runner = SimpleNamespace(lora_manager=self.manager)
+        self.scheduler: Any = SimpleNamespace(
+            tp_worker=SimpleNamespace(model_runner=runner),
+            tree_cache=SimpleNamespace(prefetcher=self.prefetcher, _all_reduce=self._least),
+            enable_lora_overlap_loading=True,
+            last_batch=None,
+            chunked_req=None,
+            waiting_queue=[],
+        )
+        self.slots = AdapterSlots(self.scheduler, Settings())
+        device: Any = SimpleNamespace(
+            Event=Event, current_stream=lambda: SimpleNamespace(wait_event=lambda event: None)
+        )
+        self.loader = self.scheduler.lora_overlap_loader
+        self.loader.device_module = device
+
+    def expect(self, **steps: int) -> None:
+        for adapter, count in steps.items():
+            self.slots.ledger.called("run", None, f"agent of {adapter}", adapter, count)
+
+    def step(self, *running: str) -> set[Adapter]:
+        """One pass of the scheduler; the adapters that are under way after it."""
+        requests = [SimpleNamespace(lora_id=each) for each in running]
+        self.slots.step(SimpleNamespace(reqs=requests))
+        return set(self.manager.pending_lora_load_events)
+
+    def waits(self, *adapters: str) -> None:
+        self.scheduler.waiting_queue = [SimpleNamespace(lora_id=each) for each in adapters]
+
+    def _least(self, count: torch.Tensor, op: object) -> None:
+        assert op == torch.distributed.ReduceOp.MIN
+        count.clamp_(max=self.others)
+
+
+@pytest.fixture(autouse=True)
+def fresh_events() -> None:
+    Event.made = []
+
+
+def land() -> None:
+    for event in Event.made:
+        event.is_done = True
+
+
+def test_one_load_at_a_time_soonest_first() -> None:
+    server = Server("a", "b")
+    server.expect(b=1, a=0)
+    assert server.step() == {"a"}
+    assert server.step() == {"a"}
+    land()
+    assert server.step() == {"b"}
+    land()
+    assert server.step() == set()
+    assert server.slots.status()["lora_prefetches"] == 2
+
+
+def test_a_request_whose_adapter_is_under_way_is_passed_over_and_loads_nothing_else() -> None:
+    server = Server("a")
+    server.expect(a=1)
+    server.step()
+    assert not server.loader.try_overlap_load_lora("a", set())
+    assert len(Event.made) == 1
+    land()
+    assert server.loader.try_overlap_load_lora("a", set())
+    assert len(Event.made) == 1
+    server.slots.used("a")
+    assert server.slots.status()["lora_prefetches_used"] == 1
+    assert server.slots.status()["lora_loads"] == 0
+
+
+def test_a_load_is_done_when_it_is_done_on_every_rank() -> None:
+    server = Server("a", "b")
+    server.expect(a=0, b=1)
+    server.step()
+    land()
+    server.others = 0
+    assert server.step() == {"a"}
+    assert not server.loader.try_overlap_load_lora("a", set())
+    server.others = 1
+    assert server.step() == {"b"}
+
+
+def test_none_is_started_while_a_request_waits_for_another() -> None:
+    server = Server("a", "b")
+    server.expect(a=0)
+    server.waits("b")
+    assert server.step() == set()
+    server.waits()
+    assert server.step() == {"a"}
+
+
+def test_slots_of_running_and_waiting_requests_are_not_taken() -> None:
+    server = Server("a", "b", "c", "d")
+    for adapter in ("a", "b", "c"):
+        server.manager.fetch_new_loras({adapter}, set())
+    server.expect(d=0)
+    server.waits("b")
+    assert server.step("a") == {"d"}
+    assert set(server.manager.memory_pool.uid_to_buffer_id) == {"a", "b", "d"}
+    land()
+    server.expect(c=0)
+    server.waits("b", "d")
+    assert server.step("a") == set()
+
+
+def test_an_adapter_that_was_unloaded_is_not_loaded_ahead() -> None:
+    server = Server("a", "b")
+    server.expect(a=0, b=1)
+    del server.manager.loras["a"]
+    assert server.step() == {"b"}
+    assert server.slots.status()["lora_agents"] == 1
+
+
+def test_adapters_and_kv_share_the_link() -> None:
+    server = Server("a")
+    server.expect(a=0)
+    assert not server.slots.needs_link
+    server.prefetcher.tokens_under_way = 100
+    assert server.step() == set()
+    assert server.slots.needs_link
+    server.prefetcher.tokens_under_way = 0
+    assert server.step() == {"a"}
+    assert server.slots.needs_link
+    land()
+    server.step()
+    assert not server.slots.needs_link
+
+
+def test_switched_off_or_without_overlap_loading_nothing_is_loaded_ahead() -> None:
+    server = Server("a")
+    server.scheduler.enable_lora_overlap_loading = False
+    del server.scheduler.lora_overlap_loader
+    server.slots = AdapterSlots(server.scheduler, Settings())
+    server.expect(a=0)
+    assert server.step() == set()
+    assert not hasattr(server.scheduler, "lora_overlap_loader")
+    server.scheduler.enable_lora_overlap_loading = True
+    server.slots = AdapterSlots(server.scheduler, Settings(lora_prefetch_steps=None))
+    server.expect(a=0)
+    assert server.step() == set()
