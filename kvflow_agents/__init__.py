@@ -13,12 +13,14 @@ from kvflow_agents.hints import Hint, agent_name
 from kvflow_agents.keeper import keep_habits
 from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.loops import agent, workflow
+from kvflow_agents.reports import AgentReport, Report, report, reset_report
 from kvflow_agents.simulation import Simulation
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentReport",
     "App",
     "Call",
     "Carrier",
@@ -30,6 +32,7 @@ __all__ = [
     "Join",
     "KVFlowError",
     "Outlook",
+    "Report",
     "Simulation",
     "StepGraph",
     "Workflow",
@@ -37,5 +40,7 @@ __all__ = [
     "agent",
     "agent_name",
     "keep_habits",
+    "report",
+    "reset_report",
     "workflow",
 ]

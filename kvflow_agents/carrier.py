@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kvflow_agents.call_records import call_records
 from kvflow_agents.courier import Courier
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_agents.live_lint import live_lint
+from kvflow_agents.refusal import attempt
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
 
@@ -71,6 +73,7 @@ class Carrier:
         self._servers = AllowedServers(base_urls)
         self._lint = live_lint()
         self._lint_failsafe = Failsafe("a model call's lint")
+        self._report_failsafe = Failsafe("the report")
         self._calls: OrderedDict[str, None] = OrderedDict()
         self._workflow_servers: OrderedDict[str, set[Server]] = OrderedDict()
         self._lock = threading.Lock()
@@ -102,13 +105,16 @@ class Carrier:
             return False
         hint = call.workflow.hint(call.agent)
         options.extra_json = {**extra_json, PARAMS_FIELD: {**params, **encode_request(hint)}}
-        self._remember(options, hint, Server(root_of(base_url), client.api_key))
+        server = Server(root_of(base_url), client.api_key)
+        self._remember(options, hint, server)
+        self._report_failsafe(_report, hint, server)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
         return True
 
     def announce(self, hint: Hint) -> None:
         """Tell the servers that have seen the hint's workflow, in the background."""
+        self._report_failsafe(call_records.note, hint)
         servers = self.servers_of(hint.workflow)
         if hint.forecast.done:
             with self._lock:
@@ -137,6 +143,12 @@ class Carrier:
             for remembered in (self._calls, self._workflow_servers):
                 while len(remembered) > MAX_REMEMBERED:
                     remembered.popitem(last=False)
+
+
+def _report(hint: Hint, server: Server) -> None:
+    made = attempt.get()
+    if made is not None and made.call is None:  # its retries are the same call
+        made.call = call_records.begin(hint, server, made.started_s)
 
 
 def _is_hintable(options: Any) -> bool:

@@ -31,7 +31,7 @@ class Courier:
         self._timeout_s = timeout_s
         self._most_waiting = most_waiting
         self._without_endpoint: set[str] = set()
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = urllib.request.build_opener(NoRedirects)
         self._begin()
         atexit.register(self.flush, 0.5)
         if hasattr(os, "register_at_fork"):
@@ -92,7 +92,7 @@ class Courier:
             self.undelivered += 1
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
+class NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect would take the API key to whoever it names."""
 
     def redirect_request(self, *_: object) -> None:

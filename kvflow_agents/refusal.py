@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from kvflow_agents.call_records import CallUnderWay
 from kvflow_agents.failsafe import logger
 
 # Bad request and unprocessable content: what strict servers say to a field they do not know.
@@ -18,6 +20,9 @@ class Attempt:
     is_plain: bool = False
     """Whether it is to go without a hint."""
     hinted_server: str | None = None
+    started_s: float = field(default_factory=time.perf_counter)
+    call: CallUnderWay | None = None
+    """What is noted of it for the report."""
 
 
 attempt: ContextVar[Attempt | None] = ContextVar("kvflow_attempt", default=None)

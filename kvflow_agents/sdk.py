@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, Protocol
 
+from kvflow_agents.call_watch import watch
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.refusal import Attempt, Refusals, attempt
@@ -94,35 +95,53 @@ class SDK:
 
     def _wrap_request(self, status_error: type[Any], original: Method) -> Method:
         def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with _attempting(Attempt()) as made:
+            with self._attempting() as made:
                 try:
-                    return original(client, *args, **kwargs)
+                    return self._watched(made, original(client, *args, **kwargs))
                 except status_error as error:
                     if not self._refusals.may_be(made, error.status_code):
                         raise
                     status = error.status_code
-            with _attempting(Attempt(is_plain=True)):
+                made.is_plain = True
                 result = original(client, *args, **kwargs)
-            self._refusals.add(made, status)
-            return result
+                self._refusals.add(made, status)
+                return self._watched(made, result)
 
         return request
 
     def _wrap_async_request(self, status_error: type[Any], original: Method) -> Method:
         async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with _attempting(Attempt()) as made:
+            with self._attempting() as made:
                 try:
-                    return await original(client, *args, **kwargs)
+                    return self._watched(made, await original(client, *args, **kwargs))
                 except status_error as error:
                     if not self._refusals.may_be(made, error.status_code):
                         raise
                     status = error.status_code
-            with _attempting(Attempt(is_plain=True)):
+                made.is_plain = True
                 result = await original(client, *args, **kwargs)
-            self._refusals.add(made, status)
-            return result
+                self._refusals.add(made, status)
+                return self._watched(made, result)
 
         return request
+
+    @contextmanager
+    def _attempting(self) -> Iterator[Attempt]:
+        made = Attempt()
+        token = attempt.set(made)
+        try:
+            yield made
+        except BaseException:
+            if made.call is not None:
+                self._failsafe(made.call.fail)
+            raise
+        finally:
+            attempt.reset(token)
+
+    def _watched(self, made: Attempt, result: Any) -> Any:
+        if made.call is not None:
+            self._failsafe(watch, made.call, result, self._failsafe)
+        return result
 
     def _attach(self, client: Any, options: Any) -> Any:
         self._failsafe(self._attach_all, client, options)
@@ -136,15 +155,6 @@ class SDK:
         for passenger in self._passengers:
             if passenger.failsafe(passenger.attach, client, options):
                 made.hinted_server = server
-
-
-@contextmanager
-def _attempting(made: Attempt) -> Iterator[Attempt]:
-    token = attempt.set(made)
-    try:
-        yield made
-    finally:
-        attempt.reset(token)
 
 
 sdk = SDK()

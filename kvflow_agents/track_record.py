@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from kvflow_agents.expectations import Expectations
+from collections.abc import Mapping
+from typing import Protocol
 
 BEST = 3
 WORST = -3
+
+
+class Expected(Protocol):
+    """What was said last of a workflow's agents."""
+
+    @property
+    def steps(self) -> Mapping[str, int | None]: ...
+
+    def nearest(self) -> int | None:
+        """The smallest steps above 0 that any agent is at."""
 
 
 class TrackRecord:
@@ -35,7 +46,7 @@ class TrackRecord:
             self._score = max(self._score - 1, WORST)
 
 
-def came_true(agent: str, expected: Expectations) -> bool | None:
+def came_true(agent: str, expected: Expected) -> bool | None:
     """Whether an agent that calls now was to come next; None if nothing was said of it."""
     if agent not in expected.steps:
         return None

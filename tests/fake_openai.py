@@ -61,6 +61,9 @@ class FakeOpenAI:
         self.refused = 0
         self.base_url = ""
         self.delay_s = 0.0
+        self.prompt_tokens = 1
+        self.cached_tokens: int | None = None
+        """What each answer says it has found in the cache; None: it does not say."""
         self.is_strict = False
         """Whether a field that OpenAI does not have is answered with status 400."""
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
@@ -138,11 +141,21 @@ class FakeOpenAI:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if body.get("stream"):
-            return await _stream(request, reply)
+            return await _stream(request, reply, self._usage())
         choice = {"index": 0, "message": _message(reply), "finish_reason": _reason(reply)}
-        response = web.json_response(_envelope("chat.completion", choice))
+        response = web.json_response(_envelope("chat.completion", choice, self._usage()))
         response.force_close()  # no client is left with an open connection
         return response
+
+    def _usage(self) -> dict[str, Any]:
+        usage: dict[str, Any] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": 1,
+            "total_tokens": self.prompt_tokens + 1,
+        }
+        if self.cached_tokens is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+        return usage
 
     def _reply_to(self, request: Request) -> Reply:
         for marker, replies in self._scripts.items():
@@ -151,7 +164,7 @@ class FakeOpenAI:
         return "ok"
 
 
-async def _stream(request: web.Request, reply: Reply) -> web.StreamResponse:
+async def _stream(request: web.Request, reply: Reply, usage: dict[str, Any]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     response.force_close()
     await response.prepare(request)
@@ -161,25 +174,27 @@ async def _stream(request: web.Request, reply: Reply) -> web.StreamResponse:
     else:
         deltas.append({"tool_calls": [{"index": 0, **_tool_call(reply)}]})
     for delta in deltas:
-        await _send(response, {"index": 0, "delta": delta, "finish_reason": None})
-    await _send(response, {"index": 0, "delta": {}, "finish_reason": _reason(reply)})
+        await _send(response, {"index": 0, "delta": delta, "finish_reason": None}, usage)
+    await _send(response, {"index": 0, "delta": {}, "finish_reason": _reason(reply)}, usage)
     await response.write(b"data: [DONE]\n\n")
     return response
 
 
-async def _send(response: web.StreamResponse, choice: dict[str, Any]) -> None:
-    chunk = _envelope("chat.completion.chunk", choice)
+async def _send(
+    response: web.StreamResponse, choice: dict[str, Any], usage: dict[str, Any]
+) -> None:
+    chunk = _envelope("chat.completion.chunk", choice, usage)
     await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
 
 
-def _envelope(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+def _envelope(kind: str, choice: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": "chatcmpl-0",
         "object": kind,
         "created": 0,
         "model": "fake",
         "choices": [choice],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        "usage": usage,
     }
 
 

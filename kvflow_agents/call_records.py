@@ -1,0 +1,237 @@
+"""What is kept of the model calls of this process, agent by agent; bounded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_agents.servers import Server
+from kvflow_agents.track_record import came_true
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Whoever was silent longest is forgotten first; of an agent the last calls are kept."""
+
+    most_agents: int = 2048
+    most_workflows: int = 256
+    last_calls: int = 256
+
+
+class Usage(NamedTuple):
+    """What one call's prompt took; the time is that of the call's beginning, of the epoch."""
+
+    when_s: float
+    cached_tokens: int | None
+    prompt_tokens: int
+
+
+@dataclass(slots=True)
+class AgentCalls:
+    """What one agent of one app has done."""
+
+    latencies_s: deque[float]
+    first_tokens_s: deque[float]
+    usages: deque[Usage]
+    calls: int = 0
+    ended_calls: int = 0
+    errors: int = 0
+    metered_calls: int = 0
+    """Those whose response said how many tokens were cached."""
+    prompt_tokens: int = 0
+    metered_tokens: int = 0
+    """Prompt tokens of metered calls."""
+    cached_tokens: int = 0
+    total_latency_s: float = 0.0
+    forecast_right: int = 0
+    forecast_wrong: int = 0
+    timed_calls: int = 0
+    """Those of which a time was forecast."""
+    due_error_s: float = 0.0
+    """Summed, without sign."""
+    due_lateness_s: float = 0.0
+    """Summed: above 0 if calls came later than was said."""
+
+
+class CallUnderWay:
+    """One call from its first attempt to the end of its answer."""
+
+    def __init__(self, calls: AgentCalls, lock: threading.Lock, started_s: float) -> None:
+        self._calls = calls
+        self._lock = lock
+        self._started_s = started_s
+        self._when_s = time.time()
+        self._usage: Usage | None = None
+        self._is_metered = self._has_answered = self._has_ended = False
+
+    def answer(self) -> None:
+        """Something of the answer has come; only the first time counts."""
+        if not self._has_answered:
+            self._has_answered = True
+            with self._lock:
+                self._calls.first_tokens_s.append(time.perf_counter() - self._started_s)
+
+    def use(self, prompt_tokens: int, cached_tokens: int | None) -> None:
+        """The response says what it used; the last word before the end counts.
+
+        None: the server does not say what was cached.
+        """
+        self._usage = Usage(self._when_s, cached_tokens, prompt_tokens)
+        if self._has_ended:
+            self._meter()
+
+    def end(self) -> None:
+        """The answer is complete, or nobody wants the rest."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        latency_s = time.perf_counter() - self._started_s
+        with self._lock:
+            self._calls.ended_calls += 1
+            self._calls.total_latency_s += latency_s
+            self._calls.latencies_s.append(latency_s)
+        self._meter()
+
+    def fail(self) -> None:
+        """It has raised an error; its latency says nothing."""
+        self._has_ended = True
+        with self._lock:
+            self._calls.errors += 1
+
+    def _meter(self) -> None:
+        if self._usage is None or self._is_metered:
+            return
+        self._is_metered = True
+        _, cached_tokens, prompt_tokens = self._usage
+        with self._lock:
+            self._calls.prompt_tokens += prompt_tokens
+            self._calls.usages.append(self._usage)
+            if cached_tokens is not None:
+                self._calls.metered_calls += 1
+                self._calls.metered_tokens += prompt_tokens
+                self._calls.cached_tokens += cached_tokens
+
+
+class _Said:
+    """What a workflow's forecasts have said last; a whole one replaces what was before."""
+
+    def __init__(self) -> None:
+        self.steps: Mapping[str, int | None] = {}
+        self.due_ms: Mapping[str, int] = {}
+        self.when_s = 0.0
+
+    def take_in(self, forecast: Forecast, now_s: float) -> None:
+        if forecast.changes:
+            told = forecast.steps
+            kept = {agent: due for agent, due in self.due_ms.items() if agent not in told}
+            late_ms = int((now_s - self.when_s) * 1000)
+            self.steps = {**self.steps, **told}
+            self.due_ms = {agent: due - late_ms for agent, due in kept.items()} | dict(
+                forecast.due_ms
+            )
+        else:
+            self.steps, self.due_ms = forecast.steps, forecast.due_ms
+        self.when_s = now_s
+
+    def nearest(self) -> int | None:
+        return min((steps for steps in self.steps.values() if steps), default=None)
+
+
+@dataclass(slots=True)
+class _Workflow:
+    app: str | None
+    servers: set[Server] = field(default_factory=set)
+    said: _Said = field(default_factory=_Said)
+
+
+class CallRecords:
+    """The calls of every agent, told apart by app and agent, and the workflows seen."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._agents: OrderedDict[tuple[str | None, str], AgentCalls] = OrderedDict()
+        self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, hint: Hint, server: Server, started_s: float) -> CallUnderWay:
+        """An agent calls, with a hint, since `started_s` of `time.perf_counter`."""
+        with self._lock:
+            calls = self._agent(hint.app, hint.agent or "")
+            calls.calls += 1
+            workflow = self._workflow(hint)
+            workflow.servers.add(server)
+            _judge(calls, hint.agent or "", workflow.said, started_s)
+            workflow.said.take_in(hint.forecast, started_s)
+        return CallUnderWay(calls, self._lock, started_s)
+
+    def note(self, hint: Hint) -> None:
+        """A workflow has told a forecast without a call."""
+        with self._lock:
+            if hint.workflow in self._workflows:
+                self._workflows[hint.workflow].said.take_in(hint.forecast, time.perf_counter())
+
+    def reset(self) -> None:
+        """Forget everything; calls under way are not counted."""
+        with self._lock:
+            self._agents.clear()
+            self._workflows.clear()
+
+    def agents(self) -> list[tuple[str | None, str, AgentCalls]]:
+        """App, agent and a copy of what is kept, the agents that called last at the end."""
+        with self._lock:
+            return [(app, agent, _copy(calls)) for (app, agent), calls in self._agents.items()]
+
+    def workflows(self) -> list[tuple[str, str | None, tuple[Server, ...]]]:
+        """Workflow, its app and its servers, the workflows that called last at the end."""
+        with self._lock:
+            return [(name, each.app, tuple(each.servers)) for name, each in self._workflows.items()]
+
+    def _agent(self, app: str | None, agent: str) -> AgentCalls:
+        key = (app, agent)
+        if key not in self._agents:
+            last_calls = self._limits.last_calls
+            self._agents[key] = AgentCalls(
+                deque(maxlen=last_calls), deque(maxlen=last_calls), deque(maxlen=last_calls)
+            )
+            if len(self._agents) > self._limits.most_agents:
+                self._agents.popitem(last=False)
+        self._agents.move_to_end(key)
+        return self._agents[key]
+
+    def _workflow(self, hint: Hint) -> _Workflow:
+        if hint.workflow not in self._workflows:
+            self._workflows[hint.workflow] = _Workflow(hint.app)
+            if len(self._workflows) > self._limits.most_workflows:
+                self._workflows.popitem(last=False)
+        self._workflows.move_to_end(hint.workflow)
+        return self._workflows[hint.workflow]
+
+
+def _judge(calls: AgentCalls, agent: str, said: _Said, now_s: float) -> None:
+    was_right = came_true(agent, said)
+    calls.forecast_right += was_right is True
+    calls.forecast_wrong += was_right is False
+    if agent in said.due_ms:
+        lateness_s = now_s - said.when_s - said.due_ms[agent] / 1000
+        calls.timed_calls += 1
+        calls.due_error_s += abs(lateness_s)
+        calls.due_lateness_s += lateness_s
+
+
+def _copy(calls: AgentCalls) -> AgentCalls:
+    return replace(
+        calls,
+        latencies_s=calls.latencies_s.copy(),
+        first_tokens_s=calls.first_tokens_s.copy(),
+        usages=calls.usages.copy(),
+    )
+
+
+call_records = CallRecords()
+"""Of this process."""
