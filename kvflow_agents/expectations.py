@@ -51,6 +51,12 @@ class Expectations:
         """The agents that run in so many steps; those told of last come last."""
         return iter(self._at.get(steps, ()))
 
+    def in_order(self) -> Iterator[str]:
+        """All agents told of, nearest first, those that are not expected again last."""
+        for steps in sorted(self._at):
+            yield from self._at[steps]
+        yield from (agent for agent, steps in self.steps.items() if steps is None)
+
     def nearest(self) -> int | None:
         """The smallest steps above 0 that any agent is at."""
         while self._later and self._later[0] not in self._at:

@@ -194,11 +194,11 @@ class Foresight(Generic[N]):
         """How many prefixes are remembered: of agents of workflows and of applications."""
         return self._remembered_agents
 
-    def claims_of(self, workflow: str) -> dict[str, Claim[N]]:
-        """The claims of a workflow's agents, by agent."""
+    def claim_of(self, workflow: str, agent: str) -> Claim[N] | None:
+        """An agent's claim on its prefix, if it has one."""
         found = self._find(workflow)
-        agents = {} if found is None else found.agents
-        return {name: each.claim for name, each in agents.items() if each.claim is not None}
+        known = None if found is None else found.agents.get(agent)
+        return None if known is None else known.claim
 
     def prefix_of(self, workflow: str, agent: str) -> Tokens | None:
         """What an agent's next prompt is taken to begin with; None if nothing is known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from heapq import nsmallest
 from itertools import islice
@@ -78,8 +78,8 @@ class About:
     app: str | None
     expected: Expectations
     done: bool
-    sums: dict[str, Sums]
-    """By agent."""
+    agents: Collection[str]
+    """Those that called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +203,13 @@ class Receipts:
         workflow = self._workflows.get(name)
         if workflow is None:
             return None
-        sums = {agent: kept.sums for agent, kept in workflow.agents.items()}
-        return About(workflow.app, workflow.expected, workflow.done, sums)
+        return About(workflow.app, workflow.expected, workflow.done, workflow.agents.keys())
+
+    def sums(self, name: str, agent: str) -> Sums:
+        """What an agent's calls add up to; nothing if it is unknown."""
+        workflow = self._workflows.get(name)
+        kept = None if workflow is None else workflow.agents.get(agent)
+        return Sums() if kept is None else kept.sums
 
     def expected(self, name: str) -> Expectations | None:
         """What a workflow expects of its agents; None if it is unknown."""

@@ -11,12 +11,14 @@ from zlib import crc32
 
 from kvflow_agents.prefix import Tokens
 
+BLOCK_TOKENS = 64
+FEWEST_BLOCKS = 256
 # A multiplier that spreads checksums evenly over the sample (Knuth, volume 3, section 6.4).
 _SPREAD = 2_654_435_769
 _HASHES = 1 << 32
 
 
-def chain(tokens: Tokens, block_tokens: int, namespace: object = None) -> list[int]:
+def checksums(tokens: Tokens, block_tokens: int, namespace: object = None) -> list[int]:
     """One checksum for each whole block of a prompt, of all that precedes its end."""
     sums = []
     so_far = 0 if namespace is None else crc32(repr(namespace).encode())
@@ -77,7 +79,13 @@ class Shadow:
         self._promised = _Promised()
         self._recent: deque[Shares] = deque(maxlen=recent_requests)
 
-    def see(self, prompt: Sequence[int], cached_tokens: int) -> None:
+    @classmethod
+    def of_pool(cls, capacity_tokens: int) -> Shadow:
+        """With blocks small enough for a small pool, and few for large prompts."""
+        block_tokens = max(1, min(BLOCK_TOKENS, capacity_tokens // FEWEST_BLOCKS))
+        return cls(capacity_tokens, block_tokens=block_tokens)
+
+    def see(self, prompt: Sequence[int], cached_tokens: int) -> Shares:
         """A request with this chain was admitted, of which the cache had so many tokens."""
         in_cache = cached_tokens // self.block_tokens
         cached = sum(1 for _ in self._sampled(prompt[:in_cache]))
@@ -85,8 +93,10 @@ class Shadow:
         self._now += 1
         lru = sum(1 for _ in _leading(blocks, self._lru))
         optimum = self._found_by_min(blocks)
-        self._recent.append(Shares(1, len(blocks), min(cached, len(blocks)), lru, optimum))
+        shares = Shares(1, len(blocks), min(cached, len(blocks)), lru, optimum)
+        self._recent.append(shares)
         self._use(blocks)
+        return shares
 
     def recent(self) -> Shares:
         """The sums over the last requests."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from heapq import nsmallest
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from kvflow_agents.claims import Claim
@@ -12,7 +11,7 @@ from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import Sums
-from kvflow_agents.shadow import Shadow, chain
+from kvflow_agents.shadow import Shadow, Shares, checksums
 from kvflow_agents.transitions import Transitions
 from kvflow_sglang.compat import cached_tokens
 from kvflow_sglang.tree import Node
@@ -24,14 +23,10 @@ MOST_NODES = 2000
 MOST_EDGES = 1000
 MOST_OWNERS = 8
 MOST_AT_WORK = 64
-# Blocks of the shadow's prompts: small enough for small pools, and few for large prompts.
-BLOCK_TOKENS = 64
-FEWEST_BLOCKS = 256
-_NO_CALLS = Sums()
 
 
 class View:
-    """Looks at a cache for somebody who watches it; what it counts decides nothing."""
+    """Looks at a cache for somebody who watches it, and for its guard."""
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
@@ -48,17 +43,20 @@ class View:
             planned = self._planned(hint)
             self._transitions.called(hint.workflow, hint.app, hint.agent, planned)
 
-    def computed(self, req: Any, tokens_before: int) -> None:
-        """A request's prompt was computed, or a chunk of it from `tokens_before` on."""
+    def computed(self, req: Any, tokens_before: int) -> Shares | None:
+        """A request's prompt was computed, or a chunk of it from `tokens_before` on.
+
+        What LRU would have found of it; None before all of it is computed.
+        """
         page_size = self._cache.page_size
         whole_pages = len(req.origin_input_ids) // page_size * page_size
         if not tokens_before < whole_pages <= req.kv.cache_inserted_len:
-            return
+            return None
         shadow = self._shadow or self._make_shadow()
         is_apart = req.extra_key is not None or req.cache_salt is not None
         namespace = (req.extra_key, req.cache_salt) if is_apart else None
-        blocks = chain(req.origin_input_ids, shadow.block_tokens, namespace)
-        shadow.see(blocks, sum(cached_tokens(req)))
+        blocks = checksums(req.origin_input_ids, shadow.block_tokens, namespace)
+        return shadow.see(blocks, sum(cached_tokens(req)))
 
     def status(self) -> dict[str, int]:
         """The shadow's sums, for `GET /kvflow/status`."""
@@ -96,8 +94,7 @@ class View:
 
     def _make_shadow(self) -> Shadow:
         capacity = _device_tokens(self._cache) + _host_tokens(self._cache)[0]
-        block_tokens = max(1, min(BLOCK_TOKENS, capacity // FEWEST_BLOCKS))
-        self._shadow = Shadow(capacity, block_tokens=block_tokens)
+        self._shadow = Shadow.of_pool(capacity)
         return self._shadow
 
     def _optimum(self) -> dict[str, Any] | None:
@@ -142,23 +139,17 @@ class View:
         about = None if name is None else self._cache.receipts.about(name)
         if name is None or about is None:
             return None
-        expected, claims = about.expected, self._cache.foresight.claims_of(name)
-        steps = expected.steps
-        known = dict.fromkeys((*steps, *about.sums, *claims))
-
-        def nearness(agent: str) -> tuple[bool, int, str]:
-            count = steps.get(agent)
-            return count is None, count or 0, agent
-
-        shown = nsmallest(offset + limit, known, key=nearness)[offset:]
+        expected = about.expected
+        others = [agent for agent in about.agents if agent not in expected.steps]
+        shown = list(islice(chain(expected.in_order(), others), offset, offset + limit))
         rows = [
             {
                 "agent": agent,
-                "steps": steps.get(agent),
+                "steps": expected.steps.get(agent),
                 "due_ms": expected.due_ms.get(agent),
                 "chance": expected.chance.get(agent),
-                "prefix": self._prefix(claims.get(agent)),
-                **_calls(about.sums.get(agent, _NO_CALLS)),
+                "prefix": self._prefix(self._cache.foresight.claim_of(name, agent)),
+                **_calls(self._cache.receipts.sums(name, agent)),
             }
             for agent in shown
         ]
@@ -166,7 +157,7 @@ class View:
             "workflow": name,
             "app": about.app,
             "done": about.done,
-            "total": len(known),
+            "total": len(expected.steps) + len(others),
             "agents": rows,
             "edges": self._transitions.edges(name, about.app, set(shown), most=MOST_EDGES),
         }

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvflow_agents.shadow import Shadow, chain
+from kvflow_agents.shadow import Shadow, checksums
 
 BLOCK = 4
 Prompts = list[list[int]]
@@ -142,10 +142,10 @@ def test_what_the_cache_found_is_counted_in_the_same_sample() -> None:
 
 
 def test_a_block_is_named_by_all_that_precedes_it() -> None:
-    one = chain(array("q", [1, 2, 3, 4, 5]), 2)
-    other = chain(array("q", [9, 2, 3, 4]), 2)
+    one = checksums(array("q", [1, 2, 3, 4, 5]), 2)
+    other = checksums(array("q", [9, 2, 3, 4]), 2)
     assert len(one) == len(other) == 2
     assert one[0] != other[0] and one[1] != other[1]
-    assert chain(array("q", [1, 2, 7, 8]), 2)[0] == one[0]
-    assert chain(array("q", [1, 2]), 2, namespace="salt") != one[:1]
-    assert chain(array("q", []), 2) == []
+    assert checksums(array("q", [1, 2, 7, 8]), 2)[0] == one[0]
+    assert checksums(array("q", [1, 2]), 2, namespace="salt") != one[:1]
+    assert checksums(array("q", []), 2) == []

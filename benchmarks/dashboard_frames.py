@@ -1,0 +1,105 @@
+"""Frames a second of the page at `/kvflow/` in headless Chromium, and its memory over time.
+
+.venv/bin/python -m benchmarks.dashboard_frames --agents 300 --workflows 20 --seconds 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+
+from playwright.async_api import Page, async_playwright
+
+from tests.dashboard.browser import FLAGS, find_chromium
+from tests.dashboard.page_server import PageServer
+from tests.dashboard.views import Views, team
+
+MEASURE = """async (milliseconds) => {
+  const gaps = [];
+  const long = [];
+  const observer = new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) long.push(entry.duration);
+  });
+  observer.observe({ type: "longtask" });
+  await new Promise((done) => {
+    const start = performance.now();
+    let last = start;
+    const tick = (now) => {
+      gaps.push(now - last);
+      last = now;
+      if (now - start < milliseconds) requestAnimationFrame(tick);
+      else done();
+    };
+    requestAnimationFrame(tick);
+  });
+  observer.disconnect();
+  gaps.sort((one, other) => one - other);
+  const at = (share) => gaps[Math.min(gaps.length - 1, Math.floor(share * gaps.length))];
+  const total = gaps.reduce((sum, each) => sum + each, 0);
+  return {
+    frames_per_second: (1000 * gaps.length) / total,
+    median_ms: at(0.5), p99_ms: at(0.99), longest_ms: at(1),
+    frames_over_25_ms: gaps.filter((each) => each > 25).length, frames: gaps.length,
+    long_tasks: long.length, longest_task_ms: Math.max(0, ...long),
+  };
+}"""
+
+
+async def heap_bytes(page: Page) -> int:
+    """What scripts hold after a collection."""
+    session = await page.context.new_cdp_session(page)
+    await session.send("HeapProfiler.collectGarbage")
+    usage = await session.send("Runtime.getHeapUsage")
+    return int(usage["usedSize"])
+
+
+async def measure(agents: int, workflows: int, seconds: int, kind: str, period_ms: int) -> None:
+    """Print one line of JSON."""
+    chromium = find_chromium()
+    assert chromium is not None, "no Chromium on the PATH"
+    views = Views(
+        [team("thread-0", agents), *(team(f"thread-{n}", 15) for n in range(1, workflows))]
+    )
+    async with async_playwright() as playwright, PageServer(views) as server:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = await browser.new_page(viewport={"width": 1440, "height": 900})
+        if period_ms != 1000:
+            # Time goes faster: each wait of a second is cut to this.
+            await page.add_init_script(
+                "const later = window.setTimeout;"
+                f"window.setTimeout = (task, ms) => later(task, ms === 1000 ? {period_ms} : ms);"
+            )
+        await page.goto(server.url)
+        await page.wait_for_selector("#agents tbody tr")
+        await page.locator(f'input[name="kind"][value="{kind}"]').check()
+        await page.wait_for_timeout(3000)
+        heap_before, nodes = await heap_bytes(page), "document.getElementsByTagName('*').length"
+        elements_before, asked = await page.evaluate(nodes), views.asked
+        result = await page.evaluate(MEASURE, 1000 * seconds)
+        result |= {
+            "agents": agents,
+            "workflows": workflows,
+            "kind": kind,
+            "views": views.asked - asked,
+            "elements": [elements_before, await page.evaluate(nodes)],
+            "heap_mb": [round(b / 1e6, 2) for b in (heap_before, await heap_bytes(page))],
+        }
+        await browser.close()
+    print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--agents", type=int, default=300)
+    parser.add_argument("--workflows", type=int, default=20)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--kind", choices=["lanes", "graph"], default="lanes")
+    parser.add_argument("--period-ms", type=int, default=1000, help="Between two views.")
+    args = parser.parse_args()
+    asyncio.run(measure(args.agents, args.workflows, args.seconds, args.kind, args.period_ms))
+
+
+if __name__ == "__main__":
+    main()

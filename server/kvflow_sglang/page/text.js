@@ -1,0 +1,27 @@
+// Figures as people read them.
+
+const counts = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+export const count = (value) => counts.format(value);
+export const compact = (value) => short.format(value);
+export const share = (part, whole) => (whole > 0 ? `${((100 * part) / whole).toFixed(1)}%` : "–");
+
+export function steps(value) {
+  if (value === null) return "not expected";
+  if (value === 0) return "now";
+  return value === 1 ? "in 1 step" : `in ${counts.format(value)} steps`;
+}
+
+export function duration(ms) {
+  if (ms === null) return "–";
+  if (ms < 1000) return `${ms} ms`;
+  if (ms < 120000) return `${(ms / 1000).toFixed(1)} s`;
+  return ms < 7200000 ? `${Math.round(ms / 60000)} min` : `${Math.round(ms / 3600000)} h`;
+}
+
+export const plural = (value, noun) => `${counts.format(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+// In the order in which people count: agent-2 before agent-10.
+const { compare } = new Intl.Collator("en", { numeric: true });
+export const byName = (one, other) => compare(one.agent, other.agent) || (one.agent < other.agent ? -1 : 1);
