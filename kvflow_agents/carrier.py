@@ -16,6 +16,7 @@ from kvflow_agents.live_lint import live_lint
 from kvflow_agents.refusal import attempt
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
+from kvflow_agents.spans import mark_span
 
 HINTED_PATHS = ("/chat/completions", "/completions")
 PARAMS_FIELD = "custom_params"
@@ -108,6 +109,7 @@ class Carrier:
         server = Server(root_of(base_url), client.api_key)
         self._remember(options, hint, server)
         self._report_failsafe(_report, hint, server)
+        self._report_failsafe(mark_span, hint)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
         return True

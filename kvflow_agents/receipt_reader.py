@@ -48,7 +48,8 @@ def read_receipts(workflows: Sequence[Seen], timeout_s: float) -> FoundReceipts:
     for reader in readers:
         for key, found in reader.so_far():
             sums[key].update(found)
-    return FoundReceipts(sums, tuple(note for reader in readers for note in reader.notes()))
+    by_agent = {key: dict(counter) for key, counter in sums.items()}
+    return FoundReceipts(by_agent, tuple(note for reader in readers for note in reader.notes()))
 
 
 class _Unreadable(Exception):
