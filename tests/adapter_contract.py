@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from openai._base_client import AsyncAPIClient, SyncAPIClient
 
+import kvflow_agents
 from kvflow_agents.adapter import Subscriptions
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.live_workflow import Workflow
@@ -88,6 +89,23 @@ class AdapterContract:
         await driver.run(app)
         assert_foreseen(server.requests)
         assert dict(server.requests[0].steps) == {"planner": 0, "writer": 1, "editor": 2}
+
+    async def test_the_report_counts_the_calls_of_every_agent(
+        self, driver: Driver, server: FakeOpenAI
+    ) -> None:
+        server.prompt_tokens, server.cached_tokens = 100, 75
+        kvflow_agents.reset_report()
+        driver.turn_on([server.base_url])
+        app = driver.build(server, NAMES)
+        for _ in range(2):
+            await driver.run(app)
+        found = kvflow_agents.report()
+        assert {each.agent: each.calls for each in found.agents} == dict.fromkeys(NAMES, 2)
+        for each in found.agents:
+            assert (each.errors, each.prompt_tokens, each.hit_rate) == (0, 200, 0.75)
+            assert each.latency is not None
+        assert all(found[name].forecast.right for name in NAMES[1:])
+        assert not any(found[name].forecast.wrong for name in NAMES[1:])
 
     async def test_the_end_of_a_run_is_reported(self, driver: Driver, server: FakeOpenAI) -> None:
         driver.turn_on([server.base_url])
