@@ -27,6 +27,8 @@ class AgentFigures:
     cached_tokens: int
     hit_rate: float | None
     mean_latency_ms: float
+    usages: list[dict[str, float]]
+    """Each call's, as in a report of `kvflow_agents`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,16 @@ def _agent(pairs: Sequence[tuple[CallRecord, PromptCall]]) -> AgentFigures:
         cached_tokens=sum(call.cached_tokens for call, _ in pairs),
         hit_rate=round(hits / len(warm), 3) if warm else None,
         mean_latency_ms=round(statistics.fmean(call.latency_ms for call, _ in pairs), 1),
+        usages=[_usage(call) for call, _ in pairs],
     )
+
+
+def _usage(call: CallRecord) -> dict[str, float]:
+    return {
+        "when_s": round(call.started_s, 3),
+        "cached_tokens": call.cached_tokens,
+        "prompt_tokens": call.prompt_tokens,
+    }
 
 
 def tables(runs: Sequence[RunFigures]) -> RenderableType:
