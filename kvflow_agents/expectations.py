@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from kvflow_agents.forecast import Figures, Forecast
 
@@ -62,6 +63,15 @@ class Expectations:
         while self._later and self._later[0] not in self._at:
             heapq.heappop(self._later)
         return self._later[0] if self._later else None
+
+    def soonest(self, most: int) -> Iterator[tuple[str, int]]:
+        """Agents and their steps, the smallest first, so many at most.
+
+        Looks at each number of steps that agents are at, not at each agent.
+        """
+        nearest = heapq.nsmallest(most, self._at)
+        coming = ((agent, steps) for steps in nearest for agent in self._at[steps])
+        return islice(coming, most)
 
     def _replace(self, forecast: Forecast) -> Iterable[str]:
         before = self.steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
-from heapq import nsmallest
 from itertools import islice
 from typing import Any, Literal
 
@@ -187,14 +186,13 @@ class Receipts:
         if workflow is None:
             return None
         steps = workflow.expected.steps
-        coming = ((agent, count) for agent, count in steps.items() if count is not None)
         rows = []
         for agent in _page(workflow.agents, offset, limit):
             kept = workflow.agents[agent]
             last = [_call(*call) for call in reversed(kept.last)]
             about = {"agent": agent, "steps": steps.get(agent), "sums": asdict(kept.sums)}
             rows.append({**about, "last_calls": last})
-        nearest = nsmallest(min(limit, MAX_PAGE), coming, key=lambda each: each[1])
+        nearest = workflow.expected.soonest(min(limit, MAX_PAGE))
         expected = [{"agent": agent, "steps": count} for agent, count in nearest]
         return {"workflow": name, **_summary(workflow), "expected": expected, "agents": rows}
 

@@ -19,6 +19,7 @@ from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
+from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
 from kvflow_sglang.tree import ClaimedTreeCore, Node, Tier
@@ -40,6 +41,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
     """None if requests without a hint are left alone."""
     lora: AdapterSlots | None = None
     """None without LoRA adapters, or where they are left to SGLang."""
+    metrics: Metrics | None = None
+    """None without `--enable-metrics`, and on ranks that publish none."""
 
     def __init__(self, params: Any) -> None:
         self.settings: Settings = from_environment()

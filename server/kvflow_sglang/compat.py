@@ -136,6 +136,11 @@ SCHEDULER_NAMES: dict[str, str | None] = {
         "self recv_req mm_input_error"
     ),
     "sglang.srt.managers.scheduler:Scheduler.init_request_dispatcher": "self",
+    "sglang.srt.managers.scheduler:Scheduler.init_metrics_collector": "self",
+    "sglang.srt.observability.metrics_collector:SchedulerMetricsCollectorContext": (
+        "enable_metrics is_stats_logging_rank current_scheduler_metrics_enabled "
+        "enable_kv_cache_events collector"
+    ),
     "sglang.utils:TypeBasedDispatcher.__iadd__": "self other",
     "sglang.srt.managers.io_struct:hook_custom_types": "new_types",
 }
@@ -383,6 +388,12 @@ def count_load(cache: Any, copy: Copy) -> None:
     if copy.is_timed and copy.finish_event.query():
         duration_ms = copy.start_event.elapsed_time(copy.finish_event)
         collector.observe_load_back_duration(duration_ms / 1000.0)
+
+
+def publishes_metrics(scheduler: Any) -> bool:
+    """Whether a scheduler is of those whose metrics SGLang publishes."""
+    publishes: bool = scheduler.metrics_collector_context.current_scheduler_metrics_enabled
+    return publishes
 
 
 # ---- LoRA adapters ----

@@ -62,7 +62,7 @@ def make_cache(context: Any) -> Any:
     HookRegistry.register(compat.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
     HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.register(compat.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
-    HookRegistry.register(compat.PASS_HOOK, _load_adapter_ahead, HookType.BEFORE)
+    HookRegistry.register(compat.PASS_HOOK, _begin_pass, HookType.BEFORE)
     HookRegistry.register(compat.LORA_HOOK, _manage_adapters, HookType.AFTER)
     HookRegistry.register(compat.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
@@ -159,11 +159,13 @@ def _manage_adapters(result: Any, scheduler: Any) -> None:
         cache.manage_adapters(AdapterSlots(scheduler, cache.settings))
 
 
-def _load_adapter_ahead(scheduler: Any, running_batch: Any) -> None:
+def _begin_pass(scheduler: Any, running_batch: Any) -> None:
     """Before `Scheduler.get_new_batch_prefill`, once in each of its passes."""
-    lora = scheduler.tree_cache.lora
-    if lora is not None:
-        lora.step(running_batch)
+    cache = scheduler.tree_cache
+    if cache.lora is not None:
+        cache.lora.step(running_batch)
+    if cache.metrics is not None:
+        cache.metrics.step(is_idle=not scheduler.waiting_queue and running_batch.is_empty())
 
 
 def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:
@@ -197,3 +199,13 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
         messages.ViewRequest: view,
     }
     compat.add_handlers(scheduler, handlers)
+    _publish_metrics(scheduler)
+
+
+def _publish_metrics(scheduler: Any) -> None:
+    """Where SGLang publishes its scheduler's metrics; other ranks would say the same again."""
+    collector = scheduler.tree_cache.metrics_collector
+    if collector is not None and compat.publishes_metrics(scheduler):
+        from kvflow_sglang.metrics import Metrics
+
+        scheduler.tree_cache.metrics = Metrics(scheduler.tree_cache, collector.labels)
