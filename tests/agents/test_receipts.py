@@ -26,6 +26,7 @@ NO_SUMS = {
     "device_tokens": 0,
     "host_tokens": 0,
     "prefetched_tokens": 0,
+    "lost_tokens": 0,
     "waits": 0,
 }
 
@@ -110,6 +111,7 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                         "host_tokens": 20,
                         "prefetched_tokens": 30,
                         "waited": True,
+                        "lost_tokens": 0,
                     }
                 ],
             },
@@ -127,6 +129,7 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                         "host_tokens": 0,
                         "prefetched_tokens": 0,
                         "waited": False,
+                        "lost_tokens": 0,
                     }
                 ],
             },
