@@ -19,7 +19,7 @@ from kvflow_sglang.tree import Node
 MAX_AGENTS = 300
 """The most agents of one workflow in one answer."""
 # Of one answer; together they bound its cost.
-MOST_NODES = 2000
+MOST_NODES = 1000
 MOST_EDGES = 1000
 MOST_OWNERS = 8
 MOST_AT_WORK = 64

@@ -103,9 +103,9 @@ def test_the_pool_adds_up_whatever_happens() -> None:
 
 def test_an_answer_is_bounded_and_pages_reach_every_agent() -> None:
     cache = StandaloneCache("kvflow", pool_tokens=50_000)
-    everyone = {f"agent{each:04d}": each % 7 for each in range(1000)}
-    cache.run(prompt(0, 0), hint=hint(1, "agent0000", **everyone))
-    for each in range(2 * MOST_NODES // 5):
+    everyone: dict[str, int | None] = {f"agent{each:04d}": each % 7 for each in range(1000)}
+    cache.run(prompt(0, 0), hint=Hint("w", Forecast(1, everyone), agent="agent0000"))
+    for each in range(400):
         cache.run([200_000 + each, *range(8)], hint=hint(1, "a", f"w{each}", a=1))
     seen: list[str] = []
     for offset in range(0, 1200, MAX_AGENTS):
@@ -116,7 +116,16 @@ def test_an_answer_is_bounded_and_pages_reach_every_agent() -> None:
     assert len(page["pool"]["owners"]) == MOST_OWNERS
     assert page["workflows"]["total"] > 100
     assert len(page["workflows"]["workflows"]) == 20
-    assert page["pool"]["uncounted_nodes"] == 0
+
+
+def test_a_large_tree_is_counted_over_several_answers() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=10_000)
+    for each in range(MOST_NODES + 200):
+        cache.run([each, 1, 2])
+    uncounted = [page_of(cache, None)["pool"]["uncounted_nodes"] for _ in range(2)]
+    assert uncounted == [200, 0]
+    device = page_of(cache, None)["pool"]["device"]
+    assert device["ordinary"] == 3 * (MOST_NODES + 200)
 
 
 def test_the_optimum_is_that_of_the_requests_that_were_served() -> None:

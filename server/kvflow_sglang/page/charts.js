@@ -6,7 +6,7 @@ import { Table, setText } from "./tables.js";
 
 const MOST_OWNERS = 6;
 const REST = "other workflows";
-const SHARED = "shared, or without hints";
+const SHARED = "shared or unhinted";
 const RUNNING = "running requests";
 const FREE = "free";
 const HEIGHT = 200;
