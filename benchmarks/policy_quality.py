@@ -17,13 +17,13 @@ from heapq import merge
 from pathlib import Path
 from typing import Annotated
 
-import calibration
 import typer
-from calibration import Step, Turn
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import calibration
+from calibration import Step, Turn
 from kvflow_agents import App, Workflow
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
@@ -100,7 +100,11 @@ def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator
     prefixes: dict[str, Tokens] = {}
     now_s = chance.uniform(0, 20)
     client = f"client{number}"
-    workflow = Workflow(client, app, first_seq=1, clock=lambda: now_s)
+
+    def clock() -> float:
+        return now_s
+
+    workflow = Workflow(client, app, first_seq=1, clock=clock)
     while True:
         history = Tokens("q")
         for step in workload.make(chance, 0.0):
@@ -122,7 +126,7 @@ def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator
                 prompt = prefixes[turn.agent] + tail
                 yield Call(now_s, client, turn.agent, prompt, answer, forecast)
         yield Notice(now_s, client, workflow.end(resumable=True).forecast)
-        workflow = Workflow(client, app, first_seq=int(now_s * 1e6) + 2, clock=lambda: now_s)
+        workflow = Workflow(client, app, first_seq=int(now_s * 1e6) + 2, clock=clock)
         now_s += chance.lognormvariate(1.5, 0.8)
 
 
@@ -323,6 +327,7 @@ def prefill_tokens(
         policy.arrived(request, event.at_s)
         match = tree.match(request.prompt[:-1])
         tree.lock(match.device)
+        policy.found(request, match.device_tokens)
         missing = len(request.prompt) - match.device_tokens
         served += 1
         if served > len(requests) * WARM_UP_SHARE:
@@ -365,6 +370,24 @@ def footprint_tokens(calls: Sequence[Call]) -> int:
     return sum(last.values()) or 12_000
 
 
+def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str, object]:
+    """The prefill of every policy on one kind of traffic."""
+    events = events_of(TRAFFIC[name], calls, seed)
+    made = [event for event in events if isinstance(event, Call)]
+    pool_tokens = int(POOL_SHARE * footprint_tokens(made))
+    future = Future(requests_of(made, absent(made)))
+
+    def run(side: str, kind: str = "absent") -> int:
+        make = SIDES[side].make
+        hears = events if kind in SAID else made
+        requests = requests_of(made, HINTS[kind](made))
+        return prefill_tokens(hears, requests, lambda tree: make(tree, future), pool_tokens)
+
+    row: dict[str, object] = {"workload": name, "pool_tokens": pool_tokens}
+    row |= {"lru": run("lru"), "optimum": run("optimum-device"), "papers": run("papers", "perfect")}
+    return row | {kind: run("ours-device", kind) for kind in hints}
+
+
 def main(
     workload: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
     hints: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
@@ -373,25 +396,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Compare the prefill that policies leave to do."""
-    rows = []
-    for name in track(workload or list(TRAFFIC)):
-        events = events_of(TRAFFIC[name], calls, seed)
-        made = [event for event in events if isinstance(event, Call)]
-        pool_tokens = int(POOL_SHARE * footprint_tokens(made))
-        future = Future(requests_of(made, absent(made)))
-
-        def run(side: str, kind: str = "absent") -> int:
-            make = SIDES[side].make
-            hears = events if kind in SAID else made
-            requests = requests_of(made, HINTS[kind](made))
-            return prefill_tokens(hears, requests, lambda tree: make(tree, future), pool_tokens)
-
-        base = {"lru": run("lru"), "optimum": run("optimum-device")}
-        row: dict[str, object] = {"workload": name, "pool_tokens": pool_tokens, **base}
-        row["papers, perfect"] = run("papers", "perfect")
-        for kind in hints or HINTS:
-            row[kind] = run("ours-device", kind)
-        rows.append(row)
+    rows = [measure(name, calls, seed, hints or list(HINTS)) for name in track(workload or TRAFFIC)]
     Console(width=180).print(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

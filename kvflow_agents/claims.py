@@ -87,6 +87,7 @@ class ClaimLedger(Generic[N]):
         self._labels: dict[int, _Label[N]] = {root.id: _Label()}
         # Workflows whose forecasts are not believed: what they leave is not known to be spent.
         self._doubted: set[str] = set()
+        self.doubts_all = False
 
     def standing(self, node: N) -> tuple[Standing, int | None]:
         """Why a node is kept, and how far its nearest agent is from its call."""
@@ -96,8 +97,8 @@ class ClaimLedger(Generic[N]):
         if label.distances:
             return Standing.EXPECTED, min(label.distances)
         is_private = len(label.users) == 1 and None not in label.users
-        if is_private and self._doubted:
-            is_private = self._doubted.isdisjoint(label.users)
+        if is_private and (self.doubts_all or self._doubted):
+            is_private = not self.doubts_all and self._doubted.isdisjoint(label.users)
         if is_private and not label.idle:
             return Standing.SPENT, None
         return Standing.ORDINARY, None

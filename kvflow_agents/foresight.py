@@ -24,6 +24,8 @@ Outcome = Literal["accepted", "stale", "ended"]
 STEP_MS = 1000.0
 STEP_WEIGHT = 0.3
 LEAST_CHANCE = 0.01
+# Who came back so often, though it was not expected, will again.
+LEAST_COMEBACKS = 2
 # What is sooner than this part of a step is now.
 LEAST_STEP = 0.1
 
@@ -62,6 +64,8 @@ class _Agent(Generic[N]):
     other: Claim[N] | None = None
     pauses: int = 0  # of its workflow, before its last call
     promise: Promise = field(default_factory=Promise)
+    # Of its calls after it was said not to call again, or not any more.
+    comeback: Promise = field(default_factory=Promise)
 
     @property
     def claims(self) -> list[Claim[N]]:
@@ -105,10 +109,15 @@ class _Workflow(Generic[N]):
 
         What is needed with a chance of one half is needed half as often: after twice as long.
         """
-        said_ms = self.wait_ms(name)
+        said_ms, agent = self.wait_ms(name), self.agents[name]
+        promise = agent.promise
         if said_ms is None:
-            return None
-        wait_ms = self.agents[name].promise.corrected_ms(said_ms, self.heard_ms)
+            # Who tells times knows better who does not come back.
+            is_silent = self.record.is_good and not self.expected.due_ms
+            if not is_silent or agent.comeback.kept < LEAST_COMEBACKS:
+                return None
+            said_ms, promise = self.step_ms, agent.comeback
+        wait_ms = promise.corrected_ms(said_ms, self.heard_ms)
         chance *= self.expected.chance.get(name, 100) / 100
         return self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
 
@@ -173,6 +182,7 @@ class Foresight(Generic[N]):
         self._dormant: OrderedDict[str, _Workflow[N]] = OrderedDict()
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._distrusted: set[str] = set()
+        self._is_heeded = True
         self._apps: OrderedDict[str, dict[str, _AppAgent]] = OrderedDict()
 
     @property
@@ -187,7 +197,17 @@ class Foresight(Generic[N]):
 
     def is_trusted(self, workflow: str) -> bool:
         """Whether a workflow's forecasts have influence, as far as they came true."""
-        return workflow not in self._distrusted
+        return self._is_heeded and workflow not in self._distrusted
+
+    def heed(self, is_heeded: bool) -> None:
+        """Let forecasts count, or none of them."""
+        self._is_heeded = is_heeded
+        self._ledger.doubts_all = not is_heeded
+        for workflow in self._live.values():
+            if not is_heeded:
+                self._want_no_more(workflow)
+            for name, agent in workflow.agents.items():
+                self._set_steps(workflow, name, agent)
 
     @property
     def agents(self) -> int:
@@ -243,6 +263,7 @@ class Foresight(Generic[N]):
                 workflow.note_call(self._reuse.now_ms, steps_said)
                 if hint.agent in workflow.agents:
                     workflow.agents[hint.agent].promise.keep(self._reuse.now_ms)
+                    workflow.agents[hint.agent].comeback.keep(self._reuse.now_ms)
         trust_has_changed = self._note_call(workflow, was_right)
         if trust_has_changed:
             told = [*workflow.agents, *expected.steps, *told]
@@ -314,9 +335,9 @@ class Foresight(Generic[N]):
 
     def _set_steps(self, workflow: _Workflow[N], name: str, agent: _Agent[N]) -> None:
         """Let an agent's claims say what is known of its next call."""
-        steps = workflow.steps_of(name)
+        steps = workflow.steps_of(name) if self._is_heeded else None
         distance = other_distance = None
-        if self._is_timed:
+        if self._is_timed and self._is_heeded:
             growth = agent.history.growth(after_pause=workflow.is_paused)
             chances = (growth, 1.0) if agent.history.grows else (1.0, growth)
             distance, other_distance = (workflow.due_ms(name, each) for each in chances)
@@ -357,18 +378,21 @@ class Foresight(Generic[N]):
             if agent is not None:
                 said_ms = workflow.wait_ms(name)
                 # Of the caller steps tell of this call, a time of its next.
-                if said_ms is not None and (name != caller or name in workflow.expected.due_ms):
+                if said_ms is None:
+                    agent.comeback.make(workflow.heard_ms, workflow.step_ms)
+                elif name != caller or name in workflow.expected.due_ms:
                     agent.promise.make(workflow.heard_ms, said_ms)
                 self._set_steps(workflow, name, agent)
         if self.adapters is not None:
-            steps = {name: workflow.steps_of(name) for name in told}
+            heeded = self._is_heeded
+            steps = {name: workflow.steps_of(name) if heeded else None for name in told}
             self.adapters.told(workflow.name, workflow.app, steps)
         self._expect_like_other_runs(workflow, told)
         self._forget_excess()
 
     def _want(self, workflow: _Workflow[N], caller: str | None) -> None:
         """Let the next agents' prefixes be loaded; the caller's own request asks for its own."""
-        if self._prefetch is not None and workflow.name in self._live:
+        if self._prefetch is not None and self._is_heeded and workflow.name in self._live:
             horizon = takewhile(self._prefetch.covers, count())
             near = chain.from_iterable(workflow.expected.at(steps) for steps in horizon)
             others = (name for name in islice(near, MOST_LOOKED_AT) if name != caller)
@@ -523,6 +547,7 @@ class Foresight(Generic[N]):
         assert self._agents_told == told, "agents told of are off"
         for workflow in workflows:
             for name, agent in workflow.agents.items():
-                steps = workflow.steps_of(name) if workflow.name in self._live else None
+                counts = self._is_heeded and workflow.name in self._live
+                steps = workflow.steps_of(name) if counts else None
                 assert agent.claim is None or agent.claim.steps == steps, "a claim's steps are off"
         self._ledger.check()

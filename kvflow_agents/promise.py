@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log2
 
 # How much one call changes what is known of the last ones.
-WEIGHT = 0.3
+WEIGHT = 0.1
 EARLIEST, LATEST = -2.0, 8.0
 """Powers of two by which a forecast is corrected."""
 
@@ -18,6 +18,8 @@ class Promise:
     """
 
     def __init__(self) -> None:
+        self.kept = 0
+        """How many calls have come that were promised."""
         self._slip = 0.0
         self._made_ms: int | None = None
         self._wait_ms = 1.0
@@ -33,11 +35,15 @@ class Promise:
 
     def keep(self, at_ms: int) -> None:
         """The agent calls."""
-        if self._made_ms is not None:
-            waited_ms = max(at_ms - self._made_ms, 1.0)
-            slip = min(max(log2(waited_ms / self._wait_ms), EARLIEST), LATEST)
-            self._slip += WEIGHT * (slip - self._slip)
-            self._made_ms = None
+        if self._made_ms is None:
+            return
+        waited_ms = max(at_ms - self._made_ms, 1.0)
+        off_by = log2(waited_ms / self._wait_ms) - self._slip
+        weight = WEIGHT if self.kept else 1.0
+        slip = self._slip + weight * off_by
+        self._slip = min(max(slip, EARLIEST), LATEST)
+        self.kept += 1
+        self._made_ms = None
 
     def corrected_ms(self, wait_ms: float, now_ms: int) -> float:
         """After how long the agent will call, where that was said to be `wait_ms`."""

@@ -214,6 +214,7 @@ class Engine:
         job.done_tokens = job.kept_tokens + job.loaded_tokens
         job.prefetched_tokens = self.early.read(match.device, waited=job.waits > 0)
         job.kept_tokens -= job.prefetched_tokens
+        self.policy.found(job.request, job.done_tokens)
         return True
 
     def _take(self, job: _Job, most: int) -> int:

@@ -10,10 +10,12 @@ from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.eviction import Preference, Rank, Standing, by_recency, by_standing, rank
 from kvflow_agents.foresight import Foresight, Namespace
+from kvflow_agents.guard import Guard
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import Tokens
 from kvflow_agents.reuse import Reuse
+from kvflow_agents.shadow import Shadow, checksums
 from kvflow_sglang.settings import Settings
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.tree import PAGE_SIZE, Node, Order, PrefixTree, TokenKey
@@ -29,6 +31,7 @@ class Policy(Order, Protocol):
 
     def arrived(self, request: Request, now_s: float) -> None: ...
     def told(self, hint: Hint, now_s: float) -> None: ...
+    def found(self, request: Request, cached_tokens: int) -> None: ...
     def inserting(self, request: Request) -> None: ...
     def prompt_cached(self, request: Request, leaf: Node) -> None: ...
     def answer_cached(self, request: Request, leaf: Node) -> None: ...
@@ -57,6 +60,7 @@ class Recency:
     def removed(self, node: Node) -> None: ...
     def arrived(self, request: Request, now_s: float) -> None: ...
     def told(self, hint: Hint, now_s: float) -> None: ...
+    def found(self, request: Request, cached_tokens: int) -> None: ...
     def inserting(self, request: Request) -> None: ...
     def prompt_cached(self, request: Request, leaf: Node) -> None: ...
     def answer_cached(self, request: Request, leaf: Node) -> None: ...
@@ -112,6 +116,8 @@ class Foretold(Claimed):
             prefetch=self.queue,
             reuse=self._reuse,
         )
+        self._guard = Guard()
+        self._shadow = Shadow.of_pool(tree.device_tokens + tree.host_tokens)
         self.expected_device_tokens = self.expected_host_tokens = 0
         self._expected: dict[int, tuple[int, int]] = {}
 
@@ -132,6 +138,11 @@ class Foretold(Claimed):
 
     def told(self, hint: Hint, now_s: float) -> None:
         self.foresight.hear(replace(hint, at_ms=int(1000 * now_s)))
+
+    def found(self, request: Request, cached_tokens: int) -> None:
+        blocks = checksums(request.prompt, self._shadow.block_tokens)
+        if self._guard.note(self._shadow.see(blocks, cached_tokens)):
+            self.foresight.heed(self._guard.heeds)
 
     def inserting(self, request: Request) -> None:
         self.user = None if request.hint is None else request.hint.workflow

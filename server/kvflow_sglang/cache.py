@@ -11,6 +11,7 @@ from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Foresight, Namespace, Outcome
+from kvflow_agents.guard import Guard
 from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.receipts import Admission, Receipts
@@ -51,6 +52,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
         self.receipts = Receipts()
         self.view = View(self)
+        self.guard = Guard()
         super().__init__(params)
 
     def reset(self) -> None:
@@ -178,7 +180,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.receipts.is_under_way(req.rid):
             self.receipts.admitted(req.rid, self._admission_of(req, caller, prefetched_tokens))
         self._learn(req, caller, tokens_before)
-        self.view.computed(req, tokens_before)
+        shares = self.view.computed(req, tokens_before)
+        if shares is not None and self.guard.note(shares):
+            self.foresight.heed(self.guard.heeds)
         self._back_up_wanted()
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
@@ -220,6 +224,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return {
             "workflows": self.foresight.workflows,
             "distrusted_workflows": self.foresight.distrusted,
+            "guard_trips": self.guard.trips,
+            "heeds_forecasts": int(self.guard.heeds),
             "agents": self.foresight.agents,
             "expected_device_tokens": tree.expected_device_tokens,
             "expected_host_tokens": tree.expected_host_tokens,

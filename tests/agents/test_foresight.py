@@ -614,3 +614,20 @@ ForesightMachine.TestCase.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None
 )
 TestForesightMachine = ForesightMachine.TestCase
+
+
+def test_forecasts_that_are_not_heeded_protect_nothing_until_they_are() -> None:
+    server = Server()
+    server.hear("w", 0, {"writer": 2})
+    server.call("w", "writer", "You write. Do A", " done")
+    server.foresight.heed(False)
+    server.foresight.check()
+    assert server.standing("You write. Do A") == ORDINARY
+    assert server.standing("You write. Do A done") == ORDINARY
+    assert not server.foresight.is_trusted("w")
+    server.hear("w", 1, {"writer": 0})
+    assert server.standing("You write. Do A") == ORDINARY
+    server.foresight.heed(True)
+    server.foresight.check()
+    assert server.standing("You write. Do A") == expected(0)
+    assert server.standing("You write. Do A done") == SPENT

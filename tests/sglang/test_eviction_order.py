@@ -15,6 +15,7 @@ from sglang.srt.mem_cache.unified_cache.components import get_and_increase_time_
 
 from kvflow_agents.eviction import Rank, Standing, rank
 from kvflow_agents.forecast import Forecast
+from kvflow_agents.guard import Guard
 from kvflow_agents.hints import Hint
 from kvflow_agents.track_record import TrackRecord
 from kvflow_sglang.compat import FULL
@@ -216,6 +217,7 @@ def test_victims_are_those_of_the_reference(
     monkeypatch.setenv(VARIABLE, json.dumps({"order": order}))
     # Random forecasts do not come true; here they are believed all the same.
     monkeypatch.setattr(TrackRecord, "is_good", True)
+    monkeypatch.setattr(Guard, "note", lambda guard, shares: False)
     cache = StandaloneCache("kvflow", pool_tokens=900)
     reference = Reference(cache)
     traffic = Traffic(seed, cache, reference, has_clock=has_clock)
