@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.agents_in_turn import AGENTS, FLAGS, PREFIX_TOKENS, ROUNDS, call_in_turn
-from tests.sglang.kvflow_client import Client, Run, chat_body, completion_body
+from tests.sglang.kvflow_client import Client, Run, chat_body, completion_body, wait_until
+
+DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "kvflow.json"
 
 
 @pytest.fixture(scope="module")
 def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("host") / "server.log"
-    flags = [*FLAGS, "--host-tier", "--hicache-ratio", "4"]
+    flags = [*FLAGS, "--host-tier", "--hicache-ratio", "4", "--enable-metrics"]
     env = {"SGLANG_USE_PICKLE_IPC": "0"}
     with ServerProcess(tiny_model, flags, log=log, env=env) as server:
         yield Client(server.base_url)
@@ -67,3 +70,44 @@ def test_msgpack_carries_hints_and_refuses_what_would_kill_the_scheduler(
     for name in ("later", "msgpack"):
         client.forecast(Hint(name, Forecast(1, {}, done=True)))
     assert client.counted("workflows") == 0
+
+
+def test_metrics_are_exported_and_a_scraper_harms_nothing(client: Client) -> None:
+    before = _scrape(client)
+    run = Run("metrics")
+    prompt = "".join(chr(65 + index % 50) for index in range(300))
+    for agent in ("a", "b", "a"):
+        # A scraper that is in the way of every call.
+        assert client.complete(prompt, custom_params=run.params({"a": 1, "b": 2}, agent)).text
+        _scrape(client)
+    wait_until(lambda: _grown(client, before, "sglang:kvflow_hinted_calls_total") == 3)
+    assert _grown(client, before, "sglang:kvflow_hints_total") == 3
+    assert _grown(client, before, "sglang:kvflow_hinted_prompt_tokens_total") == 3 * len(prompt)
+    assert _grown(client, before, "sglang:kvflow_hinted_cached_tokens_total") >= 2 * 200
+    client.forecast(run.done())
+
+
+def test_the_grafana_dashboard_asks_for_what_the_server_exports(client: Client) -> None:
+    call_in_turn(client, Run("dashboard"))
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+        for name in re.findall(r"sglang:\w+", target["expr"])
+    }
+    assert len(asked) > 10
+    wait_until(lambda: asked <= {name for name, _ in _scrape(client)})
+
+
+def _scrape(client: Client) -> dict[tuple[str, str], float]:
+    """The samples by name and labels."""
+    reply = client.get("/metrics")
+    assert reply.status == 200
+    found = re.findall(r"^([\w:]+)(\{.*\})? (\S+)$", reply.body, re.MULTILINE)
+    return {(name, labels): float(value) for name, labels, value in found}
+
+
+def _grown(client: Client, before: dict[tuple[str, str], float], name: str) -> float:
+    now = _scrape(client)
+    return sum(value - before.get(at, 0.0) for at, value in now.items() if at[0] == name)
