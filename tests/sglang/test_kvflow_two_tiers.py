@@ -72,12 +72,11 @@ def test_msgpack_carries_hints_and_refuses_what_would_kill_the_scheduler(
     assert client.counted("workflows") == 0
 
 
-def test_metrics_are_exported_and_a_scraper_harms_nothing(client: Client) -> None:
+def test_metrics_count_calls_that_are_scraped_between(client: Client) -> None:
     before = _scrape(client)
     run = Run("metrics")
     prompt = "".join(chr(65 + index % 50) for index in range(300))
     for agent in ("a", "b", "a"):
-        # A scraper that is in the way of every call.
         assert client.complete(prompt, custom_params=run.params({"a": 1, "b": 2}, agent)).text
         _scrape(client)
     wait_until(lambda: _grown(client, before, "sglang:kvflow_hinted_calls_total") == 3)
