@@ -219,5 +219,22 @@ def test_switched_off_adapters_are_left_to_sglang_and_kv_is_not(
         assert counts["agents"] > 0
 
 
+def test_two_ranks_with_a_host_tier_decide_alike(
+    tiny_model: Path, adapters: Path, tmp_path: Path, stock: dict[tuple[Adapter, int], str]
+) -> None:
+    agents = AGENTS[:6]
+    chosen = [
+        *flags(adapters, SLOTS, len(agents) - 1, overlap=True),
+        *("--host-tier", "--hicache-ratio", "4", "--max-total-tokens", "400", "--tp", "2"),
+    ]
+    # SGLang compares what its ranks call, pass and return, and ends the server if they differ.
+    env = {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
+    with ServerProcess(tiny_model, chosen, log=tmp_path / "server.log", env=env) as server:
+        client = Client(server.base_url)
+        answers = cycle(client, agents, Run("ranks", app="ranks"))
+        assert answers == [stock[each] for each in _in_turn(agents)]
+        assert client.counted("lora_prefetches_used") > 0
+
+
 def _in_turn(agents: tuple[Adapter, ...]) -> list[tuple[Adapter, int]]:
     return [(adapter, call) for call, adapter in product(range(ROUNDS), agents)]
