@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+from kvflow_agents.errors import IncompatibleServerError
 
 __all__ = [
     "FULL",
@@ -424,8 +427,33 @@ class AgreedOverlapLoader(LoRAOverlapLoader):
 
 
 def lora_manager(scheduler: Any) -> Any:
-    """What knows the adapters that are loaded in host memory."""
-    return scheduler.tp_worker.model_runner.lora_manager
+    """What knows the adapters that are loaded in host memory, and the device's slots for them.
+
+    IncompatibleServerError if it is not what kvflow was written for.
+    """
+    manager = scheduler.tp_worker.model_runner.lora_manager
+    missing = [name for name in _LORA_STATE if not _has(manager, name)]
+    if missing:
+        raise IncompatibleServerError(f"kvflow misses {', '.join(missing)} in SGLang's LoRAManager")
+    return manager
+
+
+_LORA_STATE = (
+    "loras",
+    "lora_refs",
+    "pending_lora_load_events",
+    "memory_pool.uid_to_buffer_id",
+    "memory_pool.max_loras_per_batch",
+    "memory_pool.eviction_policy",
+)
+
+
+def _has(value: Any, path: str) -> bool:
+    try:
+        attrgetter(path)(value)
+    except AttributeError:
+        return False
+    return True
 
 
 def adapters_needed(scheduler: Any, running_batch: Any) -> frozenset[str | None]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kvflow_agents.adapters import Adapter
+from kvflow_agents.errors import IncompatibleServerError
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.settings import Settings
 
@@ -193,6 +194,13 @@ def test_adapters_and_kv_share_the_link() -> None:
     land()
     server.step()
     assert not server.slots.needs_link
+
+
+def test_a_manager_that_is_not_sglangs_of_this_version_is_refused() -> None:
+    server = Server("a")
+    del server.manager.memory_pool.uid_to_buffer_id
+    with pytest.raises(IncompatibleServerError, match="memory_pool.uid_to_buffer_id"):
+        AdapterSlots(server.scheduler, Settings())
 
 
 def test_switched_off_or_without_overlap_loading_nothing_is_loaded_ahead() -> None:
