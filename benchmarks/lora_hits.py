@@ -236,12 +236,12 @@ def measure(calls: Sequence[Call], slots: int, *, with_engine: bool) -> Hits:
 def main(
     out: Annotated[Path | None, typer.Option(help="Where the JSON goes.")] = None,
     calls: int = 400,
-    engine: Annotated[bool, typer.Option(help="Also in a real server.")] = False,
+    engine: Annotated[int, typer.Option(help="So many workloads also in a real server.")] = 0,
 ) -> None:
     """Print the hit shares, and write them."""
     figures = {}
-    for name, made in workloads(calls):
-        hits = measure(made, SLOTS, with_engine=engine)
+    for number, (name, made) in enumerate(workloads(calls)):
+        hits = measure(made, SLOTS, with_engine=number < engine)
         figures[name] = asdict(hits)
         typer.echo(f"{name}: {hits}")
     if out is not None:
