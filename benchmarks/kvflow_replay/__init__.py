@@ -1,0 +1,1 @@
+"""`kvflow replay`: recorded traffic under other policies."""

@@ -1,0 +1,32 @@
+"""What a trace holds: calls and ends of workflows; their lengths, times and hashes, no text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvflow_agents.prefix import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One model call. Each block stands for the whole prompt up to its end; the last is partial."""
+
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: Tokens
+    workflow: str | None = None
+    agent: str | None = None
+    app: str | None = None
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A workflow is over."""
+
+    at_s: float
+    workflow: str
+
+
+Event = Call | End
