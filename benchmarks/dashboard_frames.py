@@ -54,8 +54,10 @@ async def heap_bytes(page: Page) -> int:
     return int(usage["usedSize"])
 
 
-async def measure(agents: int, workflows: int, seconds: int, kind: str, period_ms: int) -> None:
-    """Print one line of JSON."""
+async def measure(
+    agents: int, workflows: int, seconds: int, laps: int, kind: str, period_ms: int
+) -> None:
+    """Print one line of JSON for each lap of so many seconds, all of one page."""
     chromium = find_chromium()
     assert chromium is not None, "no Chromium on the PATH"
     views = Views(
@@ -74,19 +76,20 @@ async def measure(agents: int, workflows: int, seconds: int, kind: str, period_m
         await page.wait_for_selector("#agents tbody tr")
         await page.locator(f'input[name="kind"][value="{kind}"]').check()
         await page.wait_for_timeout(3000)
-        heap_before, nodes = await heap_bytes(page), "document.getElementsByTagName('*').length"
-        elements_before, asked = await page.evaluate(nodes), views.asked
-        result = await page.evaluate(MEASURE, 1000 * seconds)
-        result |= {
-            "agents": agents,
-            "workflows": workflows,
-            "kind": kind,
-            "views": views.asked - asked,
-            "elements": [elements_before, await page.evaluate(nodes)],
-            "heap_mb": [round(b / 1e6, 2) for b in (heap_before, await heap_bytes(page))],
-        }
+        for _ in range(laps):
+            asked = views.asked
+            result = await page.evaluate(MEASURE, 1000 * seconds)
+            result |= {
+                "agents": agents,
+                "workflows": workflows,
+                "kind": kind,
+                "views": views.asked - asked,
+                "elements": await page.evaluate("document.getElementsByTagName('*').length"),
+                "heap_mb": await heap_bytes(page) / 1e6,
+            }
+            rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}
+            print(json.dumps(rounded), flush=True)
         await browser.close()
-    print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}))
 
 
 def main() -> None:
@@ -95,10 +98,11 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=300)
     parser.add_argument("--workflows", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--laps", type=int, default=1)
     parser.add_argument("--kind", choices=["lanes", "graph"], default="lanes")
     parser.add_argument("--period-ms", type=int, default=1000, help="Between two views.")
     args = parser.parse_args()
-    asyncio.run(measure(args.agents, args.workflows, args.seconds, args.kind, args.period_ms))
+    asyncio.run(measure(**vars(args)))
 
 
 if __name__ == "__main__":

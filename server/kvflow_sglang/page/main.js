@@ -21,7 +21,8 @@ const chosen = { workflow: fromHash(), agent: null, offset: 0, agents_offset: 0,
 let answer = null;
 let server = null;
 let tasks = [];
-let isDrawing = false;
+let isStale = false;
+let frame = 0;
 
 const pool = new PoolPanel();
 const optimum = new OptimumPanel();
@@ -133,24 +134,22 @@ function notify(text) {
   setText(at("notice"), text);
 }
 
-// Everything that is to be drawn, cut in pieces; a later view takes the place of an unfinished one.
+// Everything that is to be drawn, a piece for each frame. What comes while that is under way is
+// drawn after it, the newest alone: a slow machine shows fewer views, but all of each.
 function draw() {
-  if (answer === null) return;
-  tasks = [drawWorkflow(), drawWorkflows(), pool.render(), optimum.render(), drawCounters()];
-  if (!isDrawing) {
-    isDrawing = true;
-    requestAnimationFrame(drawPiece);
-  }
+  isStale = true;
+  frame ||= requestAnimationFrame(drawPiece);
 }
 
 function drawPiece() {
-  while (tasks.length) {
-    if (!tasks[0].next().done) break;
-    tasks.shift();
-    break;
+  frame = 0;
+  if (!tasks.length && isStale && answer !== null) {
+    isStale = false;
+    tasks = [drawWorkflow(), drawWorkflows(), pool.render(), optimum.render(), drawCounters()];
   }
-  isDrawing = tasks.length > 0;
-  if (isDrawing) requestAnimationFrame(drawPiece);
+  if (!tasks.length) return;
+  if (tasks[0].next().done) tasks.shift();
+  if (tasks.length || isStale) frame = requestAnimationFrame(drawPiece);
 }
 
 function* drawWorkflows() {
