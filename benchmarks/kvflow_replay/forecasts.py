@@ -1,0 +1,89 @@
+"""Forecasts for recorded workflows, made call by call by the core that makes the live ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from kvflow_agents import App, StepGraph, Workflow
+from kvflow_agents.app import END, START
+from kvflow_agents.hints import Hint, agent_name, workflow_name
+from kvflow_replay.calls import Call, End
+
+# Bounds what is kept of workflows that never end.
+MAX_WORKFLOWS = 4096
+MAX_APPS = 256
+# The only agent of a session of which nobody says who calls.
+SESSION = "session"
+
+
+@dataclass(slots=True)
+class _Run:
+    workflow: Workflow
+    at_work: dict[str, float] = field(default_factory=dict)
+    """Until when each agent's call lasts."""
+
+
+class Forecaster:
+    """Hears a trace in the order of time and says what its adapter would have said.
+
+    Only what came before is known. Agents are at work from their first call until another of
+    their workflow calls after their last answer. Calls without a workflow have no hint.
+    """
+
+    def __init__(self) -> None:
+        self._apps: OrderedDict[str, App] = OrderedDict()
+        self._runs: OrderedDict[str, _Run] = OrderedDict()
+        self._now_s = 0.0
+
+    def call(self, call: Call) -> Hint | None:
+        """The hint that goes with a call."""
+        if call.workflow is None:
+            return None
+        self._now_s = call.at_s
+        run = self._run(call.workflow, call.app or "")
+        agent = agent_name((call.agent or SESSION).split("/"))
+        ended = [name for name, ends_s in run.at_work.items() if ends_s <= call.at_s]
+        for name in ended:
+            if name != agent:
+                run.workflow.finish("", name)
+                del run.at_work[name]
+        if agent not in run.at_work:
+            run.workflow.join("", agent)
+        run.at_work[agent] = call.at_s + call.latency_s
+        return run.workflow.hint(agent)
+
+    def end(self, end: End) -> Hint | None:
+        """The hint that says that a workflow is over; None if it has not called."""
+        run = self._runs.pop(end.workflow, None)
+        if run is None:
+            return None
+        self._now_s = end.at_s
+        run.workflow.plan("", [END])
+        return run.workflow.end(resumable=False)
+
+    def _run(self, name: str, app: str) -> _Run:
+        run = self._runs.get(name)
+        if run is None:
+            # Names come again after an end: later runs have to count further.
+            seq = int(self._now_s * 1e6) + 1
+            workflow = Workflow(workflow_name(name), self._app(app), first_seq=seq, clock=self._now)
+            run = self._runs[name] = _Run(workflow)
+        self._runs.move_to_end(name)
+        if len(self._runs) > MAX_WORKFLOWS:
+            self._runs.popitem(last=False)
+        return run
+
+    def _app(self, name: str) -> App:
+        if name not in self._apps:
+            start = StepGraph(passive=[START, END], open_agents=[START])
+            digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=16).hexdigest()
+            self._apps[name] = App(start, name=digest, is_open=True)
+        self._apps.move_to_end(name)
+        if len(self._apps) > MAX_APPS:
+            self._apps.popitem(last=False)
+        return self._apps[name]
+
+    def _now(self) -> float:
+        return self._now_s
