@@ -30,7 +30,10 @@ FLAGS = (
     *("--engine", "cpu", "--skip-server-warmup", "--sleep-on-idle", "--enable-metrics"),
     *("--max-total-tokens", "4000"),
 )
-PATHS = ("/kvflow/status", "/kvflow/workflows", "/kvflow/workflows/town", "/metrics")
+PATHS = (
+    *("/kvflow/status", "/kvflow/workflows", "/kvflow/workflows/town", "/metrics"),
+    *("/kvflow/view?workflow=town", "/kvflow/view?workflow=town&agents_offset=9700"),
+)
 
 
 def tell(base_url: str, agents: int) -> None:
