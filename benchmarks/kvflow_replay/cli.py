@@ -1,7 +1,82 @@
-"""`kvflow replay`: recorded traffic under other policies."""
+"""`kvflow replay`: recorded traffic under other policies; no GPU, no server."""
 
 from __future__ import annotations
 
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(help=__doc__, add_completion=False)
+from kvflow_agents.errors import ConfigurationError, KVFlowError
+
+# A group without commands, because `kvflow` adds each as a group; the callback is it.
+app = typer.Typer(help=__doc__, add_completion=False, subcommand_metavar="")
+
+
+@app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": True})
+def replay_command(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="JSON lines: ours or Mooncake's."
+        ),
+    ],
+    policy: Annotated[list[str] | None, typer.Option(help="Repeatable. Default: all.")] = None,
+    pool_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="On the device. Default: 0.4 of what is wanted again."),
+    ] = None,
+    host_tokens: Annotated[
+        int | None, typer.Option(min=1, help="On the host. Default: twice the pool.")
+    ] = None,
+    block_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Of Mooncake traces.")
+    ] = 512,
+    calls: Annotated[int | None, typer.Option(min=1, help="Only the file's first ones.")] = None,
+    windows: Annotated[int, typer.Option(min=1, max=1000, help="To look at apart.")] = 20,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
+    ] = None,
+) -> None:
+    """Compare policies on a trace: lru, ours-device and optimum-device in the pool alone; hicache,
+    papers, ours and optimum with a host tier besides."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from kvflow_replay import replay as replays
+    from kvflow_replay import tables
+    from kvflow_replay.calls import Call
+    from kvflow_replay.document import document
+    from kvflow_replay.reader import Reader
+    from kvflow_simulate.policies import chosen
+
+    console = Console(stderr=True)
+    try:
+        sides = chosen(policy or list(replays.DEFAULT_POLICIES))
+        with file.open("rb") as lines, console.status("reading"):
+            reader = Reader(lines, block_tokens=block_tokens)
+            events = replays.in_order(islice(reader, calls))
+            made = [event for event in events if isinstance(event, Call)]
+        for complaint in tables.complaints(reader.findings):
+            typer.echo(complaint, err=True)
+        block = reader.findings.block_tokens
+        if block is None:
+            raise ConfigurationError(f"{file.name} holds no call")
+        sizes = replays.sizes_for(made, block, pool_tokens, host_tokens)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("replaying", total=len(made))
+            done = replays.replay(
+                events,
+                [side.name for side in sides],
+                sizes,
+                windows=windows,
+                progress=lambda: progress.advance(task),
+            )
+    except (KVFlowError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    tables.show(done, reader.findings)
+    if json_file is not None:
+        values = json.dumps(document(done, reader.findings), indent=1)
+        json_file.write_text(values + "\n", encoding="utf-8")

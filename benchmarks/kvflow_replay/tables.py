@@ -1,0 +1,102 @@
+"""A replay for the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kvflow_replay.document import ratio_to
+from kvflow_replay.findings import Findings
+from kvflow_replay.replay import Loss, Outcome, Replay, losses
+
+SHOWN_LOSSES = 10
+# Where nobody sees the edge of a terminal.
+PIPE_COLUMNS = 140
+
+
+def show(done: Replay, findings: Findings) -> None:
+    """Print what the trace holds, what each policy found, and where LRU did better."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    for line in _about(done, findings):
+        console.print(escape(line), highlight=False)
+    console.print(_policies(done))
+    lost = losses(done)
+    if lost:
+        console.print(_losses(lost))
+    else:
+        console.print("In no window and for no agent did LRU compute over 2% less.")
+
+
+def complaints(findings: Findings) -> list[str]:
+    """What is wrong with the trace, a line for each kind."""
+    texts = [f"{count:,} lines skipped: {why}" for why, count in findings.skipped.items()]
+    texts += [f"{count:,} calls: {what}" for what, count in findings.mended.items()]
+    if findings.unknown_fields:
+        names = sorted(findings.unknown_fields)[:SHOWN_LOSSES]
+        texts.append(f"fields without a meaning: {', '.join(names)}")
+    return texts + findings.examples
+
+
+def _about(done: Replay, findings: Findings) -> list[str]:
+    block = done.sizes.block_tokens
+    device, host = done.sizes.device_blocks * block, done.sizes.host_blocks * block
+    lines = [
+        f"{done.calls:,} calls, {done.hinted:,} with a forecast, in "
+        f"{done.window_ends_s[-1] - done.begin_s:,.0f} s; blocks of {block} tokens; "
+        f"pool {device:,} tokens, host {host:,}"
+    ]
+    if done.too_large:
+        lines.append(f"{done.too_large:,} calls left out: they do not fit in the pool")
+    if findings.estimated_calls:
+        lines.append(f"{findings.estimated_calls:,} calls with estimated lengths")
+    return lines
+
+
+def _policies(done: Replay) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("policy")
+    for column in ("host tier", "hit rate", "on device", "on host", "computed", "/ LRU"):
+        table.add_column(column, justify="right")
+    table.add_column("/ optimum", justify="right")
+    for outcome in done.outcomes:
+        table.add_row(*_row(done, outcome))
+    return table
+
+
+def _row(done: Replay, outcome: Outcome) -> list[str]:
+    total = outcome.total
+    cached_tokens = total.device_tokens + total.host_tokens
+    is_optimum = outcome.policy.startswith("optimum")
+    return [
+        outcome.policy,
+        "yes" if outcome.has_host_tier else "",
+        f"{cached_tokens / total.prompt_tokens:.1%}",
+        # The optimum does not tell its tiers apart.
+        "" if is_optimum and outcome.has_host_tier else f"{total.device_tokens:,}",
+        "" if is_optimum or not outcome.has_host_tier else f"{total.host_tokens:,}",
+        f"{total.computed_tokens:,}",
+        _ratio(ratio_to(done, outcome, "lru")),
+        _ratio(ratio_to(done, outcome, "optimum")),
+    ]
+
+
+def _losses(lost: list[Loss]) -> Table:
+    worst = sorted(lost, key=lambda loss: loss.lru_tokens - loss.computed_tokens)
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    table.title = f"Where LRU computed less, in the same pools ({len(lost)} in all)"
+    for column in ("policy", "where"):
+        table.add_column(column)
+    for column in ("computed", "by LRU", "/ LRU"):
+        table.add_column(column, justify="right")
+    for loss in worst[:SHOWN_LOSSES]:
+        figures = (f"{loss.computed_tokens:,}", f"{loss.lru_tokens:,}", _ratio(loss.ratio))
+        table.add_row(loss.policy, escape(loss.where), *figures)
+    return table
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,89 @@
+"""`kvflow replay`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from kvflow_agents.cli import COMMANDS_GROUP
+
+
+def replay(path: Path, lines: list[str], *options: str) -> Result:
+    path.write_text("".join(lines), encoding="utf-8")
+    (command,) = (one for one in entry_points(group=COMMANDS_GROUP) if one.name == "replay")
+    return CliRunner().invoke(command.load(), [str(path), *options])
+
+
+def trace(agents: int = 6, rounds: int = 10) -> list[str]:
+    lines = []
+    for turn in range(agents * rounds):
+        agent = turn % agents
+        fixed = [agent * 100 + block for block in range(8)]
+        line = {
+            **{
+                "v": 1,
+                "at_ms": turn * 1000,
+                "workflow": "w",
+                "agent": f"[red]a{agent}",
+                "app": "x",
+            },
+            **{"prompt_tokens": 9 * 64, "hash_ids": [*fixed, 10_000 + turn], "block_tokens": 64},
+        }
+        lines.append(json.dumps(line) + "\n")
+    return lines
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "trace.jsonl"
+
+
+def test_policies_are_compared_in_a_table_and_in_json(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = replay(path, trace(), "--pool-tokens", str(26 * 64), "--json", str(out))
+    assert result.exit_code == 0, result.output
+    assert "60 calls, 60 with a forecast" in result.stdout
+    document = json.loads(out.read_text())
+    assert document["block_tokens"] == 64 and document["calls"] == 60
+    policies = {row["policy"]: row for row in document["policies"]}
+    assert policies["lru"]["hit_rate"] == 0
+    assert policies["ours-device"]["computed_to_lru"] < 0.8
+    assert policies["ours-device"]["computed_to_optimum"] >= 1
+    assert {row["agent"] for row in policies["lru"]["agents"]} == {f"[red]a{n}" for n in range(6)}
+
+
+def test_what_is_wrong_with_a_trace_is_said_and_the_rest_replayed(path: Path) -> None:
+    lines = ["oops\n", *trace(), trace()[0][:-10]]
+    result = replay(path, lines, "--policy", "lru")
+    assert result.exit_code == 0
+    assert "1 lines skipped: not JSON" in result.stderr
+    assert "1 lines skipped: cut short" in result.stderr
+    assert "line 1: not JSON" in result.stderr
+
+
+def test_only_the_first_calls(path: Path) -> None:
+    result = replay(path, trace(), "--calls", "7", "--policy", "lru")
+    assert "7 calls, 7 with a forecast" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        ([], [], "holds no call"),
+        (["{}\n"], [], "holds no call"),
+        (trace(), ["--policy", "fifo"], "there is no policy 'fifo'"),
+        (trace(), ["--pool-tokens", "3"], "at least a block"),
+        (trace(), ["--pool-tokens", "64"], "no call of the trace fits"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_with_the_reason(
+    path: Path, lines: list[str], options: list[str], message: str
+) -> None:
+    result = replay(path, lines, *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
