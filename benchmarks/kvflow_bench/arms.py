@@ -29,6 +29,8 @@ class ServerKind:
     is_stock: bool
     has_host_tier: bool
     fits_everything: bool = False
+    overlaps_loras: bool = False
+    """Whether LoRA adapters are loaded beside the server's work, where there are any."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the plugin."""
 
@@ -54,9 +56,11 @@ SERVERS = {
     kind.name: kind
     for kind in (
         ServerKind("lru", is_stock=True, has_host_tier=False),
+        ServerKind("lru-overlap", is_stock=True, has_host_tier=False, overlaps_loras=True),
         ServerKind("hicache", is_stock=True, has_host_tier=True),
         ServerKind("kvflow", is_stock=False, has_host_tier=True),
         ServerKind("kvflow-device", is_stock=False, has_host_tier=False),
+        ServerKind("kvflow-overlap", is_stock=False, has_host_tier=False, overlaps_loras=True),
         ServerKind(
             "kvflow-noprefetch",
             is_stock=False,
@@ -71,12 +75,14 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("lru", "lru", Hints.NONE),
+        Arm("lru-overlap", "lru-overlap", Hints.NONE),
         Arm("hicache", "hicache", Hints.NONE),
         Arm("kvflow", "kvflow", Hints.EXACT),
         Arm("kvflow-unhinted", "kvflow", Hints.NONE),
         Arm("kvflow-wrong", "kvflow", Hints.REVERSED),
         Arm("kvflow-noprefetch", "kvflow-noprefetch", Hints.EXACT),
         Arm("kvflow-device", "kvflow-device", Hints.EXACT),
+        Arm("kvflow-overlap", "kvflow-overlap", Hints.EXACT),
         Arm("ceiling", "ceiling", Hints.NONE),
     )
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 from kvflow_agents.errors import KVFlowError
 from kvflow_bench import document, protocol
-from kvflow_bench.arms import Arm, Hints, in_turn
+from kvflow_bench.adapters import Adapters
+from kvflow_bench.arms import Arm, Hints, ServerKind, in_turn
 from kvflow_bench.client import Client
 from kvflow_bench.counters import load_back_gb_per_s
 from kvflow_bench.figures import figures_of
@@ -58,6 +59,15 @@ async def prime(client: Client, workload: Workload) -> None:
     parameters = replace(workload.parameters, seed=PRIMING_SEED, rounds=1)
     other = replace(workload, parameters=parameters)
     await protocol.run(client, other, Hints.NONE, name="priming")
+
+
+async def load_adapters(fleet: Fleet, kinds: Sequence[ServerKind], adapters: Adapters) -> None:
+    """Tell the servers that were started here of the adapters they cannot hold at once."""
+    for kind in kinds:
+        if kind.name in fleet.commands:
+            async with Client(fleet.urls[kind.name]) as client:
+                for name, path in adapters.left_out(kind).items():
+                    await client.load_adapter(name, path)
 
 
 async def servers_of(fleet: Fleet) -> dict[str, Any]:

@@ -21,7 +21,6 @@ PASS_THROUGH = {
     "ignore_unknown_options": True,
 }
 SHOWN_DIFFERENCES = 10
-DEFAULT_ARMS = ("lru", "hicache", "kvflow", "kvflow-unhinted", "ceiling")
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -50,7 +49,9 @@ Together = Annotated[bool, typer.Option("--start-together", help="Start servers 
 @app.command("run", context_settings=PASS_THROUGH)
 def run_command(
     flags: Flags = None,
-    preset: Annotated[str, typer.Option(help="cpu or h100: workloads and pool.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(help="cpu, h100, lora-cpu or lora-h100: workloads and pool.")
+    ] = "cpu",
     workload: Annotated[
         list[str] | None, typer.Option(help="One of the preset's; repeatable. Default: all.")
     ] = None,
@@ -71,9 +72,12 @@ def run_command(
     slow_link: Annotated[
         float | None, typer.Option(metavar="GB_PER_S", help="Slow the host link down.")
     ] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="For LoRA adapters.")] = None,
     kvflow_config: Config = None,
     workflows: Annotated[int | None, typer.Option(help="At once.")] = None,
     agents: Annotated[int | None, typer.Option(help="In each workflow.")] = None,
+    active: Annotated[int | None, typer.Option(help="Of the agents.")] = None,
+    adapters: Annotated[int | None, typer.Option(help="LoRA adapters of the agents.")] = None,
     branches: Annotated[int | None, typer.Option(help="Of each stage of `branch`.")] = None,
     shared_tokens: Annotated[int | None, typer.Option(help="Of the fixed ones.")] = None,
     fixed_tokens: Annotated[int | None, typer.Option(help="Of each agent's prompt.")] = None,
@@ -84,8 +88,8 @@ def run_command(
 ) -> None:
     """Run workloads against every arm, and write each result down as it comes.
 
-    Arms: lru, hicache, kvflow, kvflow-unhinted, kvflow-wrong, kvflow-noprefetch, kvflow-device,
-    ceiling (docs/benchmarks.md).
+    Arms: lru, lru-overlap, hicache, kvflow, kvflow-unhinted, kvflow-wrong, kvflow-noprefetch,
+    kvflow-device, kvflow-overlap, ceiling (docs/benchmarks.md).
     """
     from kvflow_bench import arms, bench, document, options, presets, tables
     from kvflow_bench import slow_link as link
@@ -94,6 +98,8 @@ def run_command(
     sizes = {
         "workflows": workflows,
         "agents": agents,
+        "active": active,
+        "adapters": adapters,
         "branches": branches,
         "shared_tokens": shared_tokens,
         "fixed_tokens": fixed_tokens,
@@ -106,7 +112,7 @@ def run_command(
     with _errors_of("run"):
         chosen = presets.named(preset)
         workloads = presets.select(chosen, workload or [], changes)
-        sides = arms.chosen(arm or DEFAULT_ARMS)
+        sides = arms.chosen(arm or chosen.arms)
         launch = options.make_launch(
             model,
             engine,
@@ -117,6 +123,8 @@ def run_command(
             ceiling_tokens=ceiling_tokens or presets.ceiling_tokens(chosen, workloads),
             host_flags=chosen.host_flags,
         )
+        if count := max(each.parameters.adapters for each in workloads):
+            launch = options.with_adapters(launch, count, slots or chosen.slots)
         if slow_link is not None:
             load_tokens = max(each.parameters.fixed_tokens for each in workloads)
             launch = link.slowed(launch, slow_link, load_tokens)
@@ -134,6 +142,8 @@ def run_command(
         given = options.addresses(server)
         for group in [[kind] for kind in kinds] if one_at_a_time else [kinds]:
             with Fleet(group, given, launch, start_together=start_together) as fleet:
+                if launch.adapters is not None:
+                    asyncio.run(bench.load_adapters(fleet, group, launch.adapters))
                 results.add_servers(asyncio.run(bench.servers_of(fleet)))
                 comparison = bench.compare(
                     workloads,

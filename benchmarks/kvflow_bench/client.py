@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,10 +64,14 @@ class Client:
         )
 
     async def generate(
-        self, prompt: Sequence[int], output_tokens: int, hint: Hint | None
+        self,
+        prompt: Sequence[int],
+        output_tokens: int,
+        hint: Hint | None,
+        adapter: str | None = None,
     ) -> Answer:
         """The greedy answer of exactly `output_tokens`; raises `ServerCallError`."""
-        body = generate_body(prompt, output_tokens, hint)
+        body = generate_body(prompt, output_tokens, hint, adapter)
         pieces: list[bytes] = []
         first_s = last_s = 0.0
         try:
@@ -90,6 +95,10 @@ class Client:
     async def tell(self, hint: Hint) -> None:
         """Send a forecast that no request carries."""
         await self._post("/kvflow/forecast", encode_body(hint))
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Let the server know a LoRA adapter; it keeps in memory as many as it may."""
+        await self._post("/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
 
     async def flush(self) -> None:
         """Empty the cache, once the server has nothing left to do."""
@@ -135,8 +144,10 @@ class Client:
         await self._session.close()
 
 
-def generate_body(prompt: Sequence[int], output_tokens: int, hint: Hint | None) -> bytes:
-    """The body of a greedy, streamed `/generate` of a fixed length."""
+def generate_body(
+    prompt: Sequence[int], output_tokens: int, hint: Hint | None, adapter: str | None = None
+) -> bytes:
+    """The body of a greedy, streamed `/generate` of a fixed length; no adapter: the base model."""
     sampling: dict[str, Any] = {
         "temperature": 0,
         "max_new_tokens": output_tokens,
@@ -145,6 +156,8 @@ def generate_body(prompt: Sequence[int], output_tokens: int, hint: Hint | None) 
     if hint is not None:
         sampling["custom_params"] = encode_request(hint)
     body = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
+    if adapter is not None:
+        body["lora_path"] = adapter
     return json.dumps(body, separators=(",", ":")).encode()
 
 

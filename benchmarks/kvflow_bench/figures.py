@@ -12,6 +12,8 @@ from typing import Any
 PERCENTS = (50, 95, 99)
 CEILING = "ceiling"
 STOCK = "hicache"
+# Where no arm has a host tier.
+STOCK_ON_DEVICE = "lru"
 
 Figures = dict[str, float | None]
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -77,6 +79,13 @@ class Comparison:
     def arms(self) -> list[str]:
         """The arms that have runs."""
         return list(self._runs)
+
+    @property
+    def stock(self) -> str:
+        """The stock server that the others are compared with."""
+        return (
+            STOCK_ON_DEVICE if STOCK_ON_DEVICE in self._runs and STOCK not in self._runs else STOCK
+        )
 
     def of(self, arm: str, figure: str) -> Spread | None:
         """A figure of an arm over its repeats."""

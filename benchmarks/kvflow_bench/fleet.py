@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kvflow_agents.errors import ConfigurationError
+from kvflow_bench.adapters import Adapters
 from kvflow_bench.arms import ServerKind
 from kvflow_sglang.server_process import ServerProcess
 
@@ -35,6 +36,7 @@ class Launch:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the plugin, in every server that has it."""
     env: Mapping[str, str] = field(default_factory=dict)
+    adapters: Adapters | None = None
     start_timeout_s: float = START_TIMEOUT_S
 
     def arguments(self, kind: ServerKind) -> list[str]:
@@ -46,6 +48,7 @@ class Launch:
             *("--max-total-tokens", str(tokens)),
             "--enable-metrics",
             *(self.host_flags if kind.has_host_tier else ()),
+            *(self.adapters.options(kind) if self.adapters else ()),
             *self.flags,
         ]
 

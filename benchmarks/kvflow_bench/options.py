@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_bench import fleet
-from kvflow_sglang import serve, tiny_model
+from kvflow_bench.adapters import Adapters
+from kvflow_sglang import serve, tiny_lora, tiny_model
 from kvflow_sglang.model import make
 
 
@@ -38,6 +41,19 @@ def make_launch(
         config=_json_object(config),
         **sizes,
     )
+
+
+def with_adapters(launch: fleet.Launch, count: int, slots: int) -> fleet.Launch:
+    """The same servers with LoRA adapters, which the tiny model that was made here is given.
+
+    ConfigurationError if another model's folder has fewer.
+    """
+    adapters = Adapters(Path(launch.model), count, slots)
+    if adapters.model == launch.log_folder / "tiny":
+        for number, path in enumerate(adapters.paths().values()):
+            make(path, partial(tiny_lora.write, number=number), config=tiny_lora.CONFIG)
+    adapters.check()
+    return replace(launch, adapters=adapters)
 
 
 def _engine(name: str | None) -> serve.Engine:

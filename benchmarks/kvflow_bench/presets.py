@@ -20,6 +20,9 @@ class Preset:
     ceiling_tokens: int | None = None
     """None: what the workloads take together at most."""
     host_flags: tuple[str, ...] = ()
+    slots: int = 8
+    """The device's slots for LoRA adapters, where the workloads have any."""
+    arms: tuple[str, ...] = ("lru", "hicache", "kvflow", "kvflow-unhinted", "ceiling")
 
 
 # Llama-3.1-8B's shape on 80 GB: 10 x 8,192 or 8 x 10 x 2,048 fixed tokens in a pool of 45,000.
@@ -112,7 +115,50 @@ CPU = Preset(
     host_flags=("--hicache-ratio", "6"),
 )
 
-PRESETS = {"h100": H100, "cpu": CPU}
+# A pool in which all KV fits, so that adapters alone decide.
+LORA_ARMS = ("lru", "lru-overlap", "kvflow-device", "kvflow-overlap", "ceiling")
+
+
+def _lora(sizes: Parameters, pool_tokens: int, *, slots: int) -> Preset:
+    active = sizes.workflows * sizes.active
+    cycle = replace(sizes, workflows=1, agents=active, rounds=2 * sizes.rounds)
+    return Preset(
+        workloads=(
+            Workload("lora", "simulation", sizes),
+            Workload("lora-active", "active", sizes),
+            Workload("lora-cycle", "cycle", cycle),
+        ),
+        pool_tokens=pool_tokens,
+        ceiling_tokens=pool_tokens,
+        repeats=2,
+        slots=slots,
+        arms=LORA_ARMS,
+    )
+
+
+# ScaleSim's example: 100 adapters (of rank 64), a fifth of the agents active, here with 16 slots.
+LORA_H100 = _lora(
+    Parameters(workflows=5, agents=20, active=4, adapters=100, fixed_tokens=512),
+    pool_tokens=110_000,
+    slots=16,
+)
+# A fifth of the adapters is more than the slots, and fits into twice as many.
+LORA_CPU = _lora(
+    Parameters(
+        workflows=2,
+        agents=20,
+        active=4,
+        adapters=40,
+        fixed_tokens=100,
+        dynamic_tokens=10,
+        output_tokens=4,
+        rounds=2,
+    ),
+    pool_tokens=10_000,
+    slots=6,
+)
+
+PRESETS = {"h100": H100, "cpu": CPU, "lora-h100": LORA_H100, "lora-cpu": LORA_CPU}
 
 # Many agents, short answers: as many loads as possible, and others at work meanwhile.
 RACES = {

@@ -75,7 +75,9 @@ class Teller:
         output_tokens = self._workflow.parameters.output_tokens
         steps = told(self._hints, stage.steps)
         calls = [
-            self._client.generate(call.prompt, output_tokens, self._hint_of(call.agent, steps))
+            self._client.generate(
+                call.prompt, output_tokens, self._hint_of(call.agent, steps), call.adapter
+            )
             for call in stage.calls
         ]
         return await asyncio.gather(*calls)

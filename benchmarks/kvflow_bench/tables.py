@@ -11,11 +11,12 @@ from rich.table import Table
 
 from kvflow_bench.counters import KVFLOW
 from kvflow_bench.document import runs_of
-from kvflow_bench.figures import CEILING, STOCK, Comparison, Spread, by_workload
+from kvflow_bench.figures import CEILING, Comparison, Spread, by_workload
 
 PERCENTILES = ("p50", "p95", "p99")
 TOKENS = (("prompt", "prompt_tokens"), ("device", "device_tokens"), ("host", "host_tokens"))
 COUNTED = (("evicted", "evicted_tokens_total"), ("loaded back", "load_back_tokens_total"))
+OWN = (f"{KVFLOW}prefetch", f"{KVFLOW}lora_re", f"{KVFLOW}lora_loads", f"{KVFLOW}lora_prefetches")
 # Where nobody sees the edge of a terminal.
 PIPE_COLUMNS = 220
 
@@ -53,7 +54,8 @@ def show(sessions: Sequence[Mapping[str, Any]]) -> None:
 def times(name: str, comparison: Comparison) -> Table:
     """Latency, time to first token, throughput and ratios of each arm, medians over the repeats."""
     columns = ["arm", "runs", "latency, ms", "p50/95/99", "TTFT, ms", "p50/95/99", "per token, ms"]
-    ratios = ["throughput / hicache", "latency / ceiling", "latency / hicache"]
+    stock = comparison.stock
+    ratios = [f"throughput / {stock}", "latency / ceiling", f"latency / {stock}"]
     table = _table(f"{name}: time", [*columns, "calls/s", "tokens/s", *ratios])
     for arm in comparison.arms:
         mean = comparison.of(arm, "mean_latency_ms")
@@ -67,9 +69,9 @@ def times(name: str, comparison: Comparison) -> Table:
             _median(comparison.of(arm, "mean_inter_token_ms"), 1),
             _median(comparison.of(arm, "calls_per_s"), 2),
             _median(comparison.of(arm, "output_tokens_per_s"), 1),
-            _with_range(comparison.ratio(arm, STOCK, "calls_per_s"), 3),
+            _with_range(comparison.ratio(arm, stock, "calls_per_s"), 3),
             _with_range(comparison.ratio(arm, CEILING), 3),
-            _with_range(comparison.ratio(arm, STOCK), 3),
+            _with_range(comparison.ratio(arm, stock), 3),
         )
     return table
 
@@ -79,7 +81,9 @@ def tokens(name: str, comparison: Comparison) -> Table:
     columns = ["arm", *(title for title, _ in (*TOKENS, *COUNTED))]
     own = _own_counters(comparison)
     short = [name.removeprefix(KVFLOW).removesuffix("_tokens").replace("_", " ") for name in own]
-    table = _table(f"{name}: tokens", [*columns, "GB/s", *short, "unlike hicache's", "unlike own"])
+    table = _table(
+        f"{name}: tokens", [*columns, "GB/s", *short, f"unlike {comparison.stock}'s", "unlike own"]
+    )
     for arm in comparison.arms:
         table.add_row(
             arm,
@@ -87,16 +91,16 @@ def tokens(name: str, comparison: Comparison) -> Table:
             *(_median(comparison.counted(arm, counter), 0) for _, counter in COUNTED),
             _median(comparison.of(arm, "load_back_gb_per_s"), 2),
             *(_median(comparison.counted(arm, counter), 0) for counter in own),
-            _share(comparison.different_outputs(arm, STOCK)),
+            _share(comparison.different_outputs(arm, comparison.stock)),
             _share(comparison.changed_outputs(arm)),
         )
     return table
 
 
 def _own_counters(comparison: Comparison) -> list[str]:
-    """kvflow's counters of loads ahead of their request, as far as its server has them."""
+    """kvflow's counters of early loads and of LoRA adapters, as far as its server has them."""
     names = {name for arm in comparison.arms for name in comparison.counter_names(arm)}
-    return sorted(name for name in names if name.startswith(f"{KVFLOW}prefetch"))
+    return sorted(name for name in names if name.startswith(OWN))
 
 
 def _place(session: Mapping[str, Any]) -> str:

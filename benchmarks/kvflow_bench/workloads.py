@@ -10,10 +10,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.forecast import Steps
 from kvflow_agents.step_graph import Join, StepGraph
+from kvflow_bench import adapters
+from kvflow_bench.schedule import schedule
 
 # Ids that every model has and that stand for no control token, the tiny model's included.
 FIRST_TOKEN = 10
@@ -30,6 +33,10 @@ class Parameters:
     """How many run at once, each with prompts of its own."""
     agents: int = 10
     """In the cycle; of `peer` the executors, of `branch` the stages."""
+    active: int = 2
+    """Agents of `simulation` and `active` that call again and again."""
+    adapters: int = 0
+    """LoRA adapters, dealt out to the agents of all workflows in turn; 0: the base model serves."""
     branches: int = 2
     """Agents that a stage of `branch` picks one of."""
     shared_tokens: int = 0
@@ -43,7 +50,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            lowest = 0 if field.name in ("shared_tokens", "seed") else 1
+            lowest = 0 if field.name in ("shared_tokens", "adapters", "seed") else 1
             if getattr(self, field.name) < lowest:
                 raise ConfigurationError(f"{field.name} must be at least {lowest}")
         if self.shared_tokens > self.fixed_tokens:
@@ -56,6 +63,7 @@ class Call:
 
     agent: str
     prompt: Prompt
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class Front:
 
     agents: tuple[str, ...]
     is_counted: bool
+    steps: Steps | None = None
+    """What is known as they leave; None: what the graph says."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,24 @@ class Workflow:
     def stages(self, *, counted: bool) -> Iterator[Stage]:
         """The stages that count, or those before; the same every time."""
         prompts = _Prompts(self)
+        with_ = self._adapters()
         for front in self.fronts:
-            calls = tuple(Call(agent, prompts.next(agent)) for agent in front.agents)
+            calls = tuple(
+                Call(agent, prompts.next(agent), with_.get(agent)) for agent in front.agents
+            )
             if front.is_counted == counted:
-                yield Stage(calls, self.graph.outlook(front.agents).steps)
+                yield Stage(calls, front.steps or self.graph.outlook(front.agents).steps)
+
+    def _adapters(self) -> dict[str, str]:
+        """The adapter of each agent that has one."""
+        if not self.parameters.adapters:
+            return {}
+        agents = sorted({agent for front in self.fronts for agent in front.agents})
+        first = self.number * len(agents)
+        return {
+            agent: adapters.name((first + index) % self.parameters.adapters)
+            for index, agent in enumerate(agents)
+        }
 
     def footprint_tokens(self) -> int:
         """What all prompts and answers take together in a cache that never evicts."""
@@ -163,11 +187,37 @@ def _branch(number: int, sizes: Parameters) -> Workflow:
     return Workflow(number, sizes, StepGraph(edges), tuple(fronts))
 
 
+def _simulation(number: int, sizes: Parameters) -> Workflow:
+    """A simulation in which some agents are active, and the others call now and then."""
+    return _simulated(number, sizes, sizes.agents)
+
+
+def _active(number: int, sizes: Parameters) -> Workflow:
+    """The same while the others stay silent: they have called once before."""
+    return _simulated(number, sizes, min(sizes.active, sizes.agents))
+
+
+def _simulated(number: int, sizes: Parameters, callers: int) -> Workflow:
+    first = number * sizes.agents
+    names = [f"agent{first + index:03}" for index in range(sizes.agents)]
+    # The active ones warm up last, as they would have called last.
+    ring = [[agent] for agent in reversed(names)]
+    graph = _ring_graph(ring)
+    calls = schedule(names[:callers], sizes.active, seed=f"simulation/{sizes.seed}/{number}")
+    fronts = [Front(tuple(stage), False) for stage in ring]
+    fronts += [
+        Front((agent,), True, steps) for agent, steps in islice(calls, sizes.rounds * sizes.agents)
+    ]
+    return Workflow(number, sizes, graph, tuple(fronts))
+
+
 KINDS: Mapping[str, Callable[[int, Parameters], Workflow]] = {
     "cycle": _cycle,
     "peer": _peer,
     "branch": _branch,
     "growing": _growing,
+    "simulation": _simulation,
+    "active": _active,
 }
 
 

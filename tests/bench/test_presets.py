@@ -3,11 +3,29 @@ from __future__ import annotations
 import pytest
 
 from kvflow_agents.errors import ConfigurationError
-from kvflow_bench import presets
+from kvflow_bench import arms, presets
 from kvflow_bench.workloads import Workload
 
+LORA = ("lora-cpu", "lora-h100")
 
-@pytest.mark.parametrize("preset", presets.PRESETS.values(), ids=list(presets.PRESETS))
+
+@pytest.mark.parametrize("name", LORA)
+def test_active_adapters_press_on_the_slots_and_fit_twice_as_many(name: str) -> None:
+    preset = presets.named(name)
+    for workload in preset.workloads:
+        sizes = workload.parameters
+        active = sizes.agents if workload.kind == "cycle" else sizes.workflows * sizes.active
+        # Nothing is loaded ahead unless there is a slot that no request in flight needs.
+        assert sizes.workflows < preset.slots < active <= 2 * preset.slots
+        assert workload.footprint_tokens() <= preset.pool_tokens
+        if workload.kind != "cycle":
+            assert active == 0.2 * sizes.adapters == 0.2 * sizes.workflows * sizes.agents
+    arms.chosen(preset.arms)
+
+
+@pytest.mark.parametrize(
+    "preset", [each for name, each in presets.PRESETS.items() if name not in LORA]
+)
 def test_every_workload_presses_on_the_pool_and_fits_the_ceiling(preset: presets.Preset) -> None:
     for workload in preset.workloads:
         sizes = workload.parameters

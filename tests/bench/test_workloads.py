@@ -120,6 +120,7 @@ def test_a_seed_decides_everything() -> None:
         ("growing", 3 * 20 + 9 * 12),
         ("peer", 6 * 20 + 18 * 12),
         ("branch", 3 * (8 + 2 * 12) + 12 * 12),
+        ("active", 3 * 20 + 9 * 12),
     ],
 )
 def test_the_footprint_counts_prefixes_once_and_every_call(kind: str, tokens: int) -> None:
