@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
@@ -59,8 +59,19 @@ class AgentCalls:
     """Summed: above 0 if calls came later than was said."""
 
 
+class Listener(Protocol):
+    """Who else wants to know of a call."""
+
+    def use(
+        self, prompt_tokens: int, cached_tokens: int | None, output_tokens: int | None
+    ) -> None: ...
+    def end(self) -> None: ...
+
+
 class CallUnderWay:
     """One call from its first attempt to the end of its answer."""
+
+    listener: Listener | None = None
 
     def __init__(self, calls: AgentCalls, lock: threading.Lock, started_s: float) -> None:
         self._calls = calls
@@ -77,11 +88,15 @@ class CallUnderWay:
             with self._lock:
                 self._calls.first_tokens_s.append(time.perf_counter() - self._started_s)
 
-    def use(self, prompt_tokens: int, cached_tokens: int | None) -> None:
+    def use(
+        self, prompt_tokens: int, cached_tokens: int | None, output_tokens: int | None = None
+    ) -> None:
         """The response says what it used; the last word before the end counts.
 
         None: the server does not say what was cached.
         """
+        if self.listener is not None:
+            self.listener.use(prompt_tokens, cached_tokens, output_tokens)
         self._usage = Usage(self._when_s, cached_tokens, prompt_tokens)
         if self._has_ended:
             self._meter()
@@ -97,6 +112,8 @@ class CallUnderWay:
             self._calls.total_latency_s += latency_s
             self._calls.latencies_s.append(latency_s)
         self._meter()
+        if self.listener is not None:
+            self.listener.end()
 
     def fail(self) -> None:
         """It has raised an error; its latency says nothing."""

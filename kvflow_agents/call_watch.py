@@ -39,7 +39,8 @@ def _note_usage(call: CallUnderWay, answer: Any) -> None:
     usage = getattr(answer, "usage", None)
     if usage is not None:
         details = getattr(usage, "prompt_tokens_details", None)
-        call.use(usage.prompt_tokens, getattr(details, "cached_tokens", None))
+        cached_tokens = getattr(details, "cached_tokens", None)
+        call.use(usage.prompt_tokens, cached_tokens, getattr(usage, "completion_tokens", None))
 
 
 def _watch_stream(call: CallUnderWay, stream: Any, failsafe: Failsafe) -> None:

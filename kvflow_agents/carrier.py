@@ -13,6 +13,7 @@ from kvflow_agents.courier import Courier
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_agents.live_lint import live_lint
+from kvflow_agents.recorder import Recorder, call_recorder
 from kvflow_agents.refusal import attempt
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
@@ -75,6 +76,8 @@ class Carrier:
         self._lint = live_lint()
         self._lint_failsafe = Failsafe("a model call's lint")
         self._report_failsafe = Failsafe("the report")
+        self._recorder = call_recorder()
+        self._recorder_failsafe = Failsafe("the recording of calls")
         self._calls: OrderedDict[str, None] = OrderedDict()
         self._workflow_servers: OrderedDict[str, set[Server]] = OrderedDict()
         self._lock = threading.Lock()
@@ -110,6 +113,8 @@ class Carrier:
         self._remember(options, hint, server)
         self._report_failsafe(_report, hint, server)
         self._report_failsafe(mark_span, hint)
+        if self._recorder is not None:
+            self._recorder_failsafe(_record, self._recorder, hint, body)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
         return True
@@ -118,6 +123,8 @@ class Carrier:
         """Tell the servers that have seen the hint's workflow, in the background."""
         self._report_failsafe(call_records.note, hint)
         servers = self.servers_of(hint.workflow)
+        if hint.forecast.done and self._recorder is not None and servers:
+            self._recorder_failsafe(self._recorder.end, hint.workflow)
         if hint.forecast.done:
             with self._lock:
                 self._workflow_servers.pop(hint.workflow, None)
@@ -151,6 +158,12 @@ def _report(hint: Hint, server: Server) -> None:
     made = attempt.get()
     if made is not None and made.call is None:  # its retries are the same call
         made.call = call_records.begin(hint, server, made.started_s)
+
+
+def _record(recorder: Recorder, hint: Hint, body: Mapping[str, Any]) -> None:
+    made = attempt.get()
+    if made is not None and made.call is not None and made.call.listener is None:
+        made.call.listener = recorder.begin(hint, body)
 
 
 def _is_hintable(options: Any) -> bool:

@@ -28,6 +28,7 @@ LAZY_IMPORTS = {
     "call_watch.py": {"openai"},
     "cli.py": {"typer"},
     "lint.py": {"typer", "rich"},
+    "record.py": {"typer"},
     "report_table.py": {"rich"},
     "reports.py": {"rich"},
     "sdk.py": {"openai"},
