@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -246,13 +247,23 @@ def plot_command(
 @app.command("shape")
 def shape_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the model folder goes.")],
+    adapters: Annotated[
+        int, typer.Option(min=0, help="LoRA adapters to DIR/adapters/0 and on, of the same bytes.")
+    ] = 0,
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 64,
 ) -> None:
     """Make a folder of Llama-3.1-8B's shape without weights, for `--load-format dummy`."""
     from kvflow_bench import shape
-    from kvflow_sglang import model
+    from kvflow_sglang import model, tiny_lora
 
     with _errors_of("shape"):
         made = model.make(folder, shape.write)
+        first = folder / model.ADAPTERS / "0"
+        for number in range(adapters):
+            write = partial(shape.link_adapter, like=first)
+            if number == 0:
+                write = partial(shape.write_adapter, rank=rank)
+            model.make(first.with_name(str(number)), write, config=tiny_lora.CONFIG)
     typer.echo(f"{folder}: {'made' if made else 'already there'}")
 
 

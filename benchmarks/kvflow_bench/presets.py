@@ -146,16 +146,16 @@ LORA_H100 = _lora(
 LORA_CPU = _lora(
     Parameters(
         workflows=2,
-        agents=20,
-        active=4,
-        adapters=40,
+        agents=15,
+        active=3,
+        adapters=30,
         fixed_tokens=100,
         dynamic_tokens=10,
-        output_tokens=4,
+        output_tokens=2,
         rounds=2,
     ),
     pool_tokens=10_000,
-    slots=6,
+    slots=4,
 )
 
 PRESETS = {"h100": H100, "cpu": CPU, "lora-h100": LORA_H100, "lora-cpu": LORA_CPU}

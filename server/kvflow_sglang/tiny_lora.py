@@ -39,10 +39,11 @@ def write(folder: Path, number: int, *, rank: int = RANK) -> None:
             prefix = f"base_model.model.model.layers.{layer}.{name}"
             weights |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(_config(rank), indent=2) + "\n", "utf-8")
+    (folder / CONFIG).write_text(json.dumps(config(rank), indent=2) + "\n", "utf-8")
 
 
-def _config(rank: int) -> dict[str, object]:
+def config(rank: int) -> dict[str, object]:
+    """PEFT's configuration of an adapter of every projection."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

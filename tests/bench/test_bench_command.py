@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kvflow_bench import shape
+from kvflow_bench.adapters import Adapters
 from kvflow_bench.cli import app
 
 RUN = ["run", "--engine", "gpu"]
@@ -53,3 +56,21 @@ def test_a_real_models_shape_needs_no_weights(tmp_path: Path) -> None:
         assert result.exit_code == 0 and outcome in result.output
     assert {"config.json", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("*.safetensors"))
+
+
+def test_adapters_of_a_real_models_shape_share_one_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "llama"
+    result = CliRunner().invoke(app, ["shape", str(folder), "--adapters", "3", "--rank", "1"])
+    assert result.exit_code == 0, result.output
+    Adapters(folder, count=3, slots=2).check()
+    paths = [folder / "adapters" / str(number) / shape.WEIGHTS for number in range(3)]
+    assert all(path.samefile(paths[0]) for path in paths)
+    weights = load_file(paths[2])
+    assert len(weights) == 32 * 7 * 2
+    key = "base_model.model.model.layers.31.mlp.down_proj.lora_B.weight"
+    assert weights[key].shape == (4096, 1)
+    assert weights[key].dtype == torch.bfloat16
+    assert json.loads((paths[0].parent / "adapter_config.json").read_text())["r"] == 1
