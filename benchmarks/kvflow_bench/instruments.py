@@ -4,10 +4,14 @@ An SGLang plugin that does nothing unless KVFLOW_BENCH_SWITCHES names a JSON fil
 again at every copy, so that one server can be measured with the switches off and on:
 `h2d_delay_cycles` (what SGLang's own test switch delays each layer by), `poison` (fill the slots
 of every load before it is copied) and `unfenced` (let kvflow show KV before its copy is done).
+
+With KVFLOW_BENCH_DUMMY_BASE set, LoRA adapters are read from their files although the base model
+has none (`--load-format dummy`); SGLang 0.5.23 reads both the same way, and fails.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -16,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "KVFLOW_BENCH_SWITCHES"
+DUMMY_BASE_VARIABLE = "KVFLOW_BENCH_DUMMY_BASE"
 DELAY_VARIABLE = "SGLANG_TEST_HICACHE_H2D_DELAY_CYCLES"
 SUBMIT = "sglang.srt.mem_cache.l2_transfer.L2TransferEngine.submit_host_to_device"
+READ_ADAPTER = "sglang.srt.lora.lora.LoRAAdapter.initialize_weights"
 FINISH = "kvflow_sglang.loads.EarlyLoads.finish"
 # Finite, and far from any real key or value.
 POISON = 100.0
@@ -25,11 +31,15 @@ POISON = 100.0
 
 def register() -> None:
     """Entry point of SGLang's plugins."""
-    if os.environ.get(VARIABLE) and "sglang.srt.managers.scheduler" in sys.modules:
-        from kvflow_sglang.compat import HookRegistry, HookType
+    if "sglang.srt.managers.scheduler" not in sys.modules:
+        return
+    from kvflow_sglang.compat import HookRegistry, HookType
 
+    if os.environ.get(VARIABLE):
         HookRegistry.register(SUBMIT, _submit, HookType.AROUND)
         HookRegistry.register(FINISH, _finish, HookType.AROUND)
+    if os.environ.get(DUMMY_BASE_VARIABLE):
+        HookRegistry.register(READ_ADAPTER, _read_adapter, HookType.BEFORE)
 
 
 def switches() -> dict[str, Any]:
@@ -69,6 +79,14 @@ def _poison(stream: Any, transfer: Any) -> None:
 def _fill(pool: Any, slots: Any) -> None:
     for buffer in (*pool.k_buffer, *pool.v_buffer):
         buffer[slots.long()] = POISON
+
+
+def _read_adapter(adapter: Any) -> None:
+    """Before `LoRAAdapter.initialize_weights`: its files are there, whatever the base model has."""
+    from sglang.srt.configs.load_config import LoadFormat
+
+    adapter.load_config = copy.copy(adapter.load_config)
+    adapter.load_config.load_format = LoadFormat.AUTO
 
 
 def _finish(finish: Callable[..., Any], loads: Any, **kwargs: Any) -> Any:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kvflow_agents.errors import ConfigurationError
-from kvflow_bench import fleet
+from kvflow_bench import fleet, instruments
 from kvflow_bench.adapters import Adapters
 from kvflow_sglang import serve, tiny_lora, tiny_model
 from kvflow_sglang.model import make
+
+# What lets a base model without weights have adapters.
+DUMMY_BASE = {"SGLANG_PLUGINS": "kvflow_instruments", instruments.DUMMY_BASE_VARIABLE: "1"}
 
 
 def make_launch(
@@ -53,7 +56,12 @@ def with_adapters(launch: fleet.Launch, count: int, slots: int) -> fleet.Launch:
         for number, path in enumerate(adapters.paths().values()):
             make(path, partial(tiny_lora.write, number=number), config=tiny_lora.CONFIG)
     adapters.check()
-    return replace(launch, adapters=adapters)
+    env = {**launch.env, **DUMMY_BASE} if _has_no_weights(launch) else launch.env
+    return replace(launch, adapters=adapters, env=env)
+
+
+def _has_no_weights(launch: fleet.Launch) -> bool:
+    return bool({"dummy", "--load-format=dummy"} & set(launch.flags))
 
 
 def _engine(name: str | None) -> serve.Engine:
