@@ -123,8 +123,8 @@ class Carrier:
         """Tell the servers that have seen the hint's workflow, in the background."""
         self._report_failsafe(call_records.note, hint)
         servers = self.servers_of(hint.workflow)
-        if hint.forecast.done and self._recorder is not None and servers:
-            self._recorder_failsafe(self._recorder.end, hint.workflow)
+        if self._recorder is not None and servers:
+            self._recorder_failsafe(self._recorder.end, hint)
         if hint.forecast.done:
             with self._lock:
                 self._workflow_servers.pop(hint.workflow, None)

@@ -74,15 +74,13 @@ class RecordedCall:
 
 
 class _End:
-    """A workflow is over."""
+    """A workflow is over, or pauses."""
 
     is_complete = True
 
-    def __init__(self, workflow: str) -> None:
-        self._line = {
-            **{"v": VERSION, "kind": "end", "at_ms": int(time.time() * 1000)},
-            "workflow": workflow,
-        }
+    def __init__(self, kind: str, workflow: str) -> None:
+        at_ms = int(time.time() * 1000)
+        self._line = {"v": VERSION, "kind": kind, "at_ms": at_ms, "workflow": workflow}
 
     def values(self) -> Mapping[str, Any]:
         return self._line
@@ -99,9 +97,10 @@ class Recorder:
         """A call is made; its body may change afterwards. ValueError if it has no prompt."""
         return RecordedCall(self, hint, str(body.get("model")), prompt_of(body))
 
-    def end(self, workflow: str) -> None:
-        """A workflow is over."""
-        self.file.put(_End(self.salt.name(workflow)))
+    def end(self, hint: Hint) -> None:
+        """A workflow is over, or else pauses, as its last hint says."""
+        kind = "end" if hint.forecast.done else "pause"
+        self.file.put(_End(kind, self.salt.name(hint.workflow)))
 
 
 def call_recorder() -> Recorder | None:

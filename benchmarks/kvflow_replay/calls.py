@@ -23,10 +23,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A workflow is over."""
+    """A workflow is over, or pauses if it `is_resumable`."""
 
     at_s: float
     workflow: str
+    is_resumable: bool = False
 
 
 Event = Call | End

@@ -43,6 +43,7 @@ class Fields(NamedTuple):
     delay_ms: float = 0.0
     id: str | None = None
     is_end: bool = False
+    is_resumable: bool = False
     is_estimated: bool = False
 
 
@@ -65,11 +66,12 @@ def _ours(line: Mapping[str, Any]) -> Fields:
         raise BadField("another version")
     at_ms = _number(line, "at_ms", MAX_MS)
     workflow = _name(line, "workflow")
-    if line.get("kind", "call") == "end":
+    kind = line.get("kind", "call")
+    if kind in ("end", "pause"):
         if workflow is None:
             raise BadField("an end without a workflow")
-        return Fields(at_ms, 0, 0, (), 0, workflow, is_end=True)
-    if line.get("kind", "call") != "call":
+        return Fields(at_ms, 0, 0, (), 0, workflow, is_end=True, is_resumable=kind == "pause")
+    if kind != "call":
         raise BadField("another kind")
     return Fields(
         at_ms,

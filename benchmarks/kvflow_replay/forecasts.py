@@ -55,13 +55,13 @@ class Forecaster:
         return run.workflow.hint(agent)
 
     def end(self, end: End) -> Hint | None:
-        """The hint that says that a workflow is over; None if it has not called."""
+        """The hint that says that a workflow is over or pauses; None if it has not called."""
         run = self._runs.pop(end.workflow, None)
         if run is None:
             return None
         self._now_s = end.at_s
         run.workflow.plan("", [END])
-        return run.workflow.end(resumable=False)
+        return run.workflow.end(resumable=end.is_resumable)
 
     def _run(self, name: str, app: str) -> _Run:
         run = self._runs.get(name)

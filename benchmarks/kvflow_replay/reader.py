@@ -89,7 +89,7 @@ class Reader:
             raise BadField("a repeated call")
         at_s = self._time_s(fields)
         if fields.is_end:
-            return End(at_s, fields.workflow or "")
+            return End(at_s, fields.workflow or "", fields.is_resumable)
         if fields.prompt_tokens > MAX_HASHES * fields.block_tokens:
             raise BadField("too many blocks")
         if self.findings.block_tokens not in (None, fields.block_tokens):

@@ -47,8 +47,9 @@ def test_a_line_of_ours() -> None:
 
 
 def test_a_workflow_ends() -> None:
-    events, findings = read(ours(), {"v": 1, "kind": "end", "at_ms": 9000, "workflow": "w"})
-    assert events[1] == End(9.0, "w")
+    end = {"v": 1, "kind": "end", "at_ms": 9000, "workflow": "w"}
+    events, findings = read(ours(), end, {**end, "kind": "pause"})
+    assert events[1:] == [End(9.0, "w"), End(9.0, "w", is_resumable=True)]
     assert findings.calls == 1
 
 

@@ -47,11 +47,13 @@ def messages(question: str = SECRET) -> Any:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
-def ask(model: FakeOpenAI, how: str = "plain") -> None:
+def ask(model: FakeOpenAI, how: str = "plain", *, resumable: bool = False) -> None:
     """Two agents in turn, in a workflow that ends."""
     with (
         openai.OpenAI(base_url=model.base_url, api_key="key") as client,
-        kvflow_agents.workflow("ticket-7", base_urls=[model.base_url], app="shop"),
+        kvflow_agents.workflow(
+            "ticket-7", base_urls=[model.base_url], app="shop", resumable=resumable
+        ),
     ):
         for agent in ("planner", "writer"):
             with kvflow_agents.agent(agent):
@@ -98,6 +100,13 @@ def test_calls_are_recorded_with_agents_and_times_and_read_again(
     assert isinstance(one, Call) and isinstance(other, Call) and isinstance(end, End)
     assert one.blocks == other.blocks and one.at_s <= other.at_s <= end.at_s
     assert one.workflow == end.workflow
+
+
+def test_a_workflow_that_may_go_on_pauses(model: FakeOpenAI, trace: Path) -> None:
+    ask(model, resumable=True)
+    flushed(trace)
+    pause = read(trace)[-1]
+    assert isinstance(pause, End) and pause.is_resumable
 
 
 def test_no_text_and_no_name_of_a_workflow_is_in_a_trace(model: FakeOpenAI, trace: Path) -> None:

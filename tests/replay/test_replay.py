@@ -137,6 +137,9 @@ def test_the_forecast_says_who_calls_next_and_the_end_that_nobody_does() -> None
     end = forecaster.end(End(99.0, "w"))
     assert end is not None and end.forecast.done
     assert forecaster.end(End(99.0, "w")) is None
+    forecaster.call(call(99.5, [1], workflow="w", agent="a0", app="cycle"))
+    pause = forecaster.end(End(99.9, "w", is_resumable=True))
+    assert pause is not None and not pause.forecast.done
     assert forecaster.call(call(100.0, [1])) is None
 
 
