@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvflow_agents.errors import ConfigurationError, KVFlowError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kvflow_replay.calls import Event
+    from kvflow_replay.live import LiveReplay
 
 # A group without commands, because `kvflow` adds each as a group; the callback is it.
 app = typer.Typer(help=__doc__, add_completion=False, subcommand_metavar="")
@@ -36,6 +43,14 @@ def replay_command(
     ] = 512,
     calls: Annotated[int | None, typer.Option(min=1, help="Only the file's first ones.")] = None,
     windows: Annotated[int, typer.Option(min=1, max=1000, help="To look at apart.")] = 20,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Make the calls of an SGLang server instead."),
+    ] = None,
+    hints: Annotated[bool, typer.Option(help="Send forecasts to the server.")] = True,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="How much faster than it was, on the server.")
+    ] = 1.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
@@ -48,7 +63,7 @@ def replay_command(
     from kvflow_replay import replay as replays
     from kvflow_replay import tables
     from kvflow_replay.calls import Call
-    from kvflow_replay.document import document
+    from kvflow_replay.document import document, live_document
     from kvflow_replay.reader import Reader
     from kvflow_simulate.policies import chosen
 
@@ -64,6 +79,12 @@ def replay_command(
         block = reader.findings.block_tokens
         if block is None:
             raise ConfigurationError(f"{file.name} holds no call")
+        if server is not None:
+            live = _replay_live(console, events, server, block, is_hinted=hints, speed=speed)
+            tables.show_live(live, reader.findings)
+            if json_file is not None:
+                _write(json_file, live_document(live, reader.findings))
+            raise typer.Exit(1 if live.failed == live.calls else 0)
         sizes = replays.sizes_for(made, block, pool_tokens, host_tokens)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("replaying", total=len(made))
@@ -78,5 +99,35 @@ def replay_command(
         raise typer.BadParameter(str(error)) from error
     tables.show(done, reader.findings)
     if json_file is not None:
-        values = json.dumps(document(done, reader.findings), indent=1)
-        json_file.write_text(values + "\n", encoding="utf-8")
+        _write(json_file, document(done, reader.findings))
+
+
+def _replay_live(
+    console: Console,
+    events: list[Event],
+    server: str,
+    block_tokens: int,
+    *,
+    is_hinted: bool,
+    speed: float,
+) -> LiveReplay:
+    from rich.progress import Progress
+
+    from kvflow_replay.live import replay_live
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("replaying", total=len(events))
+        return asyncio.run(
+            replay_live(
+                events,
+                server,
+                block_tokens,
+                is_hinted=is_hinted,
+                speed=speed,
+                progress=lambda: progress.advance(task),
+            )
+        )
+
+
+def _write(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

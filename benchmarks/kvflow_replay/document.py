@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kvflow_replay.findings import Findings
+from kvflow_replay.live import LiveReplay, rows
 from kvflow_replay.replay import Loss, Outcome, Replay, Sums, baseline, losses
 
 SCHEMA = 1
@@ -26,6 +27,20 @@ def document(done: Replay, findings: Findings) -> dict[str, Any]:
         "window_ends_s": [end_s - done.begin_s for end_s in done.window_ends_s],
         "policies": [_policy(done, outcome) for outcome in done.outcomes],
         "lru_did_better": [_loss(loss) for loss in losses(done)],
+    }
+
+
+def live_document(live: LiveReplay, findings: Findings) -> dict[str, Any]:
+    """What a server answered, in all and by agent."""
+    return {
+        "schema": SCHEMA,
+        "trace": findings.to_dict(),
+        "calls": live.calls,
+        "calls_with_forecast": live.hinted,
+        "failed": live.failed,
+        "errors": live.errors,
+        "most_late_s": live.late_s,
+        "rows": [{**asdict(row), "hit_rate": row.hit_rate} for row in rows(live)],
     }
 
 

@@ -20,6 +20,7 @@ DEFAULT_POLICIES = ("lru", "ours-device", "optimum-device", "hicache", "papers",
 POOL_SHARE = 0.4
 HOST_POOLS = 2
 NOBODY = "(no agent)"
+APP_CHARS = 8
 
 Agent = tuple[str, str]
 """An application and the name of one of its agents."""
@@ -185,6 +186,11 @@ def _add(outcome: Outcome, call: Call, sums: Sums) -> None:
     outcome.agents[agent] = outcome.agents.get(agent, Sums()).plus(sums)
 
 
+def agent_title(app: str, name: str) -> str:
+    """An agent's name, with the beginning of its app's, which may be a hash."""
+    return f"{name} of {app[:APP_CHARS]}" if app else name
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Where a policy computed more than LRU did in the same pools."""
@@ -212,7 +218,7 @@ def baseline(done: Replay, outcome: Outcome, name: str) -> Outcome | None:
 
 
 def losses(done: Replay, *, above: float = 1.02) -> list[Loss]:
-    """The windows and agents in which a policy computed over `above` times LRU's tokens."""
+    """The windows and agents for which a policy computed more: `above` times LRU's, and a block."""
     found = []
     for outcome in done.outcomes:
         lru = baseline(done, outcome, "lru")
@@ -224,12 +230,14 @@ def losses(done: Replay, *, above: float = 1.02) -> list[Loss]:
             for end_s, ours, theirs in zip(ends, outcome.windows, lru.windows, strict=True)
         ]
         pairs += [
-            (f"agent {name}" + (f" of {app}" if app else ""), sums, lru.agents[app, name])
+            (f"agent {agent_title(app, name)}", sums, lru.agents[app, name])
             for (app, name), sums in outcome.agents.items()
         ]
         found += [
             Loss(outcome.policy, where, ours.computed_tokens, theirs.computed_tokens)
             for where, ours, theirs in pairs
-            if ours.computed_tokens > above * theirs.computed_tokens
+            # A block more is no regime.
+            if ours.computed_tokens
+            > max(above * theirs.computed_tokens, theirs.computed_tokens + done.sizes.block_tokens)
         ]
     return found

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from kvflow_replay.document import ratio_to
 from kvflow_replay.findings import Findings
+from kvflow_replay.live import LiveReplay, rows
 from kvflow_replay.replay import Loss, Outcome, Replay, losses
 
 SHOWN_LOSSES = 10
@@ -29,6 +30,35 @@ def show(done: Replay, findings: Findings) -> None:
         console.print(_losses(lost))
     else:
         console.print("In no window and for no agent did LRU compute over 2% less.")
+
+
+def show_live(live: LiveReplay, findings: Findings) -> None:
+    """Print what a server answered."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    console.print(
+        f"{live.calls:,} calls, {live.hinted:,} with a forecast, {live.failed:,} failed; "
+        f"at most {live.late_s:.1f} s late",
+        highlight=False,
+    )
+    for error in live.errors:
+        console.print(escape(error), highlight=False)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("calls of")
+    for column in ("calls", "prompt tokens", "hit rate", "from host", "latency, ms", "TTFT, ms"):
+        table.add_column(column, justify="right")
+    for row in rows(live):
+        table.add_row(
+            escape(row.name),
+            f"{row.calls:,}",
+            f"{row.prompt_tokens:,}",
+            f"{row.hit_rate:.1%}",
+            f"{row.host_tokens:,}",
+            f"{row.mean_latency_ms:,.0f}",
+            f"{row.mean_first_token_ms:,.0f}",
+        )
+    console.print(table)
 
 
 def complaints(findings: Findings) -> list[str]:

@@ -70,6 +70,27 @@ def test_only_the_first_calls(path: Path) -> None:
     assert "7 calls, 7 with a forecast" in result.stdout
 
 
+EXAMPLE = Path(__file__).parents[2] / "demos" / "traces" / "research_team.jsonl"
+
+
+def test_the_example_that_the_demo_has_recorded(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = replay(path, [EXAMPLE.read_text(encoding="utf-8")], "--json", str(out))
+    assert result.exit_code == 0
+    document = json.loads(out.read_text())
+    trace = document["trace"]
+    assert (trace["calls"], trace["skipped"], trace["mended"]) == (56, {}, {})
+    policies = {row["policy"]: row for row in document["policies"]}
+    assert policies["ours-device"]["computed_to_lru"] < 0.9
+
+
+def test_a_server_that_is_gone_is_said_and_exits_1(path: Path) -> None:
+    result = replay(path, trace(2, 1), "--server", "http://127.0.0.1:9", "--speed", "1000000")
+    assert result.exit_code == 1
+    assert "2 failed" in result.stdout and "/generate" in result.stdout
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
