@@ -10,24 +10,14 @@ from typing import Any, Generic, Literal, NamedTuple
 
 from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
-from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
+from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
-from kvflow_agents.promise import Promise
 from kvflow_agents.reuse import Reuse
-from kvflow_agents.track_record import TrackRecord, came_true
+from kvflow_agents.track_record import came_true
 
 Outcome = Literal["accepted", "stale", "ended"]
-
-# How long a step takes where nothing has shown it, and how much one call changes that.
-STEP_MS = 1000.0
-STEP_WEIGHT = 0.3
-LEAST_CHANCE = 0.01
-# Who came back so often, though it was not expected, will again.
-LEAST_COMEBACKS = 2
-# What is sooner than this part of a step is now.
-LEAST_STEP = 0.1
 
 # Among the next agents of a workflow, while looking for prefixes to load.
 MOST_LOOKED_AT = 256
@@ -54,79 +44,6 @@ class Limits:
 
 MakeKey = Callable[[Tokens, int, Namespace], Key]
 """The key of the first tokens of a sequence in a namespace, cut to whole pages."""
-
-
-@dataclass(slots=True)
-class _Agent(Generic[N]):
-    history: PrefixHistory
-    claim: Claim[N] | None = None
-    # A shorter or a longer prefix that may come back instead, and how likely.
-    other: Claim[N] | None = None
-    pauses: int = 0  # of its workflow, before its last call
-    promise: Promise = field(default_factory=Promise)
-    # Of its calls after it was said not to call again, or not any more.
-    comeback: Promise = field(default_factory=Promise)
-
-    @property
-    def claims(self) -> list[Claim[N]]:
-        return [each for each in (self.claim, self.other) if each is not None]
-
-
-@dataclass(slots=True)
-class _Workflow(Generic[N]):
-    name: str
-    app: str | None
-    heard_at: int
-    expected: Expectations = field(default_factory=Expectations)
-    # In the order of their last call.
-    agents: dict[str, _Agent[N]] = field(default_factory=dict)
-    record: TrackRecord = field(default_factory=TrackRecord)
-    # Whether the last message came without a call, as at the end of a run: then nobody is expected
-    # for now, which is not wrong when it goes on.
-    is_paused: bool = False
-    pauses: int = 0
-    # When its last message came, when its last call, and how long its steps take.
-    heard_ms: int = 0
-    called_ms: int | None = None
-    step_ms: float = STEP_MS
-
-    def steps_of(self, agent: str) -> int | None:
-        return self.expected.steps.get(agent) if self.record.is_good else None
-
-    def wait_ms(self, agent: str) -> float | None:
-        """After how long an agent calls, as it was said; its steps at the workflow's pace."""
-        if not self.record.is_good:
-            return None
-        said_ms = self.expected.due_ms.get(agent)
-        if said_ms is not None:
-            return max(said_ms, LEAST_STEP * self.step_ms)
-        steps = self.expected.steps.get(agent)
-        # Half a step for who is planned now: it is at work, or will be at any moment.
-        return None if steps is None else max(steps, 0.5) * self.step_ms
-
-    def due_ms(self, name: str, chance: float) -> int | None:
-        """When KV of an agent is needed, on the clock of the messages, if it is at all.
-
-        What is needed with a chance of one half is needed half as often: after twice as long.
-        """
-        said_ms, agent = self.wait_ms(name), self.agents[name]
-        promise = agent.promise
-        if said_ms is None:
-            # Who tells times knows better who does not come back.
-            is_silent = self.record.is_good and not self.expected.due_ms
-            if not is_silent or agent.comeback.kept < LEAST_COMEBACKS:
-                return None
-            said_ms, promise = self.step_ms, agent.comeback
-        wait_ms = promise.corrected_ms(said_ms, self.heard_ms)
-        chance *= self.expected.chance.get(name, 100) / 100
-        return self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
-
-    def note_call(self, at_ms: int, steps_said: int | None) -> None:
-        """An agent calls, so many steps after the last call as it was said to."""
-        if self.called_ms is not None and at_ms > self.called_ms:
-            pace_ms = (at_ms - self.called_ms) / max(steps_said or 1, 1)
-            self.step_ms += STEP_WEIGHT * (pace_ms - self.step_ms)
-        self.called_ms = at_ms
 
 
 @dataclass(slots=True)
@@ -178,8 +95,8 @@ class Foresight(Generic[N]):
         self._agents_told = 0
         self._remembered_tokens = 0
         # Both in the order of the last hint; the dormant ones have not been heard for a lifetime.
-        self._live: OrderedDict[str, _Workflow[N]] = OrderedDict()
-        self._dormant: OrderedDict[str, _Workflow[N]] = OrderedDict()
+        self._live: OrderedDict[str, KnownWorkflow[N]] = OrderedDict()
+        self._dormant: OrderedDict[str, KnownWorkflow[N]] = OrderedDict()
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._distrusted: set[str] = set()
         self._is_heeded = True
@@ -240,7 +157,7 @@ class Foresight(Generic[N]):
             self._end(hint)
             return "accepted"
         if workflow is None:
-            workflow = _Workflow(hint.workflow, hint.app, self._evicted_tokens)
+            workflow = KnownWorkflow(hint.workflow, hint.app, self._evicted_tokens)
         expected = workflow.expected
         steps_said = None if hint.agent is None else expected.steps.get(hint.agent)
         was_right = None
@@ -286,7 +203,7 @@ class Foresight(Generic[N]):
             return
         agent = workflow.agents.get(caller.agent)
         if agent is None:
-            agent = _Agent(PrefixHistory())
+            agent = KnownAgent(PrefixHistory())
             self._remembered_agents += 1
         else:
             del workflow.agents[caller.agent]
@@ -333,7 +250,7 @@ class Foresight(Generic[N]):
                 for claim in agent.claims:
                     self._ledger.set_steps(claim, None)
 
-    def _set_steps(self, workflow: _Workflow[N], name: str, agent: _Agent[N]) -> None:
+    def _set_steps(self, workflow: KnownWorkflow[N], name: str, agent: KnownAgent[N]) -> None:
         """Let an agent's claims say what is known of its next call."""
         steps = workflow.steps_of(name) if self._is_heeded else None
         distance = other_distance = None
@@ -350,10 +267,10 @@ class Foresight(Generic[N]):
     def _is_timed(self) -> bool:
         return self._reuse is not None and self._reuse.order == "time"
 
-    def _find(self, name: str) -> _Workflow[N] | None:
+    def _find(self, name: str) -> KnownWorkflow[N] | None:
         return self._live.get(name) or self._dormant.get(name)
 
-    def _note_call(self, workflow: _Workflow[N], was_right: bool | None) -> bool:
+    def _note_call(self, workflow: KnownWorkflow[N], was_right: bool | None) -> bool:
         """Whether the workflow is trusted now and was not before, or the other way round."""
         was_trusted = workflow.record.is_good
         workflow.record.note_call(was_right)
@@ -365,7 +282,7 @@ class Foresight(Generic[N]):
             self._ledger.doubt(workflow.name)
         return workflow.record.is_good != was_trusted
 
-    def _renew(self, workflow: _Workflow[N], told: Iterable[str], caller: str | None) -> None:
+    def _renew(self, workflow: KnownWorkflow[N], told: Iterable[str], caller: str | None) -> None:
         if workflow.name in self._dormant:
             # What was told before it fell silent counts again.
             told = [*workflow.agents, *workflow.expected.steps, *told]
@@ -390,7 +307,7 @@ class Foresight(Generic[N]):
         self._expect_like_other_runs(workflow, told)
         self._forget_excess()
 
-    def _want(self, workflow: _Workflow[N], caller: str | None) -> None:
+    def _want(self, workflow: KnownWorkflow[N], caller: str | None) -> None:
         """Let the next agents' prefixes be loaded; the caller's own request asks for its own."""
         if self._prefetch is not None and self._is_heeded and workflow.name in self._live:
             horizon = takewhile(self._prefetch.covers, count())
@@ -400,11 +317,11 @@ class Foresight(Generic[N]):
             claims = [each.claim for each in agents if each and each.claim is not None]
             self._prefetch.want(workflow.name, claims)
 
-    def _want_no_more(self, workflow: _Workflow[N]) -> None:
+    def _want_no_more(self, workflow: KnownWorkflow[N]) -> None:
         if self._prefetch is not None:
             self._prefetch.forget(workflow.name)
 
-    def _expect_like_other_runs(self, workflow: _Workflow[N], told: Iterable[str]) -> None:
+    def _expect_like_other_runs(self, workflow: KnownWorkflow[N], told: Iterable[str]) -> None:
         """Claim for agents yet to call what other runs of the application have shown of them."""
         known = self._apps.get(workflow.app or "")
         if not known:
@@ -414,7 +331,7 @@ class Foresight(Generic[N]):
             shown = known.get(name)
             if shown is not None and shown.runs > 1:
                 history = PrefixHistory(like=shown.history.tokens, grows=shown.grows)
-                agent = _Agent[N](history)
+                agent = KnownAgent[N](history)
                 agent.history.prefix_tokens = shown.history.prefix_tokens
                 workflow.agents[name] = agent
                 self._remembered_agents += 1
@@ -422,7 +339,7 @@ class Foresight(Generic[N]):
                 self._claim(workflow, name, agent, shown.namespace)
 
     def _learn_for_app(
-        self, workflow: _Workflow[N], name: str, prompt: Tokens, namespace: Namespace
+        self, workflow: KnownWorkflow[N], name: str, prompt: Tokens, namespace: Namespace
     ) -> None:
         own = workflow.agents[name].history
         if workflow.app is None or own.prompts > 2:
@@ -444,7 +361,7 @@ class Foresight(Generic[N]):
         shown.runs += 1
 
     def _claim_cached(
-        self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
+        self, workflow: KnownWorkflow[N], name: str, agent: KnownAgent[N], namespace: Namespace
     ) -> None:
         """Claim prefixes that are in the tree, to the token."""
         self._claim(workflow, name, agent, namespace)
@@ -453,7 +370,7 @@ class Foresight(Generic[N]):
                 self._cut(claim.key)
 
     def _claim(
-        self, workflow: _Workflow[N], name: str, agent: _Agent[N], namespace: Namespace
+        self, workflow: KnownWorkflow[N], name: str, agent: KnownAgent[N], namespace: Namespace
     ) -> None:
         tokens = agent.history.tokens
         assert tokens is not None, "an agent without tokens has no prefix"
@@ -478,7 +395,7 @@ class Foresight(Generic[N]):
         while len(self._ended) > self._limits.most_workflows:
             self._ended.popitem(last=False)
 
-    def _give_up(self, workflow: _Workflow[N]) -> None:
+    def _give_up(self, workflow: KnownWorkflow[N]) -> None:
         self._want_no_more(workflow)
         if self.adapters is not None:
             self.adapters.forget(workflow.name)
@@ -487,7 +404,7 @@ class Foresight(Generic[N]):
         for agent in workflow.agents.values():
             self._give_up_agent(agent)
 
-    def _give_up_agent(self, agent: _Agent[N]) -> None:
+    def _give_up_agent(self, agent: KnownAgent[N]) -> None:
         self._remembered_agents -= 1
         self._remembered_tokens -= agent.history.tokens_kept
         for claim in agent.claims:
@@ -510,13 +427,13 @@ class Foresight(Generic[N]):
             else:
                 self._forget(self._live.popitem(last=False)[1])
 
-    def _forget(self, workflow: _Workflow[N]) -> None:
+    def _forget(self, workflow: KnownWorkflow[N]) -> None:
         for agent in workflow.agents.values():
             self._forget_agent(agent)
         workflow.agents.clear()
         self._give_up(workflow)
 
-    def _forget_agent(self, agent: _Agent[N]) -> None:
+    def _forget_agent(self, agent: KnownAgent[N]) -> None:
         for claim in agent.claims:
             # It may well go on: what it used is not known to be spent.
             self._ledger.use(claim.node, None)

@@ -9,8 +9,9 @@ import pytest
 
 from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.foresight import STEP_MS, Foresight, Namespace
+from kvflow_agents.foresight import Foresight, Namespace
 from kvflow_agents.hints import Hint
+from kvflow_agents.known_workflow import STEP_MS
 from kvflow_agents.reuse import Order, Reuse
 from tests.agents.radix_tree import RadixTree, TreeNode, path
 

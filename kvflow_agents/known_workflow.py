@@ -1,0 +1,100 @@
+"""What a server knows of one workflow and its agents, and when their KV is needed by that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic
+
+from kvflow_agents.claims import Claim, N
+from kvflow_agents.expectations import Expectations
+from kvflow_agents.prefix import PrefixHistory
+from kvflow_agents.promise import Promise
+from kvflow_agents.track_record import TrackRecord
+
+# How long a step takes where nothing has shown it, and how much one call changes that.
+STEP_MS = 1000.0
+STEP_WEIGHT = 0.3
+LEAST_CHANCE = 0.01
+# Who came back so often, though it was not expected, will again.
+LEAST_COMEBACKS = 2
+# What is sooner than this part of a step is now.
+LEAST_STEP = 0.1
+
+
+@dataclass(slots=True)
+class KnownAgent(Generic[N]):
+    """One agent of one workflow: its prompts, its claims, and whether it keeps its promises."""
+
+    history: PrefixHistory
+    claim: Claim[N] | None = None
+    # A shorter or a longer prefix that may come back instead, and how likely.
+    other: Claim[N] | None = None
+    pauses: int = 0  # of its workflow, before its last call
+    promise: Promise = field(default_factory=Promise)
+    # Of its calls after it was said not to call again, or not any more.
+    comeback: Promise = field(default_factory=Promise)
+
+    @property
+    def claims(self) -> list[Claim[N]]:
+        """The prefixes that are claimed for it."""
+        return [each for each in (self.claim, self.other) if each is not None]
+
+
+@dataclass(slots=True)
+class KnownWorkflow(Generic[N]):
+    """One workflow: what it has told, and when its agents will call by that."""
+
+    name: str
+    app: str | None
+    heard_at: int
+    expected: Expectations = field(default_factory=Expectations)
+    # In the order of their last call.
+    agents: dict[str, KnownAgent[N]] = field(default_factory=dict)
+    record: TrackRecord = field(default_factory=TrackRecord)
+    # Whether the last message came without a call, as at the end of a run: then nobody is expected
+    # for now, which is not wrong when it goes on.
+    is_paused: bool = False
+    pauses: int = 0
+    # When its last message came, when its last call, and how long its steps take.
+    heard_ms: int = 0
+    called_ms: int | None = None
+    step_ms: float = STEP_MS
+
+    def steps_of(self, agent: str) -> int | None:
+        """In how many steps an agent calls, as far as the workflow is believed."""
+        return self.expected.steps.get(agent) if self.record.is_good else None
+
+    def wait_ms(self, agent: str) -> float | None:
+        """After how long an agent calls, as it was said; its steps at the workflow's pace."""
+        if not self.record.is_good:
+            return None
+        said_ms = self.expected.due_ms.get(agent)
+        if said_ms is not None:
+            return max(said_ms, LEAST_STEP * self.step_ms)
+        steps = self.expected.steps.get(agent)
+        # Half a step for who is planned now: it is at work, or will be at any moment.
+        return None if steps is None else max(steps, 0.5) * self.step_ms
+
+    def due_ms(self, name: str, chance: float) -> int | None:
+        """When KV of an agent is needed, on the clock of the messages, if it is at all.
+
+        What is needed with a chance of one half is needed half as often: after twice as long.
+        """
+        said_ms, agent = self.wait_ms(name), self.agents[name]
+        promise = agent.promise
+        if said_ms is None:
+            # Who tells times knows better who does not come back.
+            is_silent = self.record.is_good and not self.expected.due_ms
+            if not is_silent or agent.comeback.kept < LEAST_COMEBACKS:
+                return None
+            said_ms, promise = self.step_ms, agent.comeback
+        wait_ms = promise.corrected_ms(said_ms, self.heard_ms)
+        chance *= self.expected.chance.get(name, 100) / 100
+        return self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
+
+    def note_call(self, at_ms: int, steps_said: int | None) -> None:
+        """An agent calls, so many steps after the last call as it was said to."""
+        if self.called_ms is not None and at_ms > self.called_ms:
+            pace_ms = (at_ms - self.called_ms) / max(steps_said or 1, 1)
+            self.step_ms += STEP_WEIGHT * (pace_ms - self.step_ms)
+        self.called_ms = at_ms
