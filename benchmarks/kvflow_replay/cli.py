@@ -15,8 +15,8 @@ from kvflow_agents.errors import ConfigurationError, KVFlowError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kvflow_replay.answers import LiveReplay
     from kvflow_replay.calls import Event
-    from kvflow_replay.live import LiveReplay
 
 # A group without commands, because `kvflow` adds each as a group; the callback is it.
 app = typer.Typer(help=__doc__, add_completion=False, subcommand_metavar="")
@@ -113,8 +113,12 @@ def _replay_live(
 ) -> LiveReplay:
     from rich.progress import Progress
 
-    from kvflow_replay.live import replay_live
-
+    try:
+        from kvflow_replay.live import replay_live
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"--server needs {error.name}: pip install 'kvflow-agents[bench]'"
+        ) from error
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("replaying", total=len(events))
         return asyncio.run(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from kvflow_replay.answers import LiveReplay, rows
 from kvflow_replay.findings import Findings
-from kvflow_replay.live import LiveReplay, rows
 from kvflow_replay.replay import Loss, Outcome, Replay, Sums, baseline, losses
 
 SCHEMA = 1

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kvflow_replay.answers import LiveReplay, rows
 from kvflow_replay.document import ratio_to
 from kvflow_replay.findings import Findings
-from kvflow_replay.live import LiveReplay, rows
 from kvflow_replay.replay import Loss, Outcome, Replay, losses
 
 SHOWN_LOSSES = 10

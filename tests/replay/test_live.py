@@ -11,8 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from kvflow_agents.prefix import Tokens
+from kvflow_replay.answers import rows
 from kvflow_replay.calls import Call, End, Event
-from kvflow_replay.live import prompt_of, replay_live, rows
+from kvflow_replay.live import prompt_of, replay_live
 
 BLOCK = 16
 # Times of the trace pass at once.
