@@ -179,8 +179,9 @@ class Foresight(Generic[N]):
             if hint.agent is not None:
                 workflow.note_call(self._reuse.now_ms, steps_said)
                 if hint.agent in workflow.agents:
-                    workflow.agents[hint.agent].promise.keep(self._reuse.now_ms)
-                    workflow.agents[hint.agent].comeback.keep(self._reuse.now_ms)
+                    known = workflow.agents[hint.agent]
+                    for promise in (known.promise, known.comeback):
+                        promise.keep(self._reuse.now_ms, workflow.step_ms)
         trust_has_changed = self._note_call(workflow, was_right)
         if trust_has_changed:
             told = [*workflow.agents, *expected.steps, *told]
@@ -296,9 +297,11 @@ class Foresight(Generic[N]):
                 said_ms = workflow.wait_ms(name)
                 # Of the caller steps tell of this call, a time of its next.
                 if said_ms is None:
-                    agent.comeback.make(workflow.heard_ms, workflow.step_ms)
+                    agent.comeback.make(workflow.heard_ms, workflow.step_ms, workflow.step_ms)
                 elif name != caller or name in workflow.expected.due_ms:
-                    agent.promise.make(workflow.heard_ms, said_ms)
+                    in_steps = name not in workflow.expected.due_ms
+                    step_ms = workflow.step_ms if in_steps else None
+                    agent.promise.make(workflow.heard_ms, said_ms, step_ms)
                 self._set_steps(workflow, name, agent)
         if self.adapters is not None:
             heeded = self._is_heeded

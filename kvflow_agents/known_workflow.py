@@ -88,7 +88,7 @@ class KnownWorkflow(Generic[N]):
             if not is_silent or agent.comeback.kept < LEAST_COMEBACKS:
                 return None
             said_ms, promise = self.step_ms, agent.comeback
-        wait_ms = promise.corrected_ms(said_ms, self.heard_ms)
+        wait_ms = promise.corrected_ms(said_ms, self.heard_ms, self.step_ms)
         chance *= self.expected.chance.get(name, 100) / 100
         return self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
 
