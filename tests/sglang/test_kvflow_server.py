@@ -270,7 +270,7 @@ def test_a_forecast_needs_no_request_and_done_frees_what_it_protects(client: Cli
 
 def of_hints(counts: dict[str, int]) -> dict[str, int]:
     """The counts that requests without a hint leave alone."""
-    others = ("device_leaves", "inferred_")
+    others = ("device_leaves", "inferred_", "shadow_")
     return {name: count for name, count in counts.items() if not name.startswith(others)}
 
 
