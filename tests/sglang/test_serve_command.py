@@ -19,6 +19,7 @@ CPU_FLAGS = (
     *("--device", "cpu"),
     *("--attention-backend", "torch_native"),
     *("--sampling-backend", "pytorch"),
+    *("--lora-backend", "torch_native"),
     *("--dtype", "float32"),
     *("--cuda-graph-backend-decode", "disabled"),
     *("--cuda-graph-backend-prefill", "disabled"),
