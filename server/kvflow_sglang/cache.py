@@ -52,7 +52,6 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
         self.receipts = Receipts()
         self.view = View(self)
-        self.guard = Guard()
         super().__init__(params)
 
     def reset(self) -> None:
@@ -64,6 +63,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.tree_core.on_evict = self._note_eviction
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
+        # What the shadow holds the cache no longer has: it would look like a loss.
+        self.view.cache_emptied()
+        self.guard = Guard()
         self.reuse = Reuse(order=self.settings.order, accesses=compat.accesses)
         self.tree_core.expected_goes = self.reuse.expected_goes
         self.tree_core.on_fate = lambda rank, was_used: self.reuse.note(rank, was_used=was_used)

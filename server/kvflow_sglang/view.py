@@ -33,6 +33,10 @@ class View:
         self._transitions = Transitions()
         self._shadow: Shadow | None = None
 
+    def cache_emptied(self) -> None:
+        """Begin the shadow anew, from as empty a cache."""
+        self._shadow = None
+
     def heard(self, hint: Hint, outcome: Outcome) -> None:
         """A hint has come, with a request or without."""
         if outcome != "accepted":

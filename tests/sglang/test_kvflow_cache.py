@@ -69,3 +69,18 @@ def test_kv_that_is_switched_off_is_kept_by_recency(monkeypatch: pytest.MonkeyPa
     # The oldest went, whoever expects it; what was said of its agent is known all the same.
     assert cache.run([*FIXED, 3]) == 0
     assert cache.cache.status()["workflows"] == 1
+
+
+def test_after_a_flush_the_shadow_is_as_empty_as_the_cache_and_forecasts_count() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400)
+    cache.run([*FIXED, 1], hint=hint(0))
+    assert cache.cache.status()["shadow_requests"] == 1
+    cache.cache.guard.heeds = False
+    cache.cache.foresight.heed(False)
+    cache.allocator.clear()
+    cache.cache.reset()
+    assert "shadow_requests" not in cache.cache.status()
+    assert cache.cache.guard.heeds
+    assert cache.cache.foresight.is_trusted("w")
+    assert cache.run([*FIXED, 1], hint=hint(1)) == 0
+    assert cache.cache.status()["shadow_lru"] == 0
