@@ -85,15 +85,22 @@ class Shadow:
         block_tokens = max(1, min(BLOCK_TOKENS, capacity_tokens // FEWEST_BLOCKS))
         return cls(capacity_tokens, block_tokens=block_tokens)
 
-    def see(self, prompt: Sequence[int], cached_tokens: int) -> Shares:
-        """A request with this chain was admitted, of which the cache had so many tokens."""
-        in_cache = cached_tokens // self.block_tokens
-        cached = sum(1 for _ in self._sampled(prompt[:in_cache]))
+    def see(
+        self, prompt: Sequence[int], cached_tokens: int, findable_tokens: int | None = None
+    ) -> Shares:
+        """A request with this chain was admitted, of which the cache had so many tokens.
+
+        No cache has more than `findable_tokens`: a prompt's last token is always computed.
+        """
         blocks = list(self._sampled(prompt))[: self._capacity]
+        findable = len(blocks) if findable_tokens is None else self._whole(prompt, findable_tokens)
+        cached = self._whole(prompt, cached_tokens)
+        wanted = blocks[:findable]
         self._now += 1
-        lru = sum(1 for _ in _leading(blocks, self._lru))
-        optimum = self._found_by_min(blocks)
-        shares = Shares(1, len(blocks), min(cached, len(blocks)), lru, optimum)
+        lru = sum(1 for _ in _leading(wanted, self._lru))
+        optimum = self._found_by_min(wanted)
+        self._promised.use(self._now, len(blocks))
+        shares = Shares(1, len(blocks), min(cached, len(wanted)), lru, optimum)
         self._recent.append(shares)
         self._use(blocks)
         return shares
@@ -108,6 +115,10 @@ class Shadow:
             sum(each.lru for each in rows),
             sum(each.optimum for each in rows),
         )
+
+    def _whole(self, prompt: Sequence[int], tokens: int) -> int:
+        """How many sampled blocks the first tokens of a prompt fill."""
+        return sum(1 for _ in self._sampled(prompt[: tokens // self.block_tokens]))
 
     def _sampled(self, prompt: Sequence[int]) -> Iterator[int]:
         if self.rate == 1:
@@ -126,7 +137,6 @@ class Shadow:
             found += kept
             if kept < wanted:
                 break  # what lies below has waited as long, or longer
-        self._promised.use(self._now, len(blocks))
         return found
 
     def _use(self, blocks: Sequence[int]) -> None:

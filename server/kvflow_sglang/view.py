@@ -60,7 +60,8 @@ class View:
         is_apart = req.extra_key is not None or req.cache_salt is not None
         namespace = (req.extra_key, req.cache_salt) if is_apart else None
         blocks = checksums(req.origin_input_ids, shadow.block_tokens, namespace)
-        return shadow.see(blocks, sum(cached_tokens(req)))
+        findable_tokens = (len(req.origin_input_ids) - 1) // page_size * page_size
+        return shadow.see(blocks, sum(cached_tokens(req)), findable_tokens)
 
     def status(self) -> dict[str, int]:
         """The shadow's sums, for `GET /kvflow/status`."""

@@ -141,6 +141,15 @@ def test_what_the_cache_found_is_counted_in_the_same_sample() -> None:
     assert (shares.cached, shares.lru, shares.optimum, shares.blocks) == (3, 3, 3, 8)
 
 
+def test_the_last_token_of_a_prompt_is_found_by_nobody() -> None:
+    shadow = Shadow(100 * BLOCK, block_tokens=BLOCK)
+    for cached_tokens in (0, 2 * BLOCK, 2 * BLOCK):
+        shares = shadow.see([1, 2, 3], cached_tokens, 3 * BLOCK - 1)
+    assert (shares.cached, shares.lru, shares.optimum, shares.blocks) == (2, 2, 2, 3)
+    longer = shadow.see([1, 2, 3, 4], 3 * BLOCK, 4 * BLOCK - 1)
+    assert (longer.cached, longer.lru, longer.optimum) == (3, 3, 3)
+
+
 def test_a_block_is_named_by_all_that_precedes_it() -> None:
     one = checksums(array("q", [1, 2, 3, 4, 5]), 2)
     other = checksums(array("q", [9, 2, 3, 4]), 2)

@@ -70,12 +70,21 @@ const counters = new Table(at("counters").querySelector("table"), [
   { text: ([name]) => name.replaceAll("_", " ") },
   { text: ([, value]) => count(value), number: true },
 ]);
-const workflowsPager = new Pager(at("workflows-pager"), "workflows", (offset) => turn({ offset }));
-const rowsPager = new Pager(at("rows-pager"), "rows", (row) => {
-  chosen.row = row;
-  draw();
+const workflowsPager = new Pager(at("workflows-pager"), "workflows", {
+  offset: () => chosen.offset,
+  onPage: (offset) => turn({ offset }),
 });
-const agentsPager = new Pager(at("agents-pager"), "agents", (offset) => turn({ agents_offset: offset, row: 0 }));
+const rowsPager = new Pager(at("rows-pager"), "rows", {
+  offset: () => chosen.row,
+  onPage: (row) => {
+    chosen.row = row;
+    draw();
+  },
+});
+const agentsPager = new Pager(at("agents-pager"), "agents", {
+  offset: () => chosen.agents_offset,
+  onPage: (offset) => turn({ agents_offset: offset, row: 0 }),
+});
 
 const source = new Source({ address, onView, onState });
 

@@ -42,6 +42,7 @@ export class Source {
 
   async ask() {
     clearTimeout(this.timer);
+    this.again = this.asking;
     if (this.asking || document.hidden || this.paused) return;
     this.asking = true;
     let wait_ms = PERIOD_MS;
@@ -68,6 +69,7 @@ export class Source {
       if (!this.paused) this.become("lost");
     }
     this.asking = false;
+    if (this.again && wait_ms !== null) wait_ms = 0;
     if (wait_ms !== null && !this.paused) this.timer = setTimeout(() => this.ask(), wait_ms);
   }
 

@@ -142,8 +142,10 @@ export const found = (sums) => share(sums.device_tokens + sums.host_tokens, sums
 
 // Buttons for the pages before and after; `onPage(offset)`.
 export class Pager {
-  constructor(element, noun, onPage) {
-    this.noun = noun;
+  // `offset()` is where the reader wants to be, which the rows shown may not have reached yet.
+  constructor(element, noun, { offset, onPage }) {
+    this.wanted = offset;
+    this.onPage = onPage;
     this.before = document.createElement("button");
     this.after = document.createElement("button");
     this.label = document.createElement("span");
@@ -152,14 +154,19 @@ export class Pager {
     this.after.textContent = "Next ›";
     this.before.setAttribute("aria-label", `Previous ${noun}`);
     this.after.setAttribute("aria-label", `Next ${noun}`);
-    this.before.onclick = () => onPage(Math.max(0, this.offset - this.size));
-    this.after.onclick = () => onPage(this.offset + this.size);
+    this.before.onclick = () => this.turn(-1);
+    this.after.onclick = () => this.turn(1);
     element.append(this.label, this.before, this.after);
   }
 
+  turn(pages) {
+    const offset = Math.max(0, this.wanted() + pages * this.size);
+    if (offset < this.total) this.onPage(offset);
+  }
+
   render(offset, size, shown, total) {
-    this.offset = offset;
     this.size = size;
+    this.total = total;
     const text = shown ? `${offset + 1} to ${offset + shown} of ${total}` : `none of ${total}`;
     setText(this.label, text);
     this.before.hidden = this.after.hidden = total <= size && offset === 0;
