@@ -141,7 +141,7 @@ class Foretold(Claimed):
 
     def found(self, request: Request, cached_tokens: int) -> None:
         blocks = checksums(request.prompt, self._shadow.block_tokens)
-        if self._guard.note(self._shadow.see(blocks, cached_tokens)):
+        if self._guard.note(self._shadow.see(blocks, cached_tokens, len(request.prompt) - 1)):
             self.foresight.heed(self._guard.heeds)
 
     def inserting(self, request: Request) -> None:
