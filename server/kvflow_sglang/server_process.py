@@ -108,9 +108,26 @@ class ServerProcess:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             pass
+        self._kill_group(self._process)
+
+    def kill(self) -> None:
+        """End all of its processes at once, as a machine's failure would, and wait."""
+        if self._process is not None and self._process.returncode is None:
+            self._kill_group(self._process)
+
+    def _kill_group(self, process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def processes(self) -> set[int]:
+        """The ids of the processes of its group that live."""
+        if self._process is None:
+            return set()
+        stats = map(_stat_of, Path("/proc").glob("[0-9]*"))
+        group = str(self._process.pid)
+        # After its name: state, parent, group.
+        return {pid for pid, state, _, its_group in stats if its_group == group and state != "Z"}
 
     def log_tail(self, lines: int = TAIL_LINES) -> str:
         """The end of the log."""
@@ -148,3 +165,11 @@ class ServerProcess:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _stat_of(process: Path) -> tuple[int, str, str, str]:
+    try:
+        state, parent, group = (process / "stat").read_text().rsplit(")", 1)[1].split()[:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return int(process.name), "Z", "", ""
+    return int(process.name), state, parent, group

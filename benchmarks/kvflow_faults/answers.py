@@ -1,0 +1,128 @@
+"""Requests whose answer is known: sent, judged, and sent again while the server is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from kvflow_agents.hints import Hint, encode_body, encode_request
+from kvflow_faults.traffic import ANSWER_TOKENS, Call, prompts
+from kvflow_faults.victim import Victim
+
+TIMEOUT = aiohttp.ClientTimeout(total=120)
+COMPLETIONS = "/v1/completions"
+MOST_SAMPLES = 20
+RETRY_S = 0.2
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of requests."""
+
+    answered: int = 0
+    wrong: int = 0
+    lost: int = 0
+    """Failed although the server was not dead."""
+    outage: int = 0
+    """Failed with the server dead, and made again."""
+    latencies_s: list[float] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+    """Of what went wrong, the first few."""
+
+    def note(self, what: str) -> None:
+        if len(self.samples) < MOST_SAMPLES:
+            self.samples.append(what[:300])
+
+
+def body_of(
+    prompt: str, hint: Hint | None, *, tokens: int = ANSWER_TOKENS, stream: bool = False
+) -> dict[str, Any]:
+    """A greedy completion of a fixed length."""
+    body = {
+        "model": "tiny",
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+    return body if hint is None else {**body, "custom_params": encode_request(hint)}
+
+
+async def learn(base_url: str) -> dict[str, str]:
+    """What a server answers to every prompt of the traffic, one after another."""
+    known = {}
+    async with aiohttp.ClientSession(base_url, timeout=TIMEOUT) as session:
+        for prompt in prompts():
+            known[prompt] = await _complete(session, body_of(prompt, None))
+    return known
+
+
+class Questioner:
+    """Sends the traffic's requests to the victim and judges the answers."""
+
+    def __init__(self, victim: Victim, known: Mapping[str, str]) -> None:
+        self._victim = victim
+        self._known = known
+        self.tally = Tally()
+        self.session = aiohttp.ClientSession(
+            victim.base_url, timeout=TIMEOUT, connector=aiohttp.TCPConnector(limit=0)
+        )
+
+    async def ask(self, call: Call) -> None:
+        """Send a request until it is answered; a failure is an outage's or a loss."""
+        while True:
+            await self._victim.ready()
+            began = time.monotonic()
+            try:
+                text = await _complete(self.session, body_of(call.prompt, call.hint))
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                if self._victim.was_dead(began, time.monotonic()):
+                    self.tally.outage += 1
+                else:
+                    self.tally.lost += 1
+                    self.tally.note(f"lost: {error!r}")
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.tally.latencies_s.append(time.monotonic() - began)
+            self.judge(call.prompt, text)
+            return
+
+    def judge(self, prompt: str, text: str) -> None:
+        """Compare an answer with the known one."""
+        self.tally.answered += 1
+        if text != self._known[prompt]:
+            self.tally.wrong += 1
+            self.tally.note(f"wrong: {text!r} instead of {self._known[prompt]!r}")
+
+    async def tell(self, hint: Hint) -> None:
+        """Post a forecast; as with every hint, it does not matter if it is lost."""
+        await self._victim.ready()
+        try:
+            async with self.session.post("/kvflow/forecast", json=encode_body(hint)) as answer:
+                await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            pass
+
+    async def status(self) -> dict[str, int]:
+        """What the scheduler counts."""
+        async with self.session.get("/kvflow/status") as answer:
+            counts: dict[str, int] = json.loads(await answer.text())["ranks"][0]
+            return counts
+
+
+async def _complete(session: aiohttp.ClientSession, body: Mapping[str, Any]) -> str:
+    async with session.post(COMPLETIONS, json=body) as answer:
+        text = await answer.text()
+        if answer.status != 200:
+            raise ValueError(f"{answer.status}: {text}")
+        choice = json.loads(text)["choices"][0]
+        if choice["finish_reason"] != "length":
+            raise ValueError(f"ended by {choice['finish_reason']}")
+        return str(choice["text"])

@@ -1,0 +1,144 @@
+"""The faults: each goes on beside the traffic until it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+import aiohttp
+
+from kvflow_faults import misuse, traffic
+from kvflow_faults.answers import Questioner
+from kvflow_faults.traffic import Call
+from kvflow_faults.victim import Victim
+
+HOUR_MS = 3_600_000
+CLOCKS_MS = (HOUR_MS, -HOUR_MS, 24 * 365 * HOUR_MS, 0, -24 * HOUR_MS)
+FLOODERS = 8
+# Long enough that the traffic is at work again, and prefixes are being loaded ahead.
+CALM_BEFORE_KILL_S = 4.0
+
+
+@dataclass
+class Scene:
+    """What faults happen to, and how often they did."""
+
+    victim: Victim
+    questioner: Questioner
+    random: Random
+    injected: Counter[str]
+
+    def call(self) -> Call:
+        """A request from a workflow of its own, which is never told to have ended."""
+        workflow = f"stray-{self.random.randrange(10**9)}"
+        return next(traffic.calls(workflow, self.random))
+
+
+Fault = Callable[[Scene], Awaitable[None]]
+
+
+async def hang_ups(scene: Scene) -> None:
+    await _repeat(
+        scene, "hang-up", lambda: misuse.hang_up(scene.victim, scene.call(), scene.random)
+    )
+
+
+async def aborted_streams(scene: Scene) -> None:
+    await _repeat(
+        scene,
+        "aborted stream",
+        lambda: misuse.abort_stream(scene.victim, scene.call(), scene.random),
+    )
+
+
+async def slow_clients(scene: Scene) -> None:
+    await _repeat(
+        scene,
+        "slow client",
+        lambda: misuse.be_slow(scene.victim, scene.call(), scene.questioner),
+        is_answered=True,
+    )
+
+
+async def hint_floods(scene: Scene) -> None:
+    def flood() -> Awaitable[None]:
+        return misuse.flood(scene.victim, scene.random)
+
+    await asyncio.gather(*(_repeat(scene, "flooding forecast", flood) for _ in range(FLOODERS)))
+
+
+async def flushes(scene: Scene) -> None:
+    async def flush() -> None:
+        scene.injected["flush done" if await misuse.flush(scene.victim) else "flush refused"] += 1
+
+    await _repeat(scene, "flush", flush, pause_s=0.05)
+
+
+async def clock_jumps(scene: Scene) -> None:
+    async def jump() -> None:
+        scene.victim.switch(clock_ms=scene.random.choice(CLOCKS_MS))
+
+    try:
+        await _repeat(scene, "clock jump", jump, pause_s=0.5)
+    finally:
+        scene.victim.switch()
+
+
+async def kills(scene: Scene) -> None:
+    await _kill(scene, "kill", scene.victim.kill_and_restart)
+
+
+async def kills_in_prefetch(scene: Scene) -> None:
+    await _kill(scene, "kill in prefetch", scene.victim.kill_in_prefetch_and_restart)
+
+
+async def several_at_once(scene: Scene) -> None:
+    """All that a server lives through, at once."""
+    faults = (hang_ups, aborted_streams, slow_clients, hint_floods, flushes, clock_jumps)
+    await asyncio.gather(*(fault(scene) for fault in faults))
+
+
+async def _kill(scene: Scene, name: str, kill: Callable[[], Awaitable[None]]) -> None:
+    """Once, under load."""
+    await asyncio.sleep(CALM_BEFORE_KILL_S)
+    await kill()
+    scene.injected[name] += 1
+    await asyncio.Event().wait()
+
+
+async def _repeat(
+    scene: Scene,
+    name: str,
+    inject: Callable[[], Awaitable[None]],
+    *,
+    pause_s: float = 0.05,
+    is_answered: bool = False,
+) -> None:
+    while True:
+        await scene.victim.ready()
+        try:
+            await inject()
+            scene.injected[name] += 1
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if is_answered:
+                scene.questioner.tally.lost += 1
+                scene.questioner.tally.note(f"{name}: {error!r}")
+        await asyncio.sleep(pause_s)
+
+
+FAULTS: dict[str, Fault | None] = {
+    "none": None,
+    "hang-ups": hang_ups,
+    "aborted-streams": aborted_streams,
+    "slow-clients": slow_clients,
+    "hint-floods": hint_floods,
+    "flushes": flushes,
+    "clock-jumps": clock_jumps,
+    "kills-in-prefetch": kills_in_prefetch,
+    "kills": kills,
+    "several-at-once": several_at_once,
+}
+"""The traffic alone comes first: what follows is measured against it."""

@@ -1,0 +1,57 @@
+"""Workflows of agents whose prompts recur, so that every answer is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+
+AGENTS = 40
+TAILS = 8
+FIXED_TOKENS = 600
+TAIL_TOKENS = 20
+ANSWER_TOKENS = 8
+WORKFLOW_AGENTS = 6
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of a workflow: its prompt, and the hint that goes with it."""
+
+    prompt: str
+    hint: Hint
+
+
+def prompt_of(agent: int, tail: int) -> str:
+    """A fixed part of the agent's own and one of few tails; a character is a token."""
+    words = "".join(f"{chr(65 + agent)}{index * 7919 % 1009} " for index in range(200))
+    return words[:FIXED_TOKENS] + f"#{agent * 31 + tail * 7:0{TAIL_TOKENS - 1}d}"
+
+
+def prompts() -> list[str]:
+    """Every prompt that any workflow sends."""
+    return [prompt_of(agent, tail) for agent in range(AGENTS) for tail in range(TAILS)]
+
+
+def calls(workflow: str, random: Random) -> Iterator[Call]:
+    """The calls of one workflow: some agents in turn, a few times over, each told ahead."""
+    agents = random.sample(range(AGENTS), WORKFLOW_AGENTS)
+    last = WORKFLOW_AGENTS * ROUNDS
+    for turn in range(last):
+        coming = {
+            f"agent{agents[at % WORKFLOW_AGENTS]}": at - turn
+            for at in reversed(range(turn + 1, min(turn + 1 + WORKFLOW_AGENTS, last)))
+        }
+        steps: dict[str, int | None] = {f"agent{agent}": None for agent in agents} | coming
+        caller = agents[turn % WORKFLOW_AGENTS]
+        hint = Hint(workflow, Forecast(turn, steps), agent=f"agent{caller}", app="faults")
+        yield Call(prompt_of(caller, random.randrange(TAILS)), hint)
+
+
+def end(workflow: str) -> Hint:
+    """What is told when a workflow ends."""
+    return Hint(workflow, Forecast(WORKFLOW_AGENTS * ROUNDS, {}, done=True), app="faults")

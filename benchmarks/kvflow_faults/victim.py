@@ -1,0 +1,113 @@
+"""The server that faults happen to: killed, started again on the same port, and measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvflow_faults import instruments
+from kvflow_sglang.server_process import ServerProcess, free_port
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+POLL_S = 0.1
+
+
+class Victim:
+    """A server at one address over several lives; started and stopped by its user.
+
+    `outages` are the times, by `time.monotonic`, when it was known to be dead: from just before a
+    kill to the first answer after it. None as an end: still dead.
+    """
+
+    def __init__(self, model: Path, flags: Sequence[str], folder: Path) -> None:
+        self._model = model
+        self._flags = flags
+        self._folder = folder
+        self._switches = folder / "switches.json"
+        self._port = free_port()
+        self.base_url = f"http://127.0.0.1:{self._port}"
+        self.lives = 0
+        self.outages: list[tuple[float, float | None]] = []
+        self._ready = asyncio.Event()
+        self._process: ServerProcess | None = None
+
+    async def start(self) -> None:
+        """Start it, for the first time or again; ServerStartError if it does not."""
+        self.lives += 1
+        env = instruments.CHECKS | {
+            "SGLANG_PLUGINS": "kvflow_faults",
+            instruments.VARIABLE: str(self._switches),
+        }
+        log = self._folder / f"server-{self.lives}.log"
+        self._process = ServerProcess(self._model, self._flags, log=log, port=self._port, env=env)
+        await asyncio.to_thread(self._process.start)
+        if self.outages and self.outages[-1][1] is None:
+            self.outages[-1] = (self.outages[-1][0], time.monotonic())
+        self._ready.set()
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await asyncio.to_thread(self._process.stop)
+
+    async def ready(self) -> None:
+        """Wait until it is not known to be dead."""
+        await self._ready.wait()
+
+    async def kill_and_restart(self) -> None:
+        """SIGKILL to all of its processes, and a new life."""
+        self._begin_outage()
+        await self._restart()
+
+    async def kill_in_prefetch_and_restart(self) -> None:
+        """Let the scheduler die with a copy ahead of its request under way, and a new life."""
+        self._begin_outage()
+        self.switch(dies_in_prefetch=True)
+        processes = self.processes()
+        while self.processes() >= processes:
+            await asyncio.sleep(POLL_S)
+        self.switch()
+        await self._restart()
+
+    def switch(self, **switches: object) -> None:
+        """Turn these switches of the instruments on, and all others off."""
+        new = self._switches.with_suffix(".new")
+        new.write_text(json.dumps(switches))
+        new.replace(self._switches)
+
+    def was_dead(self, since: float, until: float) -> bool:
+        """Whether it was dead at some time between the two."""
+        return any(start <= until and (end is None or end >= since) for start, end in self.outages)
+
+    def processes(self) -> set[int]:
+        """The ids of its processes that live."""
+        assert self._process is not None, "it was never started"
+        return self._process.processes()
+
+    def resident_bytes(self) -> int:
+        """The memory of all its processes together; pages that they share count in each."""
+        return sum(map(_resident_bytes, self.processes()))
+
+    def log_tails(self) -> list[str]:
+        """The end of the log of each life."""
+        logs = (self._folder / f"server-{life + 1}.log" for life in range(self.lives))
+        return ["\n".join(log.read_text(errors="replace").splitlines()[-30:]) for log in logs]
+
+    def _begin_outage(self) -> None:
+        self._ready.clear()
+        self.outages.append((time.monotonic(), None))
+
+    async def _restart(self) -> None:
+        assert self._process is not None, "it was never started"
+        await asyncio.to_thread(self._process.kill)
+        await self.start()
+
+
+def _resident_bytes(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
