@@ -10,8 +10,18 @@ from typing import Any, Protocol
 
 from kvflow_agents.call_records import call_records
 from kvflow_agents.courier import Courier
+from kvflow_agents.dialects import (
+    ASK,
+    DIALECTS,
+    NONE,
+    TAKES_FORECASTS,
+    Additions,
+    added_fields,
+    is_hinted,
+)
 from kvflow_agents.failsafe import Failsafe
-from kvflow_agents.hints import FIELD, Hint, encode_request
+from kvflow_agents.hints import Hint
+from kvflow_agents.inquiry import inquiries
 from kvflow_agents.live_lint import live_lint
 from kvflow_agents.recorder import Recorder, call_recorder
 from kvflow_agents.refusal import attempt
@@ -20,7 +30,6 @@ from kvflow_agents.servers import AllowedServers, Server, root_of
 from kvflow_agents.spans import mark_span
 
 HINTED_PATHS = ("/chat/completions", "/completions")
-PARAMS_FIELD = "custom_params"
 # Bounds what is remembered of calls under way and of workflows that have not ended.
 MAX_REMEMBERED = 4096
 
@@ -95,22 +104,21 @@ class Carrier:
 
         Whether it was added.
         """
-        base_url = str(client.base_url)
-        if not _is_hintable(options) or not self._servers.allows(base_url):
+        server = Server(root_of(str(client.base_url)), client.api_key)
+        dialect = self._dialect(client, server) if _is_hintable(options) else None
+        if dialect is None:
             return False
         call = self._identify()
         if call is None:
             self.counts.anonymous += 1
             return False
-        extra_json = options.extra_json or {}
-        body = {**options.json_data, **extra_json}
-        params = body.get(PARAMS_FIELD) or {}
-        if FIELD in params:
+        body = {**options.json_data, **(options.extra_json or {})}
+        if is_hinted(body):
             return False
         hint = call.workflow.hint(call.agent)
-        options.extra_json = {**extra_json, PARAMS_FIELD: {**params, **encode_request(hint)}}
-        server = Server(root_of(base_url), client.api_key)
-        self._remember(options, hint, server)
+        if not _add(client, options, body, DIALECTS[dialect](hint)):
+            return False
+        self._remember(options, hint, server, takes_forecasts=dialect in TAKES_FORECASTS)
         self._report_failsafe(_report, hint, server)
         self._report_failsafe(mark_span, hint)
         if self._recorder is not None:
@@ -136,7 +144,14 @@ class Carrier:
         with self._lock:
             return tuple(self._workflow_servers.get(workflow, ()))
 
-    def _remember(self, options: Any, hint: Hint, server: Server) -> None:
+    def _dialect(self, client: Any, server: Server) -> str | None:
+        """The dialect for a client's server, None for no hint."""
+        dialect = self._servers.dialect(str(client.base_url))
+        if dialect == ASK:
+            dialect = inquiries.dialect_of(server)
+        return None if dialect == NONE else dialect
+
+    def _remember(self, options: Any, hint: Hint, server: Server, *, takes_forecasts: bool) -> None:
         # The SDK makes one idempotency key per call and keeps it for the call's retries.
         key = options.idempotency_key
         with self._lock:
@@ -146,12 +161,28 @@ class Carrier:
             self.counts.hinted += 1
             if key is not None:
                 self._calls[key] = None
-            servers = self._workflow_servers.setdefault(hint.workflow, set())
-            self._workflow_servers.move_to_end(hint.workflow)
-            servers.add(server)
+            if takes_forecasts:
+                servers = self._workflow_servers.setdefault(hint.workflow, set())
+                self._workflow_servers.move_to_end(hint.workflow)
+                servers.add(server)
             for remembered in (self._calls, self._workflow_servers):
                 while len(remembered) > MAX_REMEMBERED:
                     remembered.popitem(last=False)
+
+
+def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Additions) -> bool:
+    """Put additions on a request, but for what the application says itself; whether any is new."""
+    fields = added_fields(body, additions.body)
+    if fields:
+        options.extra_json = {**(options.extra_json or {}), **fields}
+    if additions.headers:
+        given = options.headers or {}
+        named = {name.lower() for name in (*client.default_headers, *given)}
+        # They belong together: who names one of them means all.
+        if named.isdisjoint(name.lower() for name in additions.headers):
+            options.headers = {**given, **additions.headers}
+            return True
+    return bool(fields)
 
 
 def _report(hint: Hint, server: Server) -> None:

@@ -1,17 +1,22 @@
-"""Which servers get hints: an allow-list of base URLs."""
+"""Which servers get hints, and in which dialect: an allow-list of base URLs."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from kvflow_agents.dialects import ASK, DIALECTS, KVFLOW
 from kvflow_agents.errors import ConfigurationError
 
 BASE_URLS_VARIABLE = "KVFLOW_BASE_URLS"
+DIALECT_VARIABLE = "KVFLOW_DIALECT"
 DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_WITH_DIALECT = re.compile(r"(\w+)\+(https?://.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,9 @@ class Server:
 
 class AllowedServers:
     """The base URLs that may receive hints; an entry without a path allows every path.
+
+    An entry may name the dialect that its server speaks, as in `dynamo+http://localhost:8000/v1`,
+    or `ask+` to let the server be asked; others speak the one in `KVFLOW_DIALECT`, else `kvflow`.
 
     Without `base_urls` the environment decides: `KVFLOW_BASE_URLS` (comma-separated), else
     `OPENAI_BASE_URL`. A provider that knows no hints may refuse them, so there is no other default.
@@ -40,11 +48,16 @@ class AllowedServers:
                 "kvflow does not know which servers take hints: pass "
                 f"base_urls=['http://localhost:30000/v1'] or set {BASE_URLS_VARIABLE}"
             )
-        self._allowed = tuple(_parse(url) for url in urls)
+        default = _dialect(os.environ.get(DIALECT_VARIABLE) or KVFLOW, DIALECT_VARIABLE)
+        self._entries = tuple(_entry(url, default) for url in urls)
 
     def allows(self, base_url: str) -> bool:
         """Whether a client with this base URL may send hints."""
-        return _is_allowed(self._allowed, base_url)
+        return self.dialect(base_url) is not None
+
+    def dialect(self, base_url: str) -> str | None:
+        """The dialect of hints to this base URL, or `ask`; None if it may get none."""
+        return _dialect_for(self._entries, base_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +72,39 @@ class _Location:
         return same_origin and f"{other.path}/".startswith(f"{self.path}/")
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    location: _Location
+    dialect: str
+
+
 def root_of(base_url: str) -> str:
     """A base URL without the `/v1` that OpenAI clients need: where `/kvflow/` lies."""
     return base_url.rstrip("/").removesuffix("/v1")
 
 
 @lru_cache(maxsize=256)
-def _is_allowed(allowed: tuple[_Location, ...], base_url: str) -> bool:
+def _dialect_for(entries: tuple[_Entry, ...], base_url: str) -> str | None:
     try:
         location = _parse(base_url)
     except ConfigurationError:  # the client reaches its server in a way of its own
-        return False
-    return any(entry.covers(location) for entry in allowed)
+        return None
+    return next((each.dialect for each in entries if each.location.covers(location)), None)
+
+
+def _entry(url: str, default: str) -> _Entry:
+    named = _WITH_DIALECT.fullmatch(url)
+    if named is None:
+        return _Entry(_parse(url), default)
+    return _Entry(_parse(named[2]), _dialect(named[1].lower(), repr(url)))
+
+
+def _dialect(name: str, where: str) -> str:
+    if name not in DIALECTS and name != ASK:
+        raise ConfigurationError(
+            f"{where} names the dialect {name!r}; known are {', '.join(DIALECTS)} and {ASK}"
+        )
+    return name
 
 
 def _from_environment() -> list[str]:

@@ -138,3 +138,28 @@ def test_an_entry_that_is_no_url_is_refused_by_name(url: str) -> None:
 )
 def test_a_root_is_a_base_url_without_its_version(base_url: str, root: str) -> None:
     assert root_of(base_url) == root
+
+
+def test_an_entry_may_name_its_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = AllowedServers(
+        ["dynamo+http://a.example/v1", "ASK+HTTP://b.example/v1", "https://c.example/v1"]
+    )
+    assert servers.dialect("http://a.example/v1") == "dynamo"
+    assert servers.dialect("http://b.example/v1") == "ask"
+    assert servers.dialect("https://c.example/v1") == "kvflow"
+    assert servers.dialect("http://d.example/v1") is None
+    monkeypatch.setenv("KVFLOW_DIALECT", "priority_low_first")
+    monkeypatch.setenv("KVFLOW_BASE_URLS", "none+http://a.example, http://b.example")
+    servers = AllowedServers()
+    assert servers.dialect("http://a.example/v1") == "none"
+    assert servers.dialect("http://b.example/v1") == "priority_low_first"
+
+
+@pytest.mark.parametrize("entry", ["klingon+http://a.example", "kv_hint+http://a.example"])
+def test_an_unknown_dialect_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    name = entry.partition("+")[0]
+    with pytest.raises(ConfigurationError, match=f"dialect '{name}'; known are kvflow, kv_hints"):
+        AllowedServers([entry])
+    monkeypatch.setenv("KVFLOW_DIALECT", name)
+    with pytest.raises(ConfigurationError, match=f"KVFLOW_DIALECT names the dialect '{name}'"):
+        AllowedServers(["http://a.example"])

@@ -1,0 +1,99 @@
+"""The forms in which servers take a forecast (docs/wire.md): one for each kind of server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvflow_agents.agent_hints import (
+    EXTENSION_FIELD,
+    HINTS_FIELD,
+    encode_agent_hints,
+    encode_session,
+    priority_of,
+)
+from kvflow_agents.envelope import ENVELOPE_FIELD, encode_envelope
+from kvflow_agents.hints import FIELD, Hint, encode_request
+
+PARAMS_FIELD = "custom_params"
+PRIORITY_FIELD = "priority"
+
+KVFLOW = "kvflow"
+NONE = "none"
+ASK = "ask"
+"""No dialect: the server is asked which it speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What a dialect adds to a request: fields of its body, headers."""
+
+    body: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Encode = Callable[[Hint], Additions]
+
+
+def _kvflow(hint: Hint) -> Additions:
+    return Additions({PARAMS_FIELD: encode_request(hint)})
+
+
+def _kv_hints(hint: Hint) -> Additions:
+    return Additions({ENVELOPE_FIELD: encode_envelope(hint)})
+
+
+def _dynamo(hint: Hint) -> Additions:
+    agent_hints = encode_agent_hints(hint)
+    body = {EXTENSION_FIELD: {HINTS_FIELD: agent_hints}} if agent_hints else {}
+    return Additions(body, encode_session(hint))
+
+
+def _priority(hint: Hint) -> Additions:
+    priority = priority_of(hint)
+    return Additions({} if priority is None else {PRIORITY_FIELD: priority})
+
+
+def _priority_low_first(hint: Hint) -> Additions:
+    priority = priority_of(hint)
+    return Additions({} if priority is None else {PRIORITY_FIELD: -priority})
+
+
+def _none(hint: Hint) -> Additions:
+    return Additions()
+
+
+DIALECTS: Mapping[str, Encode] = {
+    KVFLOW: _kvflow,
+    "kv_hints": _kv_hints,
+    "dynamo": _dynamo,
+    "priority": _priority,
+    "priority_low_first": _priority_low_first,
+    NONE: _none,
+}
+TAKES_FORECASTS = (KVFLOW, "kv_hints")
+"""Their servers are told of what happens without a request, too."""
+
+
+def is_hinted(body: Mapping[str, Any]) -> bool:
+    """Whether a request carries a forecast: of another carrier, or of the application's own."""
+    params = body.get(PARAMS_FIELD)
+    return ENVELOPE_FIELD in body or (isinstance(params, Mapping) and FIELD in params)
+
+
+def added_fields(body: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a body that are new or changed with the additions.
+
+    What the application says itself stays: additions fill objects, and replace nothing.
+    """
+    changed: dict[str, Any] = {}
+    for name, value in additions.items():
+        there = body.get(name)
+        if name not in body or (there is None and value is not None):
+            changed[name] = value
+        elif isinstance(there, Mapping) and isinstance(value, Mapping):
+            inner = added_fields(there, value)
+            if inner:
+                changed[name] = {**there, **inner}
+    return changed

@@ -1,0 +1,285 @@
+"""Servers are asked which dialect they speak: once, in the background, whatever they answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import openai
+import pytest
+
+from kvflow_agents import App, Call, Carrier, Join, StepGraph, Workflow
+from kvflow_agents.inquiry import MAX_ANSWER_BYTES, MAX_ATTEMPTS, MAX_SERVERS, Inquiries
+from kvflow_agents.servers import Server
+from tests.agents.fake_server import FakeServer
+
+OURS = {"version": "0.1.0", "speaks": ["kvflow.forecast@1.0"], "ranks": []}
+DYNAMO = {"status": "healthy", "endpoints": ["dyn://ns.backend.generate"], "instances": []}
+
+
+class AskedServer(ThreadingHTTPServer):
+    """Answers GET with what is ordered for a path, else 404; `is_open` holds every answer back."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.asked: list[tuple[str, str | None]] = []
+        self.is_open = threading.Event()
+        self.is_open.set()
+        self.root_url = f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, path: str, body: object, status: int = 200) -> None:
+        self.answers[path] = (
+            status,
+            body if isinstance(body, bytes) else json.dumps(body).encode(),
+        )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: AskedServer
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Authorization")))
+        self.server.is_open.wait(30)
+        status, body = self.server.answers.get(self.path, (404, b"{}"))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def asked() -> Iterator[AskedServer]:
+    with AskedServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.is_open.set()
+        server.shutdown()
+        thread.join()
+
+
+def answer_of(inquiries: Inquiries, server: Server) -> str | None:
+    inquiries.dialect_of(server)
+    inquiries.settle(30)
+    return inquiries.dialect_of(server)
+
+
+def test_a_kvflow_server_is_known_by_its_status_and_asked_with_the_clients_key(
+    asked: AskedServer,
+) -> None:
+    asked.answer("/kvflow/status", OURS)
+    assert answer_of(Inquiries(), Server(asked.root_url, "secret")) == "kvflow"
+    assert asked.asked == [("/kvflow/status", "Bearer secret")]
+
+
+def test_dynamo_is_known_by_the_endpoints_in_its_health(asked: AskedServer) -> None:
+    asked.answer("/health", DYNAMO)
+    assert answer_of(Inquiries(), Server(asked.root_url)) == "dynamo"
+    assert asked.asked == [("/kvflow/status", None), ("/health", None)]
+
+
+NONSENSE = [
+    b"",
+    b"OK",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"speaks": "kvflow.forecast@1.0", "endpoints": "dyn://"}',
+    b'{"speaks": [["kvflow.forecast@1.0"]], "endpoints": [{"dyn://": 1}, 5]}',
+    b'{"speaks": ["kvflow.forecast@2.0"], "endpoints": ["http://a"]}',
+    b"null",
+    json.dumps({**OURS, "padding": "x" * MAX_ANSWER_BYTES * 2}).encode(),
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
+def test_nonsense_is_no_dialect(asked: AskedServer, body: bytes) -> None:
+    asked.answer("/kvflow/status", body)
+    asked.answer("/health", body)
+    assert answer_of(Inquiries(), Server(asked.root_url)) == "none"
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 500, 503])
+def test_an_error_is_no_dialect_whatever_it_says(asked: AskedServer, status: int) -> None:
+    asked.answer("/kvflow/status", OURS, status)
+    asked.answer("/health", DYNAMO, status)
+    assert answer_of(Inquiries(), Server(asked.root_url)) == "none"
+
+
+def test_a_slow_server_holds_nobody_up_and_is_no_dialect(asked: AskedServer) -> None:
+    asked.answer("/kvflow/status", OURS)
+    asked.is_open.clear()
+    inquiries = Inquiries(timeout_s=0.05)
+    server = Server(asked.root_url)
+    assert inquiries.dialect_of(server) is None
+    assert answer_of(inquiries, server) == "none"
+
+
+def test_a_server_is_asked_once(asked: AskedServer) -> None:
+    asked.is_open.clear()
+    inquiries = Inquiries()
+    for _ in range(50):
+        assert inquiries.dialect_of(Server(asked.root_url)) is None
+    asked.is_open.set()
+    assert answer_of(inquiries, Server(asked.root_url)) == "none"
+    assert answer_of(inquiries, Server(asked.root_url)) == "none"
+    assert len(asked.asked) == 2
+
+
+def test_a_server_that_was_not_there_is_asked_again_a_few_times() -> None:
+    inquiries = Inquiries()
+    started: list[str] = []
+    begin = threading.Thread.start
+
+    class Counted(threading.Thread):
+        def start(self) -> None:
+            started.append(self.name)
+            begin(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Thread", Counted)
+        for _ in range(MAX_ATTEMPTS + 3):
+            assert answer_of(inquiries, Server("http://127.0.0.1:1")) is None
+    assert len(started) == MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    "server", [Server("not a URL"), Server("http://no such host"), Server("http://[", "a\nkey")]
+)
+def test_what_cannot_be_asked_is_no_dialect(server: Server) -> None:
+    assert answer_of(Inquiries(), server) == "none"
+
+
+def test_so_many_servers_are_asked_and_no_more() -> None:
+    inquiries = Inquiries()
+    for number in range(MAX_SERVERS + 5):
+        answer_of(inquiries, Server(f"not a URL {number}"))
+    assert answer_of(inquiries, Server(f"not a URL {MAX_SERVERS + 4}")) is None
+    assert answer_of(inquiries, Server("not a URL 0")) == "none"
+
+
+def session_of(call: Any) -> tuple[str | None, str | None]:
+    """What a request's headers say of its session and its parent."""
+    headers = {name.lower(): value for name, value in call.headers.items()}
+    return headers.get("x-dynamo-session-id"), headers.get("x-dynamo-parent-session-id")
+
+
+class Scene:
+    """A client of a fake server whose run is hinted in a dialect."""
+
+    def __init__(self, server: FakeServer, entry: str, patch: pytest.MonkeyPatch) -> None:
+        self.inquiries = Inquiries()
+        patch.setattr("kvflow_agents.carrier.inquiries", self.inquiries)
+        self.server = server
+        workflow = Workflow("run", App(StepGraph([Join(frozenset("a"), "b")])), first_seq=0)
+        workflow.plan("", ["a"])
+        self.workflow = workflow
+        self.carrier = Carrier(lambda: Call(workflow, "a"), [f"{entry}+{server.base_url}"])
+        self.carrier.install()
+
+    def chat(self, **options: Any) -> None:
+        with openai.OpenAI(base_url=self.server.base_url, api_key="key", max_retries=0) as client:
+            client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "hello"}], **options
+            )
+
+    @property
+    def calls(self) -> list[Any]:
+        return [each for each in self.server.requests if each.path.endswith("/completions")]
+
+
+@pytest.fixture
+def scene(
+    request: pytest.FixtureRequest, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Scene]:
+    scene = Scene(server, request.param, monkeypatch)
+    yield scene
+    scene.carrier.uninstall()
+    assert scene.carrier.failsafe.errors == 0
+
+
+@pytest.mark.parametrize("scene", ["ask"], indirect=True)
+def test_until_the_answer_is_there_nothing_is_sent(scene: Scene) -> None:
+    scene.server.is_open.clear()
+    caller = threading.Thread(target=scene.chat)
+    caller.start()  # its question and its call both wait
+    while not scene.calls:
+        scene.server.has_request.wait(30)
+    scene.server.is_open.set()
+    caller.join()
+    scene.inquiries.settle(30)
+    scene.chat()  # the fake server answers everything with {}: no dialect
+    assert [each.params for each in scene.calls] == [None, None]
+    assert scene.carrier.counts.hinted == 0
+
+
+@pytest.mark.parametrize("scene", ["ask"], indirect=True)
+def test_then_the_dialect_is_that_of_the_answer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inquiries, "_dialect", lambda *_: "kv_hints")
+    scene.chat()
+    scene.inquiries.settle(30)
+    scene.chat()
+    before, after = scene.calls
+    assert "kv_hints" not in before.body
+    assert after.body["kv_hints"]["actions"][0]["payload"]["agent"] == "a"
+
+
+@pytest.mark.parametrize("scene", ["dynamo"], indirect=True)
+def test_dynamo_gets_sessions_and_no_forecast_of_its_own(scene: Scene) -> None:
+    scene.chat()
+    scene.carrier.announce(scene.workflow.end(resumable=False))
+    assert scene.carrier.courier.flush(30)
+    (call,) = scene.server.requests
+    assert session_of(call) == ("run:a", "run")
+    assert call.params is None and "nvext" not in call.body
+
+
+@pytest.mark.parametrize("scene", ["dynamo"], indirect=True)
+def test_an_applications_own_session_stays(scene: Scene) -> None:
+    scene.chat(extra_headers={"x-dynamo-session-id": "mine"})
+    (call,) = scene.server.requests
+    assert session_of(call) == ("mine", None)
+
+
+@pytest.mark.parametrize("scene", ["kv_hints"], indirect=True)
+def test_servers_of_envelopes_are_told_of_ends(scene: Scene) -> None:
+    scene.chat()
+    scene.carrier.announce(scene.workflow.end(resumable=False))
+    assert scene.carrier.courier.flush(30)
+    assert [each.path for each in scene.server.requests] == [
+        "/v1/chat/completions",
+        "/kvflow/forecast",
+    ]
+
+
+@pytest.mark.parametrize("scene", ["kv_hints", "dynamo", "priority"], indirect=True)
+def test_a_server_that_refuses_a_dialect_gets_none_any_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("agent_hints", "dialects"):
+        monkeypatch.setattr(f"kvflow_agents.{module}.priority_of", lambda hint: 3)
+    scene.server.statuses.extend([400, 200])
+    scene.chat()
+    scene.chat()
+    hinted, plain, later = scene.calls
+    assert later.body == plain.body
+    assert hinted.body != plain.body
+    assert session_of(plain) == session_of(later) == (None, None)
+
+
+@pytest.mark.parametrize("scene", ["priority", "none"], indirect=True)
+def test_what_says_nothing_changes_nothing(scene: Scene) -> None:
+    scene.chat()  # nothing is learned yet of when `a` calls again
+    (call,) = scene.calls
+    assert set(call.body) == {"model", "messages"}
+    assert scene.carrier.counts.hinted == 0
