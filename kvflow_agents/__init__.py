@@ -10,6 +10,7 @@ from kvflow_agents.errors import (
 )
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, agent_name
+from kvflow_agents.instrumentation import Instrumentation, instrument, uninstrument
 from kvflow_agents.keeper import keep_habits
 from kvflow_agents.live_workflow import Workflow
 from kvflow_agents.loops import agent, workflow
@@ -29,6 +30,7 @@ __all__ = [
     "Hint",
     "HintError",
     "IncompatibleServerError",
+    "Instrumentation",
     "Join",
     "KVFlowError",
     "Outlook",
@@ -39,8 +41,10 @@ __all__ = [
     "__version__",
     "agent",
     "agent_name",
+    "instrument",
     "keep_habits",
     "report",
     "reset_report",
+    "uninstrument",
     "workflow",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from kvflow_agents.eviction import Standing
+from kvflow_agents.tenants import Tenant, tenant_of
 
 
 class Key(Protocol):
@@ -43,6 +44,7 @@ class Claim(Generic[N]):
     distance: int | None
     node: N
     depth_tokens: int = 0
+    tenant: Tenant = None
 
 
 class _Label(Generic[N]):
@@ -87,7 +89,7 @@ class ClaimLedger(Generic[N]):
         self._labels: dict[int, _Label[N]] = {root.id: _Label()}
         # Workflows whose forecasts are not believed: what they leave is not known to be spent.
         self._doubted: set[str] = set()
-        self.doubts_all = False
+        self._doubted_tenants: set[Tenant] = set()
 
     def standing(self, node: N) -> tuple[Standing, int | None]:
         """Why a node is kept, and how far its nearest agent is from its call."""
@@ -97,8 +99,8 @@ class ClaimLedger(Generic[N]):
         if label.distances:
             return Standing.EXPECTED, min(label.distances)
         is_private = len(label.users) == 1 and None not in label.users
-        if is_private and (self.doubts_all or self._doubted):
-            is_private = not self.doubts_all and self._doubted.isdisjoint(label.users)
+        if is_private and (self._doubted or self._doubted_tenants):
+            is_private = not any(map(self._is_doubted, label.users))
         if is_private and not label.idle:
             return Standing.SPENT, None
         return Standing.ORDINARY, None
@@ -121,12 +123,28 @@ class ClaimLedger(Generic[N]):
         """A workflow is believed again, or has ended."""
         self._doubted.discard(user)
 
-    def place(self, key: Key, steps: int | None, distance: int | None = None) -> Claim[N]:
+    def doubt_tenant(self, tenant: Tenant) -> None:
+        """The same of all workflows of a tenant."""
+        self._doubted_tenants.add(tenant)
+
+    def believe_tenant(self, tenant: Tenant) -> None:
+        """A tenant's workflows are believed again, but for those that are doubted themselves."""
+        self._doubted_tenants.discard(tenant)
+
+    def place(
+        self,
+        key: Key,
+        steps: int | None,
+        distance: int | None = None,
+        *,
+        tenant: Tenant = None,
+    ) -> Claim[N]:
         """Claim a prefix; what the tree does not hold yet is claimed as it comes.
 
         The distance is the steps unless it is given.
         """
-        claim = Claim(key, steps, steps if distance is None else distance, self._root)
+        distance = steps if distance is None else distance
+        claim = Claim(key, steps, distance, self._root, tenant=tenant)
         self._descend(claim)
         return claim
 
@@ -216,6 +234,11 @@ class ClaimLedger(Generic[N]):
             actual = covers.get(node_id, [])
             assert sorted(noted) == sorted(s for s in actual if s is not None), "distances are off"
             assert label.idle == actual.count(None), "idle claims are off"
+
+    def _is_doubted(self, user: str | None) -> bool:
+        if user is None:
+            return False
+        return user in self._doubted or tenant_of(user) in self._doubted_tenants
 
     def _covered(self, claim: Claim[N]) -> list[N]:
         nodes = []

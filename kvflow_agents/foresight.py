@@ -15,6 +15,7 @@ from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
 from kvflow_agents.reuse import Reuse
+from kvflow_agents.tenants import Tenant
 from kvflow_agents.track_record import came_true
 
 Outcome = Literal["accepted", "stale", "ended"]
@@ -77,10 +78,12 @@ class Foresight(Generic[N]):
         reuse: Reuse | None = None,
         adapters: AdapterLedger | None = None,
         limits: Limits | None = None,
+        tenant: Tenant = None,
     ) -> None:
         """`cut` makes a node of the tree end where a key ends, if the tree holds the key.
 
-        `prefetch` is told whose prefixes are needed next, `adapters` when agents run.
+        `prefetch` is told whose prefixes are needed next, `adapters` when agents run. All hints
+        are of one `tenant`, with names that are `scoped`.
         """
         self._ledger = ledger
         self._make_key = make_key
@@ -90,6 +93,7 @@ class Foresight(Generic[N]):
         self._reuse = reuse
         self.adapters = adapters
         self._limits = limits or Limits()
+        self._tenant = tenant
         self._evicted_tokens = 0
         self._remembered_agents = 0
         self._agents_told = 0
@@ -119,7 +123,10 @@ class Foresight(Generic[N]):
     def heed(self, is_heeded: bool) -> None:
         """Let forecasts count, or none of them."""
         self._is_heeded = is_heeded
-        self._ledger.doubts_all = not is_heeded
+        if is_heeded:
+            self._ledger.believe_tenant(self._tenant)
+        else:
+            self._ledger.doubt_tenant(self._tenant)
         for workflow in self._live.values():
             if not is_heeded:
                 self._want_no_more(workflow)
@@ -174,14 +181,14 @@ class Foresight(Generic[N]):
             for agent in workflow.agents.values():
                 agent.promise.drop()
         if self._reuse is not None:
-            self._reuse.tell(hint.at_ms)
-            workflow.heard_ms = self._reuse.now_ms
+            self._reuse.clock.tell(hint.at_ms)
+            workflow.heard_ms = self._reuse.clock.now_ms
             if hint.agent is not None:
-                workflow.note_call(self._reuse.now_ms, steps_said)
+                workflow.note_call(self._reuse.clock.now_ms, steps_said)
                 if hint.agent in workflow.agents:
                     known = workflow.agents[hint.agent]
                     for promise in (known.promise, known.comeback):
-                        promise.keep(self._reuse.now_ms, workflow.step_ms)
+                        promise.keep(self._reuse.clock.now_ms, workflow.step_ms)
         trust_has_changed = self._note_call(workflow, was_right)
         if trust_has_changed:
             told = [*workflow.agents, *expected.steps, *told]
@@ -250,6 +257,16 @@ class Foresight(Generic[N]):
             for agent in workflow.agents.values():
                 for claim in agent.claims:
                     self._ledger.set_steps(claim, None)
+
+    def forget_all(self) -> None:
+        """Give every claim up, as if nothing had been heard."""
+        for known in (self._live, self._dormant):
+            while known:
+                self._forget(known.popitem(last=False)[1])
+        while self._apps:
+            self._forget_app(self._apps.popitem(last=False)[1])
+        self._ended.clear()
+        self._ledger.believe_tenant(self._tenant)
 
     def _set_steps(self, workflow: KnownWorkflow[N], name: str, agent: KnownAgent[N]) -> None:
         """Let an agent's claims say what is known of its next call."""
@@ -380,11 +397,12 @@ class Foresight(Generic[N]):
         for claim in agent.claims:
             self._ledger.remove(claim)
         key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
-        agent.claim = self._ledger.place(key, None)
+        agent.claim = self._ledger.place(key, None, tenant=self._tenant)
         agent.other = None
         other_tokens = agent.history.other_tokens
         if self._is_timed and other_tokens is not None:
-            agent.other = self._ledger.place(self._make_key(tokens, other_tokens, namespace), None)
+            other = self._make_key(tokens, other_tokens, namespace)
+            agent.other = self._ledger.place(other, None, tenant=self._tenant)
         # A forecast that has expired stays so until a newer one is heard.
         if workflow.name in self._live:
             self._set_steps(workflow, name, agent)

@@ -23,11 +23,14 @@ FIELD = "kvflow"
 STEPS_FIELD = "kvflow_steps"
 DUE_FIELD = "kvflow_due_ms"
 CHANCE_FIELD = "kvflow_chance"
-REQUEST_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD)
+# Whose request it is, hint or not: the server's own, whatever a client says here.
+TENANT_FIELD = "kvflow_tenant"
+REQUEST_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD, TENANT_FIELD)
 
 MAX_WORKFLOW_BYTES = 128
 MAX_APP_BYTES = 64
 MAX_AGENT_BYTES = 256
+MAX_TENANT_BYTES = 64
 MAX_AGENTS = 4096
 MAX_STEPS = 1_000_000
 # A year.
@@ -56,11 +59,14 @@ class Hint:
     app: str | None = None
     at_ms: int | None = None
     """When it came to the server, by the server's clock; what a client says here is ignored."""
+    tenant: str | None = None
+    """Whose it is, as the server has it; what a client says here is ignored."""
 
 
 def encode_request(hint: Hint) -> dict[str, Any]:
     """The hint as entries of a request's `custom_params`."""
-    return {FIELD: _scalars(hint), **{f"{FIELD}_{what}": said for what, said in _said(hint)}}
+    params = {FIELD: _scalars(hint), **{f"{FIELD}_{what}": said for what, said in _said(hint)}}
+    return params if hint.tenant is None else params | {TENANT_FIELD: hint.tenant}
 
 
 def encode_body(hint: Hint) -> dict[str, Any]:
@@ -77,14 +83,21 @@ def decode_request(custom_params: object) -> Hint | None:
         "due_ms": custom_params.get(DUE_FIELD, {}),
         "chance": custom_params.get(CHANCE_FIELD, {}),
     }
-    return _decode(custom_params[FIELD], fields)
+    return _decode(custom_params[FIELD], fields, tenant_in(custom_params))
 
 
 def decode_caller(custom_params: object) -> Hint | None:
     """Like `decode_request`, but without what is expected: who calls."""
     if not isinstance(custom_params, Mapping) or FIELD not in custom_params:
         return None
-    return _decode(custom_params[FIELD], {})
+    return _decode(custom_params[FIELD], {}, tenant_in(custom_params))
+
+
+def tenant_in(custom_params: object) -> str | None:
+    """Whose request it is, by its `custom_params`, as the server's door has set them."""
+    value = custom_params.get(TENANT_FIELD) if isinstance(custom_params, Mapping) else None
+    is_name = isinstance(value, str) and 0 < len(value) <= MAX_TENANT_BYTES and value.isalnum()
+    return value if is_name else None
 
 
 def decode_body(body: object) -> Hint:
@@ -165,7 +178,7 @@ def _said(hint: Hint) -> Iterable[tuple[str, dict[str, Any]]]:
         yield "chance", dict(forecast.chance)
 
 
-def _decode(fields: object, said: Mapping[str, object]) -> Hint:
+def _decode(fields: object, said: Mapping[str, object], tenant: str | None = None) -> Hint:
     scalars = _mapping(FIELD, fields)
     version = _integer("v", scalars.get("v"), 1, MAX_SEQ)
     if version != VERSION:
@@ -175,6 +188,7 @@ def _decode(fields: object, said: Mapping[str, object]) -> Hint:
         app=_optional_name("app", scalars.get("app"), MAX_APP_BYTES),
         agent=_optional_name("agent", scalars.get("agent"), MAX_AGENT_BYTES),
         at_ms=_arrival(scalars.get("at_ms")),
+        tenant=tenant,
         forecast=Forecast(
             seq=_integer("seq", scalars.get("seq"), 0, MAX_SEQ),
             steps=_agents("steps", said.get("steps", {}), _optional_steps),

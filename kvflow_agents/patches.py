@@ -48,6 +48,8 @@ class Patches:
     """
 
     def __init__(self, framework: str, find: Callable[[], Iterable[Patch]]) -> None:
+        self.problem: str | None = None
+        """Why the patches could not be applied the last time."""
         self._framework = framework
         self._find = find
         self._originals: list[tuple[Seam, Method, Method]] = []
@@ -63,6 +65,7 @@ class Patches:
             problem = next((each for each in problems if each), None)
         except ImportError as error:
             problem = str(error)
+        self.problem = problem
         if problem is not None:
             self._warn(problem)
             return False

@@ -109,8 +109,9 @@ class _Workflow:
 class Receipts:
     """Adds up calls as they are admitted, so that an answer is a slice. Pure and bounded."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.totals = Sums()
+    def __init__(self, limits: Limits | None = None, totals: Sums | None = None) -> None:
+        """`totals`: where other receipts are counted too."""
+        self.totals = totals or Sums()
         """Of all calls since the start, whatever has been forgotten."""
         self._limits = limits or Limits()
         self._agents = 0

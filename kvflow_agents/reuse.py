@@ -53,20 +53,23 @@ class ReuseByAge:
         return (self._rested_ms[this] + prior_ms) / (self._uses[this] + PRIOR_EVENTS)
 
 
-class Reuse:
-    """The clock of a cache, as far as messages tell it, and who of two leaves is used first.
+class MessageClock:
+    """The clock of a cache, as far as messages tell it.
 
     Time is what the server has stamped on its messages, so that all ranks have the same. Recency
     is counted in accesses; `accesses` tells the count, and each message ties it to the clock.
     """
 
-    def __init__(self, *, order: Order, accesses: Callable[[], float]) -> None:
+    def __init__(self, accesses: Callable[[], float]) -> None:
         self.now_ms = 0
-        self.order = order
         self._accesses = accesses
         self._marks: list[float] = []
         self._times_ms: list[int] = []
-        self._by_age = ReuseByAge()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any message has told the time."""
+        return bool(self._marks)
 
     def tell(self, at_ms: int | None) -> None:
         """A message has come at this time; one that is earlier than others changes nothing."""
@@ -85,20 +88,29 @@ class Reuse:
             return self.now_ms - self._times_ms[0] if self._times_ms else 0
         return self.now_ms - self._times_ms[after - 1]
 
+
+class Reuse:
+    """Who of two leaves is used first, as forecasts tell it or as one tenant's KV was before."""
+
+    def __init__(self, clock: MessageClock, *, order: Order) -> None:
+        self.clock = clock
+        self.order = order
+        self._by_age = ReuseByAge()
+
     def note(self, rank: Rank, *, was_used: bool) -> None:
         """A leaf of this rank was used again, or evicted."""
         if rank.standing is Standing.ORDINARY:
-            self._by_age.note(self.age_ms(rank.last_access), was_used=was_used)
+            self._by_age.note(self.clock.age_ms(rank.last_access), was_used=was_used)
 
     def expected_goes(self, ordinary: Rank, expected: Rank) -> bool:
         """Whether the expected leaf will likely be used later than the ordinary one.
 
         By steps, and before any message has told the time, whatever is expected stays.
         """
-        if self.order == "steps" or not self._marks:
+        if self.order == "steps" or not self.clock.has_begun:
             return False
-        wait_ms = expected.distance - self.now_ms
-        return wait_ms > self._by_age.wait_ms(self.age_ms(ordinary.last_access))
+        wait_ms = expected.distance - self.clock.now_ms
+        return wait_ms > self._by_age.wait_ms(self.clock.age_ms(ordinary.last_access))
 
 
 def _bin_of(age_ms: float) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvflow_faults.suite import Stage
 
 # Room on the device for half of what runs at once and on the host for half of all prompts.
-POOL_TOKENS = 7_000
+POOL_TOKENS = 2_400
 FLAGS = (
     *("--engine", "cpu", "--skip-server-warmup"),
     *("--max-total-tokens", str(POOL_TOKENS)),

@@ -9,11 +9,11 @@ from random import Random
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 
-AGENTS = 40
-TAILS = 8
-FIXED_TOKENS = 600
+AGENTS = 24
+TAILS = 6
+FIXED_TOKENS = 200
 TAIL_TOKENS = 20
-ANSWER_TOKENS = 8
+ANSWER_TOKENS = 4
 WORKFLOW_AGENTS = 6
 ROUNDS = 3
 
@@ -28,7 +28,7 @@ class Call:
 
 def prompt_of(agent: int, tail: int) -> str:
     """A fixed part of the agent's own and one of few tails; a character is a token."""
-    words = "".join(f"{chr(65 + agent)}{index * 7919 % 1009} " for index in range(200))
+    words = "".join(f"{chr(65 + agent)}{index * 7919 % 1009} " for index in range(FIXED_TOKENS))
     return words[:FIXED_TOKENS] + f"#{agent * 31 + tail * 7:0{TAIL_TOKENS - 1}d}"
 
 

@@ -14,7 +14,7 @@ from kvflow_agents.guard import Guard
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import Tokens
-from kvflow_agents.reuse import Reuse
+from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.shadow import Shadow, checksums
 from kvflow_sglang.settings import Settings
 from kvflow_simulate.requests import CallId, Request
@@ -107,7 +107,7 @@ class Foretold(Claimed):
                 most_agents=self._settings.prefetch_agents,
                 most_tokens=self._settings.prefetch_tokens,
             )
-        self._reuse = Reuse(order=self._settings.order, accesses=lambda: tree.accesses)
+        self._reuse = Reuse(MessageClock(lambda: tree.accesses), order=self._settings.order)
         self.foresight: Foresight[Node] = Foresight(
             self.ledger,
             make_key=_make_key,

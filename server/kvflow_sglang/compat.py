@@ -78,6 +78,7 @@ _HOST_POOL = f"{_MEM_CACHE}.pool_host.mha:MHATokenToKVPoolHost"
 # What each process uses: a name, and the parameters it must have (None: it is no function).
 SCHEDULER_NAMES: dict[str, str | None] = {
     f"{_TREE}.reset": "self",
+    f"{_TREE}._new_node": "self priority",
     f"{_TREE}._add_new_node": "self parent key value priority session_id rotation_base",
     f"{_TREE}._split_node": "self key child split_len",
     f"{_TREE}._unregister_node": "self node",

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.eviction import (
-    EvictionQueue,
     Preference,
     Rank,
     Standing,
@@ -19,36 +18,43 @@ from kvflow_agents.eviction import (
 )
 from kvflow_agents.occupancy import Holding, Occupancy
 from kvflow_agents.prefetch import Span
+from kvflow_agents.tenant_queue import TenantQueue
+from kvflow_agents.tenants import Tenant
 from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
 
 Node = Any  # sglang's UnifiedTreeNode
 Tier = Literal["device", "host"]
 
 _NOTHING = (0, 0)
+ExpectedGoes = Callable[[Tenant], Preference]
 
 
 class ClaimedTreeCore(UnifiedTreeCore):
     """Reports what happens to its nodes to a ledger, and keeps its leaves in order of eviction.
 
     The stock core builds a heap of all leaves for every eviction; here both sets of leaves are
-    queues that persist. `user` is the workflow whose request is being inserted.
+    queues that persist. `user` is the workflow whose request is being inserted, `tenant` whose
+    that is. A node is the tenant's that made it.
     """
 
     ledger: ClaimLedger[Node]
-    evictable_device_leaves: EvictionQueue[Node]
-    evictable_host_leaves: EvictionQueue[Node]
+    evictable_device_leaves: TenantQueue[Node]
+    evictable_host_leaves: TenantQueue[Node]
     user: str | None = None
+    tenant: Tenant = None
     # Whether `user` has told what comes next; else nothing is certain to be spent.
     is_told: bool = False
-    # How many expected tokens a tier may hold before they compete by recency; None: no limit.
+    # How many expected tokens of one tenant a tier may hold before they compete by recency; None:
+    # no limit.
     most_expected_device_tokens: float | None = None
     most_expected_host_tokens: float | None = None
-    # Whether the first expected leaf goes before the first ordinary one, below that limit.
-    expected_goes: Preference = staticmethod(by_standing)
-    # Called with the rank of a device leaf that is evicted or used: which of both.
-    on_fate: Callable[[Rank, bool], None] = staticmethod(lambda rank, was_used: None)
-    # While something is loaded ahead: how far its agent is from its call.
+    # Whether a tenant's first expected leaf goes before its first ordinary one, below that limit.
+    expected_goes: ExpectedGoes = staticmethod(lambda tenant: by_standing)
+    # Called with the rank of a tenant's device leaf that is evicted or used: which of both.
+    on_fate: Callable[[Tenant, Rank, bool], None] = staticmethod(lambda *fate: None)
+    # While something is loaded ahead: how far its agent is from its call, and whose it is.
     displacing_for_distance: int | None = None
+    displacing_for_tenant: Tenant = None
     # Called for a node that left the device, with how far its nearest agent is from its call.
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     # Called for a node that is evicted from a tier, before it is: the node, tier and standing.
@@ -57,39 +63,55 @@ class ClaimedTreeCore(UnifiedTreeCore):
     on_split: Callable[[Node, Node], None] = staticmethod(lambda upper, lower: None)
 
     def reset(self) -> None:
+        self._tenants: dict[int, str] = {}
         super().reset()
         self.ledger = ClaimLedger(
             self.root_node, page_size=self.page_size, on_change=self._on_claims_change
         )
         self._is_evicting = False
-        self.evictable_device_leaves = EvictionQueue(
-            self._rank, on_discard=lambda noted: self.on_fate(noted, not self._is_evicting)
+        self.evictable_device_leaves = TenantQueue(
+            self._rank, self.tenant_of, _tokens, on_discard=self._note_fate
         )
-        self.evictable_host_leaves = EvictionQueue(self._rank)
+        self.evictable_host_leaves = TenantQueue(self._rank, self.tenant_of, _tokens)
         self.occupancy: Occupancy[Node] = Occupancy(self._holding)
-        self.expected_device_tokens = 0
-        self.expected_host_tokens = 0
+        # By tenant: on the device, on the host.
+        self.expected_tokens: dict[Tenant, list[int]] = {None: [0, 0]}
         self._expected_tokens: dict[int, tuple[int, int]] = {}
         self._not_backed_up: set[int] = set()
         self._wanted_backups: list[int] = []
 
+    @property
+    def expected_device_tokens(self) -> int:
+        """On the device, and kept for agents with known steps-to-execution."""
+        return sum(device for device, _ in self.expected_tokens.values())
+
+    @property
+    def expected_host_tokens(self) -> int:
+        """The same on the host."""
+        return sum(host for _, host in self.expected_tokens.values())
+
+    def tenant_of(self, node: Node) -> Tenant:
+        """Whose node it is."""
+        return self._tenants.get(node.id)
+
     def first_device_victim(self) -> Node | None:
         """The device leaf to evict next; it stays in the tree."""
-        over = _exceeds(self.expected_device_tokens, self.most_expected_device_tokens)
-        victim = self.evictable_device_leaves.first(by_recency if over else self.expected_goes)
         distance = self.displacing_for_distance
-        if victim is None or distance is None or may_displace(self._rank(victim), distance):
-            return victim
-        return None
+        if distance is None:
+            return self.evictable_device_leaves.first(self._preference_on_device)
+        tenant = self.displacing_for_tenant
+        preference = self._preference_on_device(tenant)
+        victim = self.evictable_device_leaves.first_of(tenant, preference)
+        return victim if victim and may_displace(self._rank(victim), distance) else None
 
     @contextmanager
-    def displacing_for(self, distance: int) -> Iterator[None]:
-        """For what is loaded ahead: no victims that are needed as soon."""
-        self.displacing_for_distance = distance
+    def displacing_for(self, distance: int, tenant: Tenant) -> Iterator[None]:
+        """For what is loaded ahead: no victims that are needed as soon, or another tenant's."""
+        self.displacing_for_distance, self.displacing_for_tenant = distance, tenant
         try:
             yield
         finally:
-            self.displacing_for_distance = None
+            self.displacing_for_distance = self.displacing_for_tenant = None
 
     def missing(self, claim: Claim[Node]) -> Span:
         """Which tokens of a claim the host tier has and the device lacks."""
@@ -109,8 +131,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def first_host_victim(self) -> Node | None:
         """The host leaf to evict next; it stays in the tree."""
-        over = _exceeds(self.expected_host_tokens, self.most_expected_host_tokens)
-        return self.evictable_host_leaves.first(by_recency if over else self.expected_goes)
+        return self.evictable_host_leaves.first(self._preference_on_host)
 
     def node_or_none(self, node_id: int) -> Node | None:
         """A node that may be gone by now."""
@@ -124,6 +145,21 @@ class ClaimedTreeCore(UnifiedTreeCore):
     @staticmethod
     def _can_be_backed_up(node: Node | None) -> bool:
         return node is not None and not node.evicted and not node.backuped
+
+    def _preference_on_device(self, tenant: Tenant) -> Preference:
+        return self._preference(tenant, 0, self.most_expected_device_tokens)
+
+    def _preference_on_host(self, tenant: Tenant) -> Preference:
+        return self._preference(tenant, 1, self.most_expected_host_tokens)
+
+    def _preference(self, tenant: Tenant, tier: int, most_tokens: float | None) -> Preference:
+        tokens = self.expected_tokens.get(tenant, _NOTHING)[tier]
+        if most_tokens is not None and tokens > most_tokens:
+            return by_recency
+        return self.expected_goes(tenant)
+
+    def _note_fate(self, tenant: Tenant, noted: Rank) -> None:
+        self.on_fate(tenant, noted, not self._is_evicting)
 
     def _rank(self, node: Node) -> Rank:
         standing, distance = self.ledger.standing(node)
@@ -171,15 +207,29 @@ class ClaimedTreeCore(UnifiedTreeCore):
             del self._expected_tokens[node.id]
         else:
             self._expected_tokens[node.id] = now
-        self.expected_device_tokens += now[0] - before[0]
-        self.expected_host_tokens += now[1] - before[1]
+        self._add_expected(self.tenant_of(node), now[0] - before[0], now[1] - before[1])
         if before[0] and not now[0] and now[1]:
             self.on_lost(self.ledger.standing(node)[1])
 
+    def _add_expected(self, tenant: Tenant, device_tokens: int, host_tokens: int) -> None:
+        sums = self.expected_tokens.setdefault(tenant, [0, 0])
+        sums[0] += device_tokens
+        sums[1] += host_tokens
+        if tenant is not None and not any(sums):
+            del self.expected_tokens[tenant]
+
     def _note_eviction(self, node: Node, tier: Tier) -> None:
+        leaves = self.evictable_device_leaves if tier == "device" else self.evictable_host_leaves
+        leaves.gives(node)
         self.on_evict(node, tier, self.ledger.standing(node)[0])
 
     # What follows overrides the stock core where a node is made, cut, moved or dropped.
+
+    def _new_node(self, *args: Any, **kwargs: Any) -> Node:
+        node = super()._new_node(*args, **kwargs)
+        if self.tenant is not None:
+            self._tenants[node.id] = self.tenant
+        return node
 
     def _add_new_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super()._add_new_node(*args, **kwargs)
@@ -187,7 +237,11 @@ class ClaimedTreeCore(UnifiedTreeCore):
         return node
 
     def _split_node(self, key: Any, child: Node, split_len: int) -> tuple[Node, Any]:
-        upper, action = super()._split_node(key, child, split_len)
+        tenant, self.tenant = self.tenant, self.tenant_of(child)
+        try:
+            upper, action = super()._split_node(key, child, split_len)
+        finally:
+            self.tenant = tenant
         if child.id in self._not_backed_up:
             self._not_backed_up.add(upper.id)
         self.ledger.split(upper, child)
@@ -208,6 +262,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self._not_backed_up.discard(node.id)
         self.occupancy.removed(node.id)
         self._note_expected(node, _NOTHING)
+        self._tenants.pop(node.id, None)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:
         super()._update_evictable_leaf_sets(node)
@@ -277,5 +332,5 @@ class ClaimedFullComponent(FullComponent):
             )
 
 
-def _exceeds(tokens: int, most_tokens: float | None) -> bool:
-    return most_tokens is not None and tokens > most_tokens
+def _tokens(node: Node) -> int:
+    return len(node.key)

@@ -12,7 +12,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Foresight, Namespace
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import STEP_MS
-from kvflow_agents.reuse import Order, Reuse
+from kvflow_agents.reuse import MessageClock, Order, Reuse
 from tests.agents.radix_tree import RadixTree, TreeNode, path
 
 A, B = [1, 2, 3], [4, 5, 6]
@@ -30,7 +30,7 @@ class Server:
             make_key=self.tree.make_key,
             cut=self.tree.cut,
             lifetime_tokens=1000,
-            reuse=Reuse(order=order, accesses=lambda: 0.0),
+            reuse=Reuse(MessageClock(lambda: 0.0), order=order),
         )
 
     def say(

@@ -24,6 +24,7 @@ from kvflow_agents.hints import (
     MAX_WORKFLOW_BYTES,
     REASONS,
     REQUEST_FIELDS,
+    TENANT_FIELD,
     decode_body,
     decode_caller,
     decode_request,
@@ -110,7 +111,21 @@ def test_time_and_chance_travel_beside_the_steps() -> None:
         "kvflow_due_ms": {"b": 1500},
         "kvflow_chance": {"a": 20, "b": 90},
     }
-    assert set(encode_request(hint)) == set(REQUEST_FIELDS)
+    assert {*encode_request(hint), TENANT_FIELD} == set(REQUEST_FIELDS)
+
+
+def test_a_tenant_travels_beside_the_hint_and_never_in_a_body() -> None:
+    hint = Hint("run", Forecast(3), tenant="4f2a")
+    assert decode_request(encode_request(hint)) == decode_caller(encode_request(hint)) == hint
+    assert decode_body(encode_body(hint)).tenant is None
+    assert decode_body({**encode_body(hint), "tenant": "4f2a", "kvflow_tenant": "4f2a"}).tenant is None
+
+
+@pytest.mark.parametrize("said", [None, "", 5, ["a"], "a b", "a\x00b", "x" * 65])
+def test_what_is_no_name_of_a_tenant_is_nobody(said: object) -> None:
+    assert tenant_in({"kvflow_tenant": said}) is None
+    assert tenant_in({"kvflow_tenant": "4f2a"}) == "4f2a"
+    assert tenant_in([said]) is tenant_in(None) is None
 
 
 def test_what_a_hint_leaves_out_is_not_sent() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvflow_agents.eviction import Rank, Standing, rank
-from kvflow_agents.reuse import MOST_MARKS, Order, Reuse, ReuseByAge
+from kvflow_agents.reuse import MOST_MARKS, MessageClock, Order, Reuse, ReuseByAge
 
 
 class Cache:
@@ -15,11 +15,11 @@ class Cache:
 
     def __init__(self, order: Order = "time") -> None:
         self.accesses = 0
-        self.reuse = Reuse(order=order, accesses=lambda: self.accesses)
+        self.reuse = Reuse(MessageClock(lambda: self.accesses), order=order)
 
     def use(self, at_ms: int) -> float:
         """A message, and an access right after it."""
-        self.reuse.tell(at_ms)
+        self.reuse.clock.tell(at_ms)
         self.accesses += 1
         return self.accesses
 
@@ -36,15 +36,15 @@ def test_ages_are_those_of_the_messages_around_an_access() -> None:
     cache = Cache()
     first, second = cache.use(1000), cache.use(5000)
     cache.use(9000)
-    assert [cache.reuse.age_ms(each) for each in (first, second)] == [8000, 4000]
+    assert [cache.reuse.clock.age_ms(each) for each in (first, second)] == [8000, 4000]
 
 
 def test_a_clock_that_goes_back_stands_still() -> None:
     cache = Cache()
     cache.use(5000)
     cache.use(1000)
-    cache.reuse.tell(None)
-    assert cache.reuse.now_ms == 5000
+    cache.reuse.clock.tell(None)
+    assert cache.reuse.clock.now_ms == 5000
 
 
 def test_what_is_older_than_all_marks_is_as_old_as_the_oldest() -> None:
@@ -52,7 +52,7 @@ def test_what_is_older_than_all_marks_is_as_old_as_the_oldest() -> None:
     first = cache.use(1)
     for at_ms in range(2, 2 * MOST_MARKS):
         cache.use(at_ms)
-    assert MOST_MARKS / 2 <= cache.reuse.age_ms(first) < 2 * MOST_MARKS
+    assert MOST_MARKS / 2 <= cache.reuse.clock.age_ms(first) < 2 * MOST_MARKS
 
 
 def test_by_default_ordinary_kv_is_used_after_as_long_again() -> None:
