@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import Courier
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.runs import Caller
 
 
@@ -46,7 +46,7 @@ class Subscriptions:
         self._carriers: list[Carrier] = []
         self._of_process: Carrier | None = None
         self._of_process_urls: tuple[str, ...] | None = None
-        self._of_object: WeakKeyDictionary[Any, Carrier] = WeakKeyDictionary()
+        self._of_object: IdentityMap[Carrier] = IdentityMap()
         # Reentrant: a holder may be collected, and so unsubscribed, while one is made.
         self._lock = threading.RLock()
 

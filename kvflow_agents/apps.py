@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from kvflow_agents.app import App
+from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.step_graph import StepGraph
 
 MAX_APPS = 256
@@ -23,7 +23,7 @@ class Apps:
 
     def __init__(self, structure_of: Callable[[Any], StepGraph]) -> None:
         self._structure_of = structure_of
-        self._of_object: WeakKeyDictionary[Any, App] = WeakKeyDictionary()
+        self._of_object: IdentityMap[App] = IdentityMap()
         self._by_name: OrderedDict[str, App] = OrderedDict()
         self._lock = threading.Lock()
 
