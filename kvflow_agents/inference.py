@@ -11,13 +11,14 @@ from kvflow_agents.hints import Hint
 from kvflow_agents.inference_app import LearnedApp
 from kvflow_agents.inference_links import Answers, Prompts
 from kvflow_agents.inference_prompts import PromptTree, chain_of
-from kvflow_agents.inference_workflows import Origin, Workflow, Workflows
+from kvflow_agents.inference_workflows import Intent, Origin, Workflow, Workflows
 from kvflow_agents.prefix import Tokens
 
 # 16,384 tokens: longer histories are known by the answers in them.
 _MAX_CHUNKS = 512
 # Of a request that says nothing of itself.
 _ANYBODY = Origin()
+_NOTHING = Intent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Call:
     workflow: int
     agent: str | None
     caller: Hint | None
+    intent: Intent = _NOTHING
 
 
 class Inference:
@@ -35,7 +37,8 @@ class Inference:
     An agent is a fixed part of prompts (`PromptTree`). A workflow is what a client names as one
     (`Origin.session`), or prompts that quote its answers or extend its prompts. What follows what
     is counted for each application, which is known by the agent that begins it. Where the agent
-    is not known, or what follows is not certain, it abstains: the call is one without a hint.
+    is not known, or what follows is not certain, it abstains: the call is one without a hint,
+    unless the client says that its conversation goes on (`Intent`).
     Deterministic, without a clock; bounded in memory and, per request, in time: O(tokens).
     """
 
@@ -69,7 +72,7 @@ class Inference:
         of_prompts = len(self._prompts) + len(self._ends) + len(self._answers)
         return of_prompts + self.workflows + self.agents
 
-    def arrived(self, prompt: Tokens, origin: Origin = _ANYBODY) -> Call:
+    def arrived(self, prompt: Tokens, origin: Origin = _ANYBODY, intent: Intent = _NOTHING) -> Call:
         """A request without a hint has arrived."""
         self._note_silent()
         chain = chain_of(prompt, origin.space, _MAX_CHUNKS)
@@ -82,10 +85,10 @@ class Inference:
             is_first = workflow.open_end is not None
             self._app_of(workflow).follow(workflow.last, agent, is_first=is_first)
         workflow.starts(agent)
-        caller = self._forecast(workflow, agent, has_finished=False)
+        caller = self._forecast(workflow, agent, intent, has_finished=False)
         self.inferred += caller is not None
         self.abstained += caller is None
-        return Call(workflow.number, agent, caller)
+        return Call(workflow.number, agent, caller, intent)
 
     def finished(self, call: Call, answer: Tokens) -> None:
         """A call has been answered."""
@@ -95,8 +98,10 @@ class Inference:
         self._workflows.answer(workflow)
         self._answers.add(answer, workflow.number)
         workflow.finishes(call.agent)
-        if call.caller is not None:
-            self._forecast(workflow, call.agent, has_finished=True)
+        if call.intent.is_last:
+            self._end(workflow)
+        elif call.caller is not None:
+            self._forecast(workflow, call.agent, call.intent, has_finished=True)
 
     def likely_next(self, call: Call) -> str | None:
         """The agent that most often follows such a call, if that is known."""
@@ -141,13 +146,15 @@ class Inference:
         return app
 
     def _forecast(
-        self, workflow: Workflow, agent: str | None, *, has_finished: bool
+        self, workflow: Workflow, agent: str | None, intent: Intent, *, has_finished: bool
     ) -> Hint | None:
         """Say what the workflow expects, or take back what was said."""
         app = self._apps.get(workflow.app or "")
         steps = None
         if app is not None and agent is not None:
             steps = app.steps(agent, running=workflow.running, has_finished=has_finished)
+        if steps is None and intent.conversation is not None:
+            return self._expect_more(workflow, intent.conversation, has_finished=has_finished)
         if steps is None:
             self._withdraw(workflow)
             return None
@@ -157,6 +164,25 @@ class Inference:
         hint = Hint(_name(workflow.number), forecast, agent=agent, app=_name(workflow.app))
         self._hear(hint)
         return hint
+
+    def _expect_more(self, workflow: Workflow, conversation: str, *, has_finished: bool) -> Hint:
+        """Nothing is known of who comes next, but the client says that it goes on."""
+        workflow.seq += 1
+        workflow.is_expected = True
+        name = _name(conversation)
+        # Other conversations of the workflow keep what was said of them.
+        forecast = Forecast(workflow.seq, {name: int(has_finished)}, changes=True)
+        hint = Hint(_name(workflow.number), forecast, agent=None if has_finished else name)
+        self._hear(hint)
+        return hint
+
+    def _end(self, workflow: Workflow) -> None:
+        """The client says that nothing follows."""
+        if workflow.open_end is not None:
+            self._app_of(workflow).end(workflow.open_end)
+        workflow.seq += 1
+        self._workflows.forget(workflow)
+        self._hear(Hint(_name(workflow.number), Forecast(workflow.seq, done=True)))
 
     def _withdraw(self, workflow: Workflow) -> None:
         if workflow.is_expected:

@@ -26,6 +26,16 @@ class Origin:
     """The workflow, where the client names it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a request says of what comes after it."""
+
+    conversation: str | None = None
+    """The conversation whose next prompt will begin with this one and its answer."""
+    is_last: bool = False
+    """Whether the workflow ends with it."""
+
+
 @dataclass(eq=False, slots=True)
 class Workflow:
     """One run of an application, as far as its requests have shown it."""
@@ -127,6 +137,12 @@ class Workflows:
             self._silent[workflow.number] = workflow
             workflow.running.clear()
             yield workflow
+
+    def forget(self, workflow: Workflow) -> None:
+        """A workflow has ended; another of its session is another workflow."""
+        self._live.pop(workflow.number, None)
+        self._silent.pop(workflow.number, None)
+        self._of_session.pop(workflow.origin, None)
 
     def forget_excess(self) -> Iterator[Workflow]:
         """The workflows that are no longer remembered, from now on."""

@@ -8,6 +8,7 @@ from itertools import takewhile
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import torch
 from sglang.srt.lora.eviction_policy import EvictionPolicy
 from sglang.srt.lora.lora_overlap_loader import LoRAOverlapLoader
@@ -161,6 +162,11 @@ LAUNCHER_NAMES: dict[str, str | None] = {
         "method path authorization_header api_key admin_api_key auth_level"
     ),
     "sglang.srt.utils.auth:AuthDecision": None,
+    "sglang.srt.managers.io_struct:GenerateReqInput.sampling_params": None,
+    "sglang.srt.managers.io_struct:GenerateReqInput.kv_hints": None,
+    "sglang.srt.managers.io_struct:GenerateReqInput.priority": None,
+    "sglang.srt.server_args:ServerArgs.enable_priority_scheduling": None,
+    "sglang.srt.server_args:ServerArgs.schedule_low_priority_values_first": None,
     "sglang.srt.entrypoints.http_server:app": None,
     "sglang.srt.entrypoints.http_server:get_global_state": "",
 }
@@ -203,6 +209,18 @@ def json_body(request: Any) -> object:
     None if nobody has parsed it; Starlette keeps it, so that it is not read again.
     """
     return getattr(request, "_json", None)
+
+
+def kv_hints_of(request: Any) -> object:
+    """The envelope of a `GenerateReqInput`, or the envelopes of a batch, as JSON; None without."""
+    return msgspec.to_builtins(getattr(request, "kv_hints", None))
+
+
+def priority_sign(server_args: Any) -> int | None:
+    """1 if a server serves higher priorities first, -1 if lower ones, None if it has no order."""
+    if not server_args.enable_priority_scheduling:
+        return None
+    return -1 if server_args.schedule_low_priority_values_first else 1
 
 
 def add_control_message(name: str, answer: type) -> None:

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from kvflow_agents import __version__
+from kvflow_agents.envelope import SPEAKS
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
 from kvflow_agents.receipts import MAX_PAGE
 from kvflow_sglang import dashboard
 from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
 from kvflow_sglang.doorman import Doorman, now_ms
+from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, ViewRequest, to_message
 from kvflow_sglang.view import MAX_AGENTS
 
@@ -30,7 +32,7 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 AgentsLimit = Annotated[int, Query(ge=1, le=MAX_AGENTS)]
 
 
-def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
+def make_router(doorman: Doorman, interpreter: Interpreter, hooks: list[str]) -> APIRouter:
     """The routes; `hooks` are reported as what of SGLang kvflow has changed."""
     router = APIRouter(prefix="/kvflow")
     server = secrets.token_hex(8)
@@ -55,9 +57,12 @@ def make_router(doorman: Doorman, hooks: list[str]) -> APIRouter:
         return JSONResponse(
             {
                 "version": __version__,
+                "speaks": [SPEAKS],
                 "sglang": SGLANG_VERSION,
                 "hooks": sorted(hooks),
                 "refused_hints": dict(sorted(doorman.refused.items())),
+                "heard_forms": dict(sorted(interpreter.heard.items())),
+                "ignored_fields": dict(sorted(interpreter.ignored.items())),
                 "ranks": [answer.counts for answer in answers],
             }
         )

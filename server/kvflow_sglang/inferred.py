@@ -10,11 +10,13 @@ from typing import Any
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import Hint
 from kvflow_agents.inference import Call, Inference
-from kvflow_agents.inference_workflows import Origin
+from kvflow_agents.inference_workflows import Intent, Origin
 
 # From the HTTP process to the schedulers, in a request's `custom_params`.
 SESSION_FIELD = "kvflow_session"
 SCOPE_FIELD = "kvflow_scope"
+CONVERSATION_FIELD = "kvflow_conversation"
+LAST_FIELD = "kvflow_last"
 # Headers by which clients name a run or a conversation. A parent names the run of its sub-agents.
 SESSION_HEADERS = (
     "x-dynamo-parent-session-id",
@@ -22,9 +24,19 @@ SESSION_HEADERS = (
     "x-parent-session-id",
     "x-session-id",
     "x-claude-code-session-id",
+    "x-codex-parent-thread-id",
+    "thread-id",
     "session-id",
     "session_id",
     "x-smg-routing-key",
+)
+# Of sub-agents that name a parent: their own conversation.
+CONVERSATION_HEADERS = (
+    "x-dynamo-session-id",
+    "x-session-id",
+    "x-claude-code-agent-id",
+    "thread-id",
+    *SESSION_HEADERS,
 )
 # Fields of the OpenAI API that SGLang drops. Several runs may share them, so that they only
 # keep apart what differs in them.
@@ -42,8 +54,22 @@ def note_origin(request: Any, headers: Mapping[str, str], body: object) -> None:
     fields = body if isinstance(body, Mapping) else {}
     session = _first_name(headers.get(name) for name in SESSION_HEADERS)
     scope = _first_name(fields.get(name) for name in SCOPE_FIELDS)
-    said = {SESSION_FIELD: session, SCOPE_FIELD: scope}
-    said = {field: name for field, name in said.items() if name is not None}
+    _add(params, {SESSION_FIELD: session, SCOPE_FIELD: scope})
+
+
+def note_conversation(
+    request: Any, headers: Mapping[str, str], *, goes_on: bool, is_last: bool
+) -> None:
+    """Let a request carry that its conversation goes on, or that its session ends with it."""
+    params = getattr(request, "sampling_params", None)
+    if isinstance(params, dict):
+        conversation = _first_name(headers.get(name) for name in CONVERSATION_HEADERS)
+        said = {CONVERSATION_FIELD: conversation if goes_on else None, LAST_FIELD: is_last or None}
+        _add(params, said)
+
+
+def _add(params: dict[str, Any], said: Mapping[str, object]) -> None:
+    said = {field: value for field, value in said.items() if value is not None}
     custom_params = params.get("custom_params")
     if said and (custom_params is None or isinstance(custom_params, dict)):
         params["custom_params"] = {**(custom_params or {}), **said}
@@ -96,14 +122,24 @@ class InferredCallers:
         prompt = request.input_ids
         if not isinstance(prompt, array):
             prompt = array("q", prompt)
-        self._calls[request.rid] = self.inference.arrived(prompt, _origin_of(request))
+        origin, intent = _origin_of(request), _intent_of(request)
+        self._calls[request.rid] = self.inference.arrived(prompt, origin, intent)
         if len(self._calls) > _MOST_CALLS:
             self._calls.popitem(last=False)
 
 
-def _origin_of(request: Any) -> Origin:
+def _said(request: Any) -> Mapping[str, Any]:
     params = request.sampling_params.custom_params
-    said = params if isinstance(params, Mapping) else {}
+    return params if isinstance(params, Mapping) else {}
+
+
+def _intent_of(request: Any) -> Intent:
+    said = _said(request)
+    return Intent(_first_name([said.get(CONVERSATION_FIELD)]), said.get(LAST_FIELD) is True)
+
+
+def _origin_of(request: Any) -> Origin:
+    said = _said(request)
     space = repr((request.extra_key, request.cache_salt, request.lora_id))
     session = _first_name((request.session_id, said.get(SESSION_FIELD)))
     return Origin(space, _first_name([said.get(SCOPE_FIELD)]), session)

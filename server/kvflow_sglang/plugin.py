@@ -101,6 +101,7 @@ def _prepare_http(server_args: Any) -> None:
     from kvflow_sglang import messages, settings
     from kvflow_sglang.doorman import Doorman
     from kvflow_sglang.endpoints import make_router
+    from kvflow_sglang.interpreter import Interpreter
 
     self_check.check_names(compat.LAUNCHER_NAMES)
     self_check.check_server(server_args)
@@ -110,23 +111,28 @@ def _prepare_http(server_args: Any) -> None:
     compat.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
     compat.add_control_message("kvflow_view", messages.ViewAnswer)
     doorman = Doorman(allows_nesting=compat.has_pickle_transport())
-    admit = partial(_admit, doorman, settings.from_environment().infer)
+    interpreter = Interpreter(
+        doorman.refused,
+        infers=settings.from_environment().infer,
+        priority_sign=compat.priority_sign(server_args),
+    )
+    admit = partial(_admit, doorman, interpreter)
     HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
     HookRegistry.register(compat.AUTH_HOOK, _let_see_page, HookType.AROUND)
     HookRegistry.apply_hooks()
     self_check.check_hooks(HTTP_HOOKS)
-    compat.http_app().include_router(make_router(doorman, [*HTTP_HOOKS, *SCHEDULER_HOOKS]))
+    hooks = [*HTTP_HOOKS, *SCHEDULER_HOOKS]
+    compat.http_app().include_router(make_router(doorman, interpreter, hooks))
 
 
 def _admit(
-    doorman: Any, infers: bool, manager: Any, obj: Any, request: Any = None, **kwargs: Any
+    doorman: Any, interpreter: Any, manager: Any, obj: Any, request: Any = None, **kwargs: Any
 ) -> None:
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
-    from kvflow_sglang.inferred import note_origin
-
+    body, headers = compat.json_body(request), getattr(request, "headers", {})
+    interpreter.take_envelopes(obj, body)
     doorman.admit(obj)
-    if infers and request is not None:
-        note_origin(obj, getattr(request, "headers", {}), compat.json_body(request))
+    interpreter.take_agent_hints(obj, headers, body)
 
 
 def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwargs: Any) -> Any:

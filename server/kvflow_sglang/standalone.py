@@ -111,6 +111,7 @@ class StandaloneCache:
         hint: Hint | None = None,
         extra_key: str | None = None,
         session_id: str | None = None,
+        custom_params: dict[str, Any] | None = None,
         loads: bool = True,
     ) -> int:
         """Serve one request; how many tokens of its prompt were cached.
@@ -120,7 +121,7 @@ class StandaloneCache:
         self.requests += 1
         request = Request(
             array("q", prompt),
-            SimpleNamespace(custom_params=None if hint is None else encode_request(hint)),
+            SimpleNamespace(custom_params=custom_params if hint is None else encode_request(hint)),
             extra_key=extra_key,
             session_id=session_id,
             rid=str(self.requests),

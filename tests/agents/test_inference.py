@@ -15,7 +15,7 @@ from kvflow_agents.hints import Hint, decode_request, encode_request
 from kvflow_agents.inference import Call, Inference
 from kvflow_agents.inference_links import Answers, Prompts
 from kvflow_agents.inference_prompts import PromptTree, chain_of
-from kvflow_agents.inference_workflows import Origin
+from kvflow_agents.inference_workflows import Intent, Origin
 
 ROLES = ("planner", "writer", "critic")
 HEAD = list(range(10))
@@ -293,3 +293,63 @@ def test_whatever_comes_it_decides_alike_on_every_rank(requests: Requests) -> No
 
 def _array(tokens: Sequence[int]) -> array[int]:
     return array("q", tokens)
+
+
+def test_a_conversation_that_goes_on_is_expected_before_anything_is_known() -> None:
+    traffic = Traffic()
+    prompt = array("q", traffic.text(200))
+    session = Origin(session="s")
+    call = traffic.inference.arrived(prompt, session, Intent(conversation="s"))
+    assert call.caller is not None and call.caller.agent is not None
+    assert call.agent is None  # and nothing is learned of a name that means one conversation
+    name = call.caller.agent
+    assert call.caller.forecast.steps == {name: 0}
+    traffic.answer(call)
+    after = traffic.heard[-1]
+    assert after.agent is None and after.forecast.changes
+    assert after.forecast.steps == {name: 1}
+    assert [hint.workflow for hint in traffic.heard] == [call.caller.workflow] * 2
+    with pytest.raises(HintError):
+        decode_request(encode_request(call.caller))  # no client can use the name
+
+
+def test_conversations_of_one_workflow_keep_what_was_said_of_them() -> None:
+    traffic = Traffic()
+    session = Origin(session="run")
+    calls = [
+        traffic.inference.arrived(array("q", traffic.text(200)), session, Intent(conversation=name))
+        for name in ("run:a", "run:b")
+    ]
+    first, second = (call.caller for call in calls)
+    assert first is not None and second is not None
+    assert first.workflow == second.workflow and first.agent != second.agent
+    assert first.forecast.changes and second.forecast.changes
+
+
+def test_what_is_inferred_goes_before_what_a_client_says_of_its_conversation() -> None:
+    traffic = Traffic()
+    traffic.turns(12, 3)
+    prompt = [*traffic.systems["writer"], *traffic.text(40)]
+    intent = Intent(conversation="s")
+    call = traffic.inference.arrived(array("q", prompt), Origin(session="s"), intent)
+    assert call.caller is not None and call.caller.agent == call.agent
+    assert not call.caller.forecast.changes
+
+
+def test_a_workflow_whose_client_says_so_has_ended() -> None:
+    traffic = Traffic()
+    session = Origin(session="s")
+    calls = []
+    for is_last in (False, True, False):
+        prompt = array("q", traffic.text(200))
+        call = traffic.inference.arrived(prompt, session, Intent("s", is_last=is_last))
+        traffic.answer(call)
+        calls.append(call)
+    done = [hint for hint in traffic.heard if hint.forecast.done]
+    assert len(done) == 1
+    assert calls[0].caller is not None and done[0].workflow == calls[0].caller.workflow
+    seqs = [hint.forecast.seq for hint in traffic.heard if hint.workflow == done[0].workflow]
+    assert seqs == sorted(set(seqs)) and seqs[-1] == done[0].forecast.seq
+    # Another one of the session's name is another workflow.
+    assert calls[0].workflow == calls[1].workflow != calls[2].workflow
+    assert traffic.inference.workflows == 1

@@ -93,6 +93,43 @@ def test_flushing_forgets_what_was_inferred() -> None:
     assert cache.cache.status()["inferred_agents"] == 0
 
 
+def cached_of_chat(cache: StandaloneCache, *, says: bool) -> int:
+    """A conversation of three turns; in between others fill the pool once over."""
+    chance = random.Random(2)
+    history: list[int] = []
+    cached_tokens = 0
+    for turn in range(3):
+        history += [chance.randrange(1_000_000) for _ in range(300)]
+        params = {"kvflow_session": "chat", "kvflow_conversation": "chat"} if says else None
+        cached_tokens += cache.run(history, [turn], custom_params=params)
+        history.append(turn)
+        for _ in range(10):
+            cache.run([chance.randrange(1_000_000) for _ in range(150)], [1])
+    return cached_tokens
+
+
+def test_a_conversation_that_goes_on_is_kept_from_its_first_turn() -> None:
+    silent = cache_of("kvflow")
+    assert cached_of_chat(silent, says=False) == 0
+    told = cache_of("kvflow")
+    assert cached_of_chat(told, says=True) >= 300 + 600
+    told.cache.foresight.check()
+
+
+def test_what_a_session_has_used_goes_first_once_it_has_ended() -> None:
+    cache = cache_of("kvflow")
+    params = {"kvflow_session": "chat", "kvflow_conversation": "chat"}
+    history, other = list(range(400)), list(range(10_000, 10_400))
+    cache.run(history, [1], custom_params=params)
+    assert cache.cache.status()["expected_device_tokens"] > 0
+    cache.run(other, [1])
+    cache.run([*history, 1, 2], [3], custom_params={**params, "kvflow_last": True})
+    assert cache.cache.status()["expected_device_tokens"] == 0
+    cache.evict(300)  # the session's, though the other was used before
+    assert cache.match(other).device_prefix_len == 400
+    assert cache.match(history).device_prefix_len < 400
+
+
 def noted(headers: dict[str, str], body: object, custom_params: object = None) -> Any:
     request = SimpleNamespace(sampling_params={"custom_params": custom_params})
     note_origin(request, headers, body)
