@@ -23,6 +23,11 @@ class IdentityMap(Generic[V]):
         entry = self._entries.get(id(key))
         return None if entry is None else entry[1]
 
+    def pop(self, key: Any) -> V | None:
+        """What was remembered of an object, once."""
+        entry = self._entries.pop(id(key), None)
+        return None if entry is None else entry[1]
+
     def __setitem__(self, key: Any, value: V) -> None:
         # Its callback runs before the id is free for another object.
         self._entries[id(key)] = (weakref.ref(key, _forget(self._entries, id(key))), value)

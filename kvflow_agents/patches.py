@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from kvflow_agents.failsafe import logger
@@ -16,12 +17,16 @@ Method: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """A method to patch, and the parameters it must have after `self`."""
+    """A method to patch, or a module's function, and the parameters it must have after its first.
 
-    owner: type
+    One that `may_take_more` has others besides, in any order.
+    """
+
+    owner: type | ModuleType
     name: str
     parameters: tuple[str, ...]
     is_optional: bool = False
+    may_take_more: bool = False
 
     def is_missing(self) -> bool:
         """Whether the owner itself does not define the method."""
@@ -33,7 +38,10 @@ class Seam:
         if self.is_missing():
             return None if self.is_optional else f"{what} is missing"
         names = tuple(inspect.signature(self.owner.__dict__[self.name]).parameters)[1:]
-        return None if names == self.parameters else f"{what} takes {names}, not {self.parameters}"
+        fits = self.parameters == names or (
+            self.may_take_more and set(self.parameters) <= set(names)
+        )
+        return None if fits else f"{what} takes {names}, not {self.parameters}"
 
 
 Patch: TypeAlias = tuple[Seam, Callable[[Method], Method]]

@@ -66,6 +66,9 @@ class FakeOpenAI:
         """What each answer says it has found in the cache; None: it does not say."""
         self.is_strict = False
         """Whether a field that OpenAI does not have is answered with status 400."""
+        self.calls_tools = False
+        """Whether a request that offers tools, and is in no script, is answered with a call of the
+        first of them."""
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -161,6 +164,8 @@ class FakeOpenAI:
         for marker, replies in self._scripts.items():
             if replies and marker in request.text:
                 return replies.popleft()
+        if self.calls_tools and (tools := request.body.get("tools")):
+            return ToolCall(tools[0]["function"]["name"])
         return "ok"
 
 

@@ -21,6 +21,7 @@ def test_equal_objects_are_told_apart() -> None:
     known[one] = 1
     known[other] = 2
     assert (known.get(one), known.get(other), known.get(Agent("x"))) == (1, 2, None)
+    assert (known.pop(one), known.pop(one), known.get(other)) == (1, None, 2)
 
 
 def test_what_is_gone_is_forgotten() -> None:

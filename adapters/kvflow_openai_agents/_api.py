@@ -1,0 +1,41 @@
+"""Turning the adapter on: for the process, or for the runs of one agent."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TypeVar
+
+from kvflow_agents import ConfigurationError
+from kvflow_openai_agents._adapter import adapter
+from kvflow_openai_agents._internals import is_agent, require_openai_agents
+
+AgentT = TypeVar("AgentT")
+
+
+def instrument(*, base_urls: Iterable[str] | None = None) -> None:
+    """Hint every run of the OpenAI Agents SDK in this process; once more changes nothing.
+
+    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
+    `OPENAI_BASE_URL` says so. ConfigurationError if neither does, or a package is missing.
+    """
+    adapter.subscriptions.subscribe_process(base_urls)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`: the Agents SDK and the OpenAI SDK have their own methods back."""
+    adapter.subscriptions.unsubscribe_process()
+
+
+def wrap(agent: AgentT, *, base_urls: Iterable[str] | None = None) -> AgentT:
+    """The same agent; runs that start with it are hinted from now on, whoever they go on to."""
+    require_openai_agents()
+    if not is_agent(agent):
+        raise ConfigurationError(
+            f"wrap() takes an agent of the OpenAI Agents SDK, not {type(agent).__name__}"
+        )
+    carrier = adapter.subscriptions.subscribe(base_urls)
+    adapter.subscriptions.mark(agent, carrier)
+    end = weakref.finalize(agent, adapter.subscriptions.unsubscribe, carrier)
+    end.atexit = False
+    return agent

@@ -1,0 +1,27 @@
+"""Agents of the OpenAI Agents SDK, as they are drawn in its documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel
+from openai import AsyncOpenAI
+
+
+def agent(client: AsyncOpenAI, name: str, **options: Any) -> Agent:
+    """An agent; all have the same prompt, and agents that say nothing else the same model."""
+    model = OpenAIChatCompletionsModel(model="fake", openai_client=client)
+    return Agent(name, instructions="Go on.", model=model, **options)
+
+
+def chain(client: AsyncOpenAI, names: Sequence[str]) -> Agent:
+    """Agents each of which hands over to the next; the first one."""
+    first: Agent | None = None
+    for name in reversed(names):
+        handoffs: list[Any] = [] if first is None else [first]
+        # Else a model that is bound to call some tool would do so for ever.
+        settings = ModelSettings(include_usage=True)
+        first = agent(client, name, handoffs=handoffs, model_settings=settings)
+    assert first is not None
+    return first
