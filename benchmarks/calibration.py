@@ -216,6 +216,7 @@ class Scores:
 
 def forecast(workflow: Workflow, agent: str, now_s: float) -> Forecasted:
     """Everything that is said at a call, by what is learned and by the base lines."""
+    scene = workflow.scene(agent)
     steps = dict(workflow.hint(agent).forecast.steps)
     habits = workflow.app.timing.habits
     # What the structure alone says: any agent of the nearest step, or the end.
@@ -223,17 +224,17 @@ def forecast(workflow: Workflow, agent: str, now_s: float) -> Forecasted:
     near = {name for name, count in steps.items() if count == min(ahead, default=None)} or {END}
     everyone = {*steps, END}
     composed = delays_ahead(workflow.app.graph, steps, habits.turn)
-    learned = {name: habits.due(agent, name) for name in steps}
+    learned = {name: habits.due(agent, name, scene) for name in steps}
     return Forecasted(
         agent,
         now_s,
         next={
-            "learned": habits.chance_next(agent, near),
+            "learned": habits.chance_next(agent, near, scene),
             "structure": dict.fromkeys(near, 1.0 / len(near)),
             "uniform": dict.fromkeys(everyone, 1.0 / len(everyone)),
         },
         again={
-            "learned": habits.chance_again(agent, steps),
+            "learned": habits.chance_again(agent, steps, scene),
             "structure": {
                 name: float(count is not None and name != agent) for name, count in steps.items()
             },

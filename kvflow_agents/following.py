@@ -13,8 +13,9 @@ END = ""
 """Who calls after a workflow's last call: nobody."""
 # With fewer than four events, which have faded a little, nothing is said.
 LEAST_EVIDENCE = 3.9
-# The structure's word weighs as much as one event.
+# The structure's word weighs as much as one event, and what is known of all scenes as much as few.
 DOUBT = 1.0
+DOUBT_OF_SCENE = 4.0
 MAX_FOLLOWERS = 64
 # The times are read anew for each of the first looks, then for every fourth.
 FIRST_LOOKS = 16
@@ -27,6 +28,8 @@ class Fate:
     """One call, and in how many ms each agent's first call after it came; in that order."""
 
     agent: str
+    scene: str
+    """The agent, and who had called before it in the run: see `Trail`."""
     at_s: float
     gaps_ms: dict[str, float] = field(default_factory=dict)
 
@@ -67,34 +70,42 @@ class Following:
         if unit > _LARGEST_UNIT:
             self._scale(1.0 / unit)
 
-    def chance_next(self, agents: Iterable[str]) -> dict[str, float]:
+    def chance_next(
+        self, agents: Iterable[str], guesses: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """Who makes the next call, `END` for nobody; {} if too little is known.
 
-        The structure says that any of `agents` may, or nobody.
+        Without better guesses the structure says that any of `agents` may, or nobody.
         """
         if self.evidence < LEAST_EVIDENCE:
             return {}
-        guessed = {END, *agents}
-        whole = self._fates + DOUBT * self._unit
-        guess = DOUBT * self._unit / len(guessed)
+        doubt = (DOUBT_OF_SCENE if guesses else DOUBT) * self._unit
+        if not guesses:
+            guessed = {END, *agents}
+            guesses = dict.fromkeys(guessed, 1.0 / len(guessed))
+        whole = self._fates + doubt
         return {
-            agent: (self._next.get(agent, 0.0) + (guess if agent in guessed else 0.0)) / whole
-            for agent in guessed | self._next.keys()
+            agent: (self._next.get(agent, 0.0) + doubt * guesses.get(agent, 0.0)) / whole
+            for agent in guesses.keys() | self._next.keys()
         }
 
-    def chance_again(self, agents: Mapping[str, int | None]) -> dict[str, float]:
+    def chance_again(
+        self, agents: Mapping[str, int | None], guesses: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """Whether each agent is called again in the workflow; {} if too little is known.
 
-        The structure says no of those with None, and of the others: as likely as not.
+        Without better guesses the structure says no of those with None, and of the others: as
+        likely as not.
         """
         if self.evidence < LEAST_EVIDENCE:
             return {}
-        whole = self._fates + DOUBT * self._unit
-        guess = DOUBT * self._unit / 2
+        doubt = (DOUBT_OF_SCENE if guesses else DOUBT) * self._unit
+        if not guesses:
+            guesses = {agent: 0.5 for agent, steps in agents.items() if steps is not None}
+        whole = self._fates + doubt
         again = self._again.get
         return {
-            agent: (again(agent, 0.0) + (0.0 if steps is None else guess)) / whole
-            for agent, steps in agents.items()
+            agent: (again(agent, 0.0) + doubt * guesses.get(agent, 0.0)) / whole for agent in agents
         }
 
     def due(self, agent: str) -> Delay | None:

@@ -17,6 +17,7 @@ E = TypeVar("E", Following, Histogram)
 
 # Agents of one application of which something is known; the one silent longest is forgotten.
 MAX_CALLERS = 64
+MAX_SCENES = 128
 # Calls of an agent after which not every further one is noted.
 WELL_KNOWN = 32.0
 
@@ -25,34 +26,40 @@ class Habits:
     """Learns online, forgets, and is bounded; safe to use from several threads.
 
     Every pair of agents is kept apart, and so are repeats (an agent that calls again) and
-    switches.
+    switches. What follows a call is learned twice: after calls of that agent, and after those
+    in the same scene, where as much is known of it.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.turns_seen = 0
         self._callers: OrderedDict[str, Following] = OrderedDict()
+        self._scenes: OrderedDict[str, Following] = OrderedDict()
         self._turns: OrderedDict[str, Histogram] = OrderedDict()
         self._chance = random.Random(seed)
         self._lock = threading.Lock()
 
-    def note_call(self, agent: str, earlier: Sequence[Fate]) -> bool:
+    def note_call(self, agent: str, scene: str, earlier: Sequence[Fate]) -> bool:
         """An agent calls: how long after these earlier calls is known now.
 
         Whether it is worth noting what follows this call: of an agent that is well known, chance
-        picks each fourth, which costs a fourth.
+        picks each fourth, which costs a fourth. In all its scenes alike, or one would count more.
         """
         with self._lock:
             for fate in earlier:
-                self._following(fate.agent).note_gap(agent, fate.gaps_ms[agent])
-            known = self._following(agent)
+                for known in self._known(fate):
+                    known.note_gap(agent, fate.gaps_ms[agent])
+            known = _of(agent, self._callers, MAX_CALLERS)
             self._callers.move_to_end(agent)
+            if scene in self._scenes:
+                self._scenes.move_to_end(scene)
             return known.evidence < WELL_KNOWN or self._chance.random() < 0.25
 
     def note_fates(self, fates: Collection[Fate]) -> None:
         """Nothing more follows these calls, or nothing that will be noted."""
         with self._lock:
             for fate in fates:
-                self._following(fate.agent).note_fate(fate)
+                for known in self._known(fate):
+                    known.note_fate(fate)
 
     def note_turn(self, agent: str, ms: float) -> None:
         """An agent was at work this long: its calls and its tools."""
@@ -69,78 +76,110 @@ class Habits:
             turn = self._turns.get(agent)
             return turn.delay() if turn and turn.evidence >= LEAST_EVIDENCE else None
 
-    def figures(self, caller: str, steps: Steps) -> tuple[Figures, Figures]:
+    def figures(
+        self, caller: str, steps: Steps, scene: str | None = None
+    ) -> tuple[Figures, Figures]:
         """Due times in ms and chances in percent of the agents of `steps`, as a caller calls."""
         with self._lock:
-            known = self._callers.get(caller)
-            if known is None:
-                return {}, {}
-            due_ms = {agent: ms for agent, ms in known.due_ms().items() if agent in steps}
-            chances = known.chance_again(steps)
+            due_ms: dict[str, int] = {}
+            chances: dict[str, float] = {}
+            for known in self._closer_and_closer(caller, scene):
+                due_ms |= {agent: ms for agent, ms in known.due_ms().items() if agent in steps}
+                chances = known.chance_again(steps, chances) or chances
         return due_ms, {agent: round(100.0 * chance) for agent, chance in chances.items()}
 
-    def evidence(self, caller: str) -> float:
-        """How many calls of an agent its figures rest on."""
+    def evidence(self, scene: str) -> float:
+        """How many calls in a scene its figures rest on."""
         with self._lock:
-            known = self._callers.get(caller)
+            known = self._scenes.get(scene)
             return 0.0 if known is None else known.evidence
 
-    def chance_next(self, caller: str, agents: Iterable[str] = ()) -> dict[str, float]:
+    def chance_next(
+        self, caller: str, agents: Iterable[str] = (), scene: str | None = None
+    ) -> dict[str, float]:
         """Who calls after a caller; `agents` may by the structure. {}: too little is known."""
         with self._lock:
-            known = self._callers.get(caller)
-            return {} if known is None else known.chance_next(agents)
+            chances: dict[str, float] = {}
+            for known in self._closer_and_closer(caller, scene):
+                chances = known.chance_next(agents, chances) or chances
+            return chances
 
-    def chance_again(self, caller: str, steps: Steps) -> dict[str, float]:
+    def chance_again(self, caller: str, steps: Steps, scene: str | None = None) -> dict[str, float]:
         """Whether agents are called again after a caller's call; {}: too little is known."""
         with self._lock:
-            known = self._callers.get(caller)
-            return {} if known is None else known.chance_again(steps)
+            chances: dict[str, float] = {}
+            for known in self._closer_and_closer(caller, scene):
+                chances = known.chance_again(steps, chances) or chances
+            return chances
 
-    def due(self, caller: str, agent: str) -> Delay | None:
+    def due(self, caller: str, agent: str, scene: str | None = None) -> Delay | None:
         """The time from a caller's call to an agent's next, if there is one; None: unknown."""
         with self._lock:
-            known = self._callers.get(caller)
-            return None if known is None else known.due(agent)
+            due = None
+            for known in self._closer_and_closer(caller, scene):
+                due = known.due(agent) or due
+            return due
 
     def dump(self) -> dict[str, Any]:
         """All of it, as plain JSON."""
         with self._lock:
             return {
                 "callers": {agent: known.dump() for agent, known in self._callers.items()},
+                "scenes": {scene: known.dump() for scene, known in self._scenes.items()},
                 "turns": {agent: turn.dump() for agent, turn in self._turns.items()},
             }
 
     def load(self, dumped: Any) -> None:
         """Take in what `dump` gave, where less is known; ValueError if it is not that."""
         try:
-            callers = {agent: Following.load(one) for agent, one in _few(dumped["callers"])}
-            turns = {agent: Histogram.load(one) for agent, one in _few(dumped["turns"])}
+            callers = {
+                agent: Following.load(one) for agent, one in _few(dumped["callers"], MAX_CALLERS)
+            }
+            scenes = {
+                scene: Following.load(one)
+                for scene, one in _few(dumped.get("scenes", {}), MAX_SCENES)
+            }
+            turns = {
+                agent: Histogram.load(one) for agent, one in _few(dumped["turns"], MAX_CALLERS)
+            }
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not habits: {error!r}") from error
         with self._lock:
-            self._callers = _best(callers, self._callers)
-            self._turns = _best(turns, self._turns)
+            self._callers = _best(callers, self._callers, MAX_CALLERS)
+            self._scenes = _best(scenes, self._scenes, MAX_SCENES)
+            self._turns = _best(turns, self._turns, MAX_CALLERS)
 
-    def _following(self, agent: str) -> Following:
-        known = self._callers.get(agent)
-        if known is None:
-            known = self._callers[agent] = Following()
-            if len(self._callers) > MAX_CALLERS:
-                self._callers.popitem(last=False)
-        return known
+    def _known(self, fate: Fate) -> tuple[Following, Following]:
+        return (
+            _of(fate.agent, self._callers, MAX_CALLERS),
+            _of(fate.scene, self._scenes, MAX_SCENES),
+        )
+
+    def _closer_and_closer(self, caller: str, scene: str | None) -> list[Following]:
+        """What is known of a caller, then of the scene: each outdoes what precedes it."""
+        found = self._callers.get(caller), None if scene is None else self._scenes.get(scene)
+        return [known for known in found if known is not None]
 
 
-def _best(kept: dict[str, E], live: OrderedDict[str, E]) -> OrderedDict[str, E]:
+def _of(name: str, all_known: OrderedDict[str, Following], most: int) -> Following:
+    known = all_known.get(name)
+    if known is None:
+        known = all_known[name] = Following()
+        if len(all_known) > most:
+            all_known.popitem(last=False)
+    return known
+
+
+def _best(kept: dict[str, E], live: OrderedDict[str, E], most: int) -> OrderedDict[str, E]:
     best = OrderedDict(kept)
-    for agent, known in live.items():
-        if agent not in kept or known.evidence >= kept[agent].evidence:
-            best[agent] = known
-        best.move_to_end(agent)
-    while len(best) > MAX_CALLERS:
+    for name, known in live.items():
+        if name not in kept or known.evidence >= kept[name].evidence:
+            best[name] = known
+        best.move_to_end(name)
+    while len(best) > most:
         best.popitem(last=False)
     return best
 
 
-def _few(dumped: Any) -> list[tuple[str, Any]]:
-    return list(dumped.items())[-MAX_CALLERS:]
+def _few(dumped: Any, most: int) -> list[tuple[str, Any]]:
+    return list(dumped.items())[-most:]

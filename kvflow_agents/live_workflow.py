@@ -105,6 +105,11 @@ class Workflow:
             if self._scopes.pop((scope, run), None) is not None:
                 self._changed()
 
+    def scene(self, agent: str) -> str:
+        """The scene of a call that `agent` makes now, for its habits: see `Trail`."""
+        with self._lock:
+            return self._trail.scene(agent)
+
     def hint(self, agent: str) -> Hint:
         """The hint for a call that `agent` makes now."""
         with self._lock:
@@ -114,8 +119,9 @@ class Workflow:
                 self._changed()
             forecast = self._forecast()
             if self._ended is None:
+                scene = self._trail.scene(agent)
                 self._trail.call(agent)
-                forecast = self._timed(agent, _with_caller(agent, forecast))
+                forecast = self._timed(agent, scene, _with_caller(agent, forecast))
             return self._hint(agent, forecast)
 
     def end(self, *, resumable: bool) -> Hint:
@@ -129,7 +135,7 @@ class Workflow:
             if resumable:
                 self.app.timing.pause(self.name, self._trail)
                 steps = fitting(dict.fromkeys(sorted(self._callers)))
-                self._ended = self._timed(PAUSE, Forecast(self._seq, steps))
+                self._ended = self._timed(PAUSE, PAUSE, Forecast(self._seq, steps))
             else:
                 self._trail.end()
                 self._ended = Forecast(self._seq, done=True)
@@ -149,10 +155,11 @@ class Workflow:
     def _hint(self, agent: str | None, forecast: Forecast) -> Hint:
         return Hint(self.name, forecast, agent=agent, app=self.app.name)
 
-    def _timed(self, caller: str, forecast: Forecast) -> Forecast:
+    def _timed(self, caller: str, scene: str, forecast: Forecast) -> Forecast:
         due_ms, chance = self.app.timing.figures(
             caller,
             forecast.steps,
+            scene=scene,
             graph=self.app.graph,
             finished=self._finished,
             arrived=self._waiting,

@@ -19,7 +19,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_REMEMBERED = 256
-# Figures of an agent serve a quarter as many calls as they rest on, and at most so many.
+# Figures of a scene serve a quarter as many calls as they rest on, and at most so many.
 MAX_USES = 16
 # Workflows between two runs; beyond them the one that rests longest counts as ended.
 MAX_PAUSED = 1024
@@ -61,22 +61,23 @@ class Timing:
         caller: str,
         steps: Steps,
         *,
+        scene: str,
         graph: StepGraph,
         finished: Sequence[str],
         arrived: Mapping[Join, Collection[str]],
     ) -> tuple[Figures, Figures]:
         """Due times in ms and chances in percent, as `caller` calls; agents unknown left out."""
-        look = self._looks.get(caller)
+        look = self._looks.get(scene)
         if look is not None and look.uses > 0 and look.steps == steps:
             look.uses -= 1
             return look.figures
-        due_ms, chance = self.habits.figures(caller, steps)
+        due_ms, chance = self.habits.figures(caller, steps, scene)
         if self.habits.turns_seen and any(
             count and agent not in due_ms for agent, count in steps.items()
         ):
             due_ms = {**self._along(graph, steps, finished, arrived), **due_ms}
-        uses = min(int(self.habits.evidence(caller) / 4), MAX_USES)
-        _put(self._looks, caller, _Look(steps, (due_ms, chance), uses))
+        uses = min(int(self.habits.evidence(scene) / 4), MAX_USES)
+        _put(self._looks, scene, _Look(steps, (due_ms, chance), uses))
         return due_ms, chance
 
     def _along(

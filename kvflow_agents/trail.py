@@ -13,18 +13,32 @@ MAX_CALLS = 128
 PAUSE = "\x00pause"
 """The end of a run that may go on, as if an agent had called then; no agent has such a name."""
 
+# Who calls first after so many others have is not part of a scene.
+MAX_CAST = 16
+_BETWEEN = "\x1f"
+
 Clock = Callable[[], float]
 """Seconds that never go back."""
 
 
 class Trail:
-    """Teaches an application's habits what one run does. Not safe to use from several threads."""
+    """Teaches an application's habits what one run does. Not safe to use from several threads.
+
+    A call's scene is who makes it and who has called before it in the run, in no order: what kind
+    of run it is shows there, and it is soon the same in one that goes on and on.
+    """
 
     def __init__(self, habits: Habits, clock: Clock) -> None:
         self._habits = habits
         self._clock = clock
         self._calls: deque[Fate] = deque()
         self._turns: dict[str, float] = {}
+        self._called: set[str] = set()
+        self._cast = ""
+
+    def scene(self, agent: str) -> str:
+        """The scene of a call that an agent makes now."""
+        return f"{agent}{_BETWEEN}{self._cast}"
 
     def call(self, agent: str) -> None:
         """An agent calls the model. Costs O(calls since its last one), at most `MAX_CALLS`."""
@@ -35,8 +49,12 @@ class Trail:
                 break  # and so it is in those before
             fate.gaps_ms[agent] = (now_s - fate.at_s) * 1000.0
             earlier.append(fate)
-        if self._habits.note_call(agent, earlier):
-            self._calls.append(Fate(agent, now_s))
+        scene = self.scene(agent)
+        if self._habits.note_call(agent, scene, earlier):
+            self._calls.append(Fate(agent, scene, now_s))
+        if agent not in self._called and len(self._called) < MAX_CAST:
+            self._called.add(agent)
+            self._cast = _BETWEEN.join(sorted(self._called))
         if len(self._calls) > MAX_CALLS:
             self._habits.note_fates([self._calls.popleft()])
         if agent not in self._turns and len(self._turns) < MAX_CALLS:
@@ -50,11 +68,17 @@ class Trail:
 
     def pause(self) -> None:
         """The run is over, but the workflow may go on."""
+        self._leave_stage()
         self.call(PAUSE)
-        self._turns.clear()
+        self._leave_stage()
 
     def end(self) -> None:
         """Nothing follows any more."""
         self._habits.note_fates(self._calls)
         self._calls.clear()
+        self._leave_stage()
+
+    def _leave_stage(self) -> None:
         self._turns.clear()
+        self._called.clear()
+        self._cast = ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kvflow_agents import App, Join, StepGraph, Workflow
 from kvflow_agents.following import END, MAX_FOLLOWERS
-from kvflow_agents.habits import MAX_CALLERS, Habits
+from kvflow_agents.habits import MAX_CALLERS, MAX_SCENES, Habits
 from kvflow_agents.hints import MAX_CHANCE, MAX_DUE_MS
 from kvflow_agents.trail import MAX_CALLS, Trail
 
@@ -219,6 +219,61 @@ def test_threads_teach_one_application_at_once() -> None:
     for thread in threads:
         thread.join()
     assert habits.figures("a", steps)[1] == {"a": 0, "b": 100, "c": 100}
+
+
+def scene_of(habits: Habits, *agents: str) -> str:
+    """The scene of the last agent's call, after those of the others."""
+    trail = Trail(habits, Clock())
+    for agent in agents[:-1]:
+        trail.call(agent)
+    return trail.scene(agents[-1])
+
+
+QUICK = (("front", 1.0), ("mid", 1.0), ("quick", 1.0))
+SLOW = (("front", 1.0), ("desk", 1.0), ("mid", 60.0), ("slow", 1.0), ("quick", 1.0))
+
+
+def test_who_has_called_before_tells_what_kind_of_run_it_is() -> None:
+    habits = taught(*[QUICK, SLOW] * 30)
+    steps = {"quick": 1, "slow": 1}
+    quick, slow = scene_of(habits, "front", "mid"), scene_of(habits, "desk", "front", "mid")
+    assert habits.chance_again("mid", steps)["slow"] == pytest.approx(0.5, abs=0.1)
+    assert habits.chance_again("mid", steps, quick)["slow"] < 0.1
+    assert habits.chance_again("mid", steps, slow)["slow"] > 0.9
+    assert habits.chance_next("mid", steps, quick)["quick"] > 0.9
+    assert habits.chance_next("mid", steps, slow)["slow"] > 0.9
+    due_ms, chance = habits.figures("mid", steps, quick)
+    assert due_ms["quick"] == pytest.approx(1000, rel=0.19)
+    assert chance["quick"] > 95 and chance["slow"] < 10
+    assert habits.figures("mid", steps, slow)[0]["quick"] == pytest.approx(61_000, rel=0.19)
+
+
+def test_in_a_scene_that_is_new_the_callers_habits_count() -> None:
+    habits = taught(*[QUICK] * 30)
+    new = scene_of(habits, "stranger", "front", "mid")
+    steps = {"quick": 1}
+    assert habits.figures("mid", steps, new) == habits.figures("mid", steps) != ({}, {})
+    assert habits.due("mid", "quick", new) is not None
+
+
+def test_a_scene_begins_anew_after_a_pause() -> None:
+    trail = Trail(Habits(), Clock())
+    first = trail.scene("a")
+    trail.call("a")
+    assert trail.scene("a") != first
+    trail.pause()
+    assert trail.scene("a") == first
+
+
+def test_scenes_are_bounded_and_kept() -> None:
+    habits = taught(*[(("a", 1.0), (f"b{number}", 1.0), ("c", 1.0)) for number in range(300)])
+    dumped = json.loads(json.dumps(habits.dump()))
+    assert len(dumped["scenes"]) == MAX_SCENES
+    again = Habits()
+    again.load(dumped)
+    assert again.dump()["scenes"].keys() == dumped["scenes"].keys()
+    del dumped["scenes"]  # as older versions kept it
+    again.load(dumped)
 
 
 def edge(source: str, target: str) -> Join:
