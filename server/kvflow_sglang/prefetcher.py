@@ -192,8 +192,8 @@ class Prefetcher:
     def _reserve(self, load: Load[Node]) -> bool:
         """Make ready for a load, as much of it as there is room for without harm to others."""
         tree = self._cache.tree_core
-        if self._loads.is_bringing(load.claim.node):
-            return False
+        if self._loads.is_bringing(load.claim.node) or load.claim.distance is None:
+            return False  # on its way; or its forecast ran out while room was made for others
         # Room for the loads before this one may have taken some of its beginning.
         start, _ = tree.missing(load.claim)
         room = self._cache.make_room(load.stop - start, load.distance)

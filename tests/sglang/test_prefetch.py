@@ -468,3 +468,15 @@ def test_any_traffic_reads_its_own_kv(seed: int, monkeypatch: pytest.MonkeyPatch
     check(cache)
     cache.cache.sanity_check()
     assert started > 10
+
+
+def test_a_forecast_may_run_out_while_room_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"lifetime_pools": 0.1}))
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 0, 1: 1}))
+    settle(cache, link)
+    assert on_device(cache, 0) == PROMPT_TOKENS > on_device(cache, 1)
+    check(cache)
