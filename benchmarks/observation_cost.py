@@ -44,7 +44,7 @@ def make(workflows: int, *, observed: bool) -> StandaloneCache:
     if observed:
         made.cache.metrics = Metrics(made.cache, {"cache_type": "kvflow"})
     else:
-        made.cache.receipts = NoReceipts()
+        made.cache.tenants.nobody.receipts = NoReceipts()
     return made
 
 

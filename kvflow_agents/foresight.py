@@ -9,6 +9,7 @@ from itertools import chain, count, islice, takewhile
 from typing import Any, Generic, Literal, NamedTuple
 
 from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.alarms import Alarms
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
@@ -105,6 +106,7 @@ class Foresight(Generic[N]):
         self._distrusted: set[str] = set()
         self._is_heeded = True
         self._apps: OrderedDict[str, dict[str, _AppAgent]] = OrderedDict()
+        self._alarms: Alarms[tuple[KnownWorkflow[N], str], KnownAgent[N]] = Alarms()
 
     @property
     def workflows(self) -> int:
@@ -182,6 +184,7 @@ class Foresight(Generic[N]):
                 agent.promise.drop()
         if self._reuse is not None:
             self._reuse.clock.tell(hint.at_ms)
+            self._look_at_overdue()
             workflow.heard_ms = self._reuse.clock.now_ms
             if hint.agent is not None:
                 workflow.note_call(self._reuse.clock.now_ms, steps_said)
@@ -275,11 +278,25 @@ class Foresight(Generic[N]):
         if self._is_timed and self._is_heeded:
             growth = agent.history.growth(after_pause=workflow.is_paused)
             chances = (growth, 1.0) if agent.history.grows else (1.0, growth)
-            distance, other_distance = (workflow.due_ms(name, each) for each in chances)
+            now_ms = self._now_ms
+            distance, other_distance = (workflow.due_ms(name, each, now_ms) for each in chances)
+            if agent.claim is not None and distance is not None:
+                self._alarms.set((workflow, name), agent, distance)
         if agent.claim is not None:
             self._ledger.set_steps(agent.claim, steps, distance)
         if agent.other is not None:
             self._ledger.set_steps(agent.other, None, other_distance)
+
+    def _look_at_overdue(self) -> None:
+        """Expect later whoever has not called when it was due."""
+        if self._is_timed:
+            for (workflow, name), agent in self._alarms.rung(self._now_ms):
+                if workflow.name in self._live:
+                    self._set_steps(workflow, name, agent)
+
+    @property
+    def _now_ms(self) -> int:
+        return 0 if self._reuse is None else self._reuse.clock.now_ms
 
     @property
     def _is_timed(self) -> bool:
@@ -428,6 +445,7 @@ class Foresight(Generic[N]):
     def _give_up_agent(self, agent: KnownAgent[N]) -> None:
         self._remembered_agents -= 1
         self._remembered_tokens -= agent.history.tokens_kept
+        agent.alarm_ms = None
         for claim in agent.claims:
             self._ledger.remove(claim)
 

@@ -83,9 +83,16 @@ class Occupancy(Generic[N]):
         """Tokens that only this workflow has used; of None: all others."""
         return Tokens(*self._owners.get(owner, (0, 0)))
 
-    def largest_owners(self, most: int) -> list[tuple[str, Tokens]]:
-        """The workflows that hold most on the device, then on the host. O(owners)."""
-        owners = ((sums, name) for name, sums in self._owners.items() if name is not None)
+    def largest_owners(
+        self, most: int, counts: Callable[[str], bool] = lambda name: True
+    ) -> list[tuple[str, Tokens]]:
+        """The workflows that hold most on the device, then on the host. O(owners).
+
+        Of those that `counts` lets pass.
+        """
+        owners = (
+            (sums, name) for name, sums in self._owners.items() if name is not None and counts(name)
+        )
         return [(name, Tokens(*sums)) for sums, name in nlargest(most, owners)]
 
     def _add(self, held: Holding, sign: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from kvflow_agents.claims import Claim, N
+from kvflow_agents.tenants import Tenant
 
 # After so many loads in time the horizon is again what it was before they came late.
 LOADS_IN_TIME = 32
@@ -54,6 +55,8 @@ class PrefetchQueue(Generic[N]):
         self._wanted: dict[str, list[Claim[N]]] = {}
         self._unchecked: dict[Claim[N], None] = {}
         self._furthest: int | None = None  # distance of any that was wanted
+        self._turn = 0
+        self._last_turns: dict[Tenant, int] = {}
 
     def want(self, workflow: str, claims: Iterable[Claim[N]]) -> None:
         """The claims of a workflow's agents, without those whose call has arrived already."""
@@ -102,21 +105,33 @@ class PrefetchQueue(Generic[N]):
         """Whether agents that run in so many steps are looked at."""
         return steps is not None and steps <= self._horizon_steps
 
-    def plan(self, missing: Callable[[Claim[N]], Span]) -> list[Load[N]]:
+    def plan(
+        self,
+        missing: Callable[[Claim[N]], Span],
+        may_load_for: Callable[[Tenant], bool] = lambda tenant: True,
+    ) -> list[Load[N]]:
         """The next loads, to go in one copy; among equal steps it is first come, first served.
 
-        `missing` tells which part of a claim the host has and the device lacks.
+        `missing` tells which part of a claim the host has and the device lacks. Tenants take
+        turns, those that have some to spare.
         """
         loads: list[Load[N]] = []
         room = self._most_tokens
-        for claim in sorted(self._unchecked, key=_steps):
+        for claim in sorted(self._unchecked, key=self._order):
             start, stop = missing(claim)
             if start == stop or claim.steps is None:
                 del self._unchecked[claim]
-            elif room > 0:
+            elif room > 0 and may_load_for(claim.tenant):
                 loads.append(Load(claim, start, min(stop, start + room)))
                 room -= loads[-1].stop - start
+        self._turn += 1
+        waiting = {claim.tenant for claim in self._unchecked}
+        before = {each: self._last_turns.get(each, 0) for each in waiting}
+        self._last_turns = before | {load.claim.tenant: self._turn for load in loads}
         return loads
+
+    def _order(self, claim: Claim[N]) -> tuple[int, int]:
+        return self._last_turns.get(claim.tenant, 0), _steps(claim)
 
 
 def _steps(claim: Claim[N]) -> int:

@@ -111,7 +111,7 @@ class Receipts:
 
     def __init__(self, limits: Limits | None = None, totals: Sums | None = None) -> None:
         """`totals`: where other receipts are counted too."""
-        self.totals = totals or Sums()
+        self.totals = Sums() if totals is None else totals
         """Of all calls since the start, whatever has been forgotten."""
         self._limits = limits or Limits()
         self._agents = 0

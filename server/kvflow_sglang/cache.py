@@ -5,17 +5,19 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
-from kvflow_agents.foresight import Foresight, Namespace, Outcome
+from kvflow_agents.foresight import Foresight, Limits, Namespace, Outcome
 from kvflow_agents.guard import Guard
-from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request
+from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request, tenant_in
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.receipts import Admission, Receipts
-from kvflow_agents.reuse import Reuse
+from kvflow_agents.reuse import MessageClock, Reuse
+from kvflow_agents.tenants import Tenant, scoped
 from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
@@ -23,6 +25,7 @@ from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
+from kvflow_sglang.tenancy import Tenants
 from kvflow_sglang.tree import ClaimedTreeCore, Node, Tier
 from kvflow_sglang.view import View
 
@@ -35,7 +38,6 @@ class KVFlowRadixCache(UnifiedRadixCache):
     """
 
     tree_core: ClaimedTreeCore
-    foresight: Foresight[Node]
     prefetcher: Prefetcher | None = None
     """None without a host tier."""
     inferred: InferredCallers | None = None
@@ -50,7 +52,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self._prefetch_queue = _make_queue(self.settings)
         self.outcomes: Counter[str] = Counter()
         self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
-        self.receipts = Receipts()
+        self.tenants = Tenants(self.settings)
         self.view = View(self)
         super().__init__(params)
 
@@ -65,18 +67,13 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
         # What the shadow holds the cache no longer has: it would look like a loss.
         self.view.cache_emptied()
-        self.guard = Guard()
-        self.reuse = Reuse(order=self.settings.order, accesses=compat.accesses)
-        self.tree_core.expected_goes = self.reuse.expected_goes
-        self.tree_core.on_fate = lambda rank, was_used: self.reuse.note(rank, was_used=was_used)
-        self.foresight = Foresight(
-            self.tree_core.ledger,
-            make_key=self._make_key,
-            cut=self.touch_prefix,
-            lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
-            prefetch=self._prefetch_queue,
-            reuse=self.reuse,
+        self.tree_core.expected_goes = lambda tenant: self._reuse_of(tenant).expected_goes
+        self.tree_core.on_fate = lambda tenant, rank, was_used: self._reuse_of(tenant).note(
+            rank, was_used=was_used
         )
+        clock = MessageClock(compat.accesses)
+        make_reuse = partial(Reuse, clock, order=self.settings.order)
+        self.tenants.begin(self._make_foresight, make_reuse)
         if self.lora is not None:
             self.manage_adapters(self.lora)
         if self.settings.infer:
@@ -93,7 +90,49 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """Let forecasts count for LoRA adapters too."""
         self.lora = lora
         lora.ledger.clear()
-        self.foresight.adapters = lora.ledger
+        # Slots are no tenant's: where there are several, adapters go by recency.
+        self.foresight.adapters = lora.ledger if len(self.tenants) == 1 else None
+
+    @property
+    def foresight(self) -> Foresight[Node]:
+        """What is known of those whom nothing tells apart."""
+        return self.tenants.nobody.foresight
+
+    @property
+    def receipts(self) -> Receipts:
+        """What became of their calls."""
+        return self.tenants.nobody.receipts
+
+    @property
+    def guard(self) -> Guard:
+        """Whether their forecasts find no less than LRU would."""
+        return self.tenants.nobody.guard
+
+    @property
+    def reuse(self) -> Reuse:
+        """How soon their KV is used again."""
+        return self.tenants.nobody.reuse
+
+    def _reuse_of(self, tenant: Tenant) -> Reuse:
+        return (self.tenants.find(tenant) or self.tenants.nobody).reuse
+
+    def _make_foresight(
+        self, tenant: Tenant, limits: Limits | None, reuse: Reuse
+    ) -> Foresight[Node]:
+        device_tokens = self.token_to_kv_pool_allocator.size
+        if tenant is not None and self.lora is not None:
+            self.lora.ledger.clear()
+            self.foresight.adapters = None
+        return Foresight(
+            self.tree_core.ledger,
+            make_key=self._make_key,
+            cut=self.touch_prefix,
+            lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
+            prefetch=self._prefetch_queue,
+            reuse=reuse,
+            limits=limits,
+            tenant=tenant,
+        )
 
     def check_hicache_events(self) -> None:
         super().check_hicache_events()
@@ -125,66 +164,70 @@ class KVFlowRadixCache(UnifiedRadixCache):
             return
         if hint is None:
             return
-        outcome = self._take_in(hint)
-        self.foresight.called_with(hint, lora_id)
+        theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
+        outcome = self._take_in(theirs)
+        tenant.foresight.called_with(theirs, lora_id)
         self.outcomes[outcome] += 1
-        is_trusted = self.foresight.is_trusted(hint.workflow)
-        self.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
+        is_trusted = tenant.foresight.is_trusted(theirs.workflow)
+        tenant.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
         self.view.heard(hint, outcome)
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast that no request carries."""
-        outcome = self._take_in(hint)
+        outcome = self._take_in(scoped(hint))
         self.outcomes[outcome] += 1
-        self.receipts.heard(hint, outcome)
+        self.tenants.of(hint.tenant).receipts.heard(hint, outcome)
         self.view.heard(hint, outcome)
         return outcome
 
     def _take_in(self, hint: Hint) -> Outcome:
-        outcome = self.foresight.hear(hint)
+        outcome = self.tenants.of(hint.tenant).foresight.hear(hint)
         if self.prefetcher is not None:
             self.prefetcher.wake()
         return outcome
 
-    def make_room(self, tokens: int, distance: int) -> int:
-        """Free slots, up to `tokens`, without evicting what is needed as soon."""
+    def make_room(self, tokens: int, distance: int, tenant: Tenant = None) -> int:
+        """Free slots, up to `tokens`, without evicting what is needed as soon, or not theirs."""
         shortfall = tokens - self.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
-            with self.tree_core.displacing_for(distance):
+            with self.tree_core.displacing_for(distance, tenant):
                 self.evict_for_alloc(EvictParams(num_tokens=shortfall))
         free_tokens: int = self.token_to_kv_pool_allocator.available_size()
         return min(tokens, free_tokens)
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         caller = _caller_of(req)
+        tenant = tenant_in(req.sampling_params.custom_params)
         # What goes on to a store beyond the host may be of use to other servers.
         is_told = (
             caller is not None
             and not self.enable_storage
-            and self.foresight.is_trusted(caller.workflow)
+            and self.tenants.of(tenant).foresight.is_trusted(caller.workflow)
         )
         if caller is None and self.inferred is not None:
             caller = self.inferred.caller_of(req)
             if caller is not None:
-                self.foresight.called_with(caller, req.lora_id)
+                self.tenants.of(tenant).foresight.called_with(caller, req.lora_id)
         if self.lora is not None:
             self.lora.used(req.lora_id)
         if not self.settings.kv:
             caller, is_told = None, False
         tokens_before = req.kv.cache_inserted_len
-        self.tree_core.user = None if caller is None else caller.workflow
-        self.tree_core.is_told = is_told
+        tree = self.tree_core
+        tree.user = None if caller is None else caller.workflow
+        tree.is_told, tree.tenant = is_told, tenant
         try:
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         finally:
-            self.tree_core.user, self.tree_core.is_told = None, False
+            tree.user, tree.is_told, tree.tenant = None, False, None
         prefetched_tokens = self._read(req)
-        if self.receipts.is_under_way(req.rid):
-            self.receipts.admitted(req.rid, self._admission_of(req, caller, prefetched_tokens))
+        known = self.tenants.find(tenant)
+        if known is not None and known.receipts.is_under_way(req.rid):
+            known.receipts.admitted(req.rid, self._admission_of(req, caller, prefetched_tokens))
         self._learn(req, caller, tokens_before)
         shares = self.view.computed(req, tokens_before)
-        if shares is not None and self.guard.note(shares):
-            self.foresight.heed(self.guard.heeds)
+        if shares is not None and known is not None and known.guard.note(shares):
+            known.foresight.heed(known.guard.heeds)
         self._back_up_wanted()
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
@@ -199,7 +242,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self._lands_early_loads(params, result):
             left = params.num_tokens - result.num_tokens_evicted
             result.num_tokens_evicted += super().evict(EvictParams(left)).num_tokens_evicted
-        self.foresight.turn_over(result.num_tokens_evicted)
+        self.tenants.turn_over(result.num_tokens_evicted)
         return result
 
     def evict_for_alloc(self, params: Any, **kwargs: Any) -> Any:
@@ -208,7 +251,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             left = params.num_tokens - result.num_tokens_evicted
             more = super().evict_for_alloc(EvictParams(left))
             result.num_tokens_evicted += more.num_tokens_evicted
-        self.foresight.turn_over(result.num_tokens_evicted)
+        self.tenants.turn_over(result.num_tokens_evicted)
         return result
 
     def _lands_early_loads(self, params: Any, result: Any) -> bool:
@@ -224,11 +267,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """What the cache knows and protects, for `GET /kvflow/status`."""
         tree = self.tree_core
         return {
-            "workflows": self.foresight.workflows,
-            "distrusted_workflows": self.foresight.distrusted,
-            "guard_trips": self.guard.trips,
-            "heeds_forecasts": int(self.guard.heeds),
-            "agents": self.foresight.agents,
+            **self.tenants.status(),
             "expected_device_tokens": tree.expected_device_tokens,
             "expected_host_tokens": tree.expected_host_tokens,
             "device_leaves": len(tree.evictable_device_leaves),
@@ -269,7 +308,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """How much of a caller's prefix, as it is remembered, was nowhere to be found."""
         if caller is None or caller.agent is None:
             return 0
-        prefix = self.foresight.prefix_of(caller.workflow, caller.agent)
+        foresight = self.tenants.of(caller.tenant).foresight
+        prefix = foresight.prefix_of(caller.workflow, caller.agent)
         # The last token of a prompt is computed in any case.
         most_tokens = len(req.origin_input_ids) - 1
         if prefix is None or min(len(prefix), most_tokens) - cached_tokens < self.page_size:
@@ -295,12 +335,13 @@ class KVFlowRadixCache(UnifiedRadixCache):
         # Only whole pages are cached.
         whole_prompt_tokens = prompt_tokens - prompt_tokens % self.page_size
         namespace = Namespace(req.extra_key, req.cache_salt)
+        foresight = self.tenants.of(caller.tenant).foresight
         if tokens_before < whole_prompt_tokens <= tokens:
-            self.foresight.prompt_cached(caller, req.origin_input_ids, namespace, leaf)
+            foresight.prompt_cached(caller, req.origin_input_ids, namespace, leaf)
         # A request that was aborted in its prefill has shown less than a prompt.
         if req.finished() and whole_prompt_tokens <= tokens:
             prompt_and_answer = req.full_untruncated_fill_ids[:tokens]
-            self.foresight.answer_cached(caller, prompt_and_answer, namespace, leaf)
+            foresight.answer_cached(caller, prompt_and_answer, namespace, leaf)
         else:
             self.tree_core.ledger.use(leaf, caller.workflow)
 
@@ -326,6 +367,7 @@ def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
 
 def _caller_of(req: Any) -> Hint | None:
     try:
-        return decode_caller(req.sampling_params.custom_params)
+        caller = decode_caller(req.sampling_params.custom_params)
     except HintError:
         return None
+    return None if caller is None else scoped(caller)

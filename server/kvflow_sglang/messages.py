@@ -26,6 +26,7 @@ class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     changes: bool = False
     app: Optional[str] = None  # noqa: UP045
     at_ms: Optional[int] = None  # noqa: UP045
+    tenant: Optional[str] = None  # noqa: UP045
 
 
 class ForecastAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
@@ -50,6 +51,7 @@ class ReceiptsRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     workflow: Optional[str] = None  # noqa: UP045
     offset: int = 0
     limit: int = MAX_PAGE
+    tenant: Optional[str] = None  # noqa: UP045
 
 
 class ReceiptsAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
@@ -66,6 +68,8 @@ class ViewRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     limit: int = MAX_PAGE
     agents_offset: int = 0
     agents_limit: int = MAX_PAGE
+    tenant: Optional[str] = None  # noqa: UP045
+    of_all: bool = False
 
 
 class ViewAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
@@ -82,8 +86,9 @@ ALL = (
 )
 
 
-def answer_receipts(receipts: Receipts, request: Any) -> Any:
-    """A page of the receipts, as it was asked for."""
+def answer_receipts(receipts: Receipts | None, request: Any) -> Any:
+    """A page of a tenant's receipts, as it was asked for; None: it has told nothing."""
+    receipts = receipts or Receipts()
     page = {"offset": request.offset, "limit": request.limit}
     if request.workflow is None:
         return ReceiptsAnswer(json=json.dumps(receipts.workflows(**page)))
@@ -99,6 +104,8 @@ def answer_view(view: View, request: Any) -> Any:
         limit=request.limit,
         agents_offset=request.agents_offset,
         agents_limit=request.agents_limit,
+        tenant=request.tenant,
+        of_all=request.of_all,
     )
     return ViewAnswer(json=json.dumps(found))
 
@@ -116,6 +123,7 @@ def to_message(hint: Hint) -> Any:
         done=forecast.done,
         changes=forecast.changes,
         at_ms=hint.at_ms,
+        tenant=hint.tenant,
     )
 
 
@@ -129,4 +137,6 @@ def to_hint(message: Any) -> Hint:
         due_ms=message.due_ms,
         chance=message.chance,
     )
-    return Hint(message.workflow, forecast, app=message.app, at_ms=message.at_ms)
+    return Hint(
+        message.workflow, forecast, app=message.app, at_ms=message.at_ms, tenant=message.tenant
+    )

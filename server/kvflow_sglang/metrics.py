@@ -33,7 +33,7 @@ def _only(read: Callable[[Any], int]) -> Callable[[Any], Values]:
 
 def _total(name: str, about: str, source: str) -> Metric:
     """Of all hinted calls since the start."""
-    read = _only(lambda cache: getattr(cache.receipts.totals, source))
+    read = _only(lambda cache: getattr(cache.tenants.totals, source))
     return Metric(f"sglang:kvflow_{name}_total", "counter", about, read)
 
 
@@ -52,7 +52,7 @@ def _inferred(name: str, about: str, source: str) -> Metric:
 
 
 def _foresight(name: str, about: str, source: str) -> Metric:
-    read = _only(lambda cache: getattr(cache.foresight, source))
+    read = _only(lambda cache: getattr(cache.tenants, source))
     return Metric(f"sglang:kvflow_{name}", "gauge", about, read)
 
 
@@ -61,12 +61,12 @@ def _hints(cache: Any) -> Values:
 
 
 def _cached(cache: Any) -> Values:
-    totals = cache.receipts.totals
+    totals = cache.tenants.totals
     return {("device",): totals.device_tokens, ("host",): totals.host_tokens}
 
 
 def _forecasts(cache: Any) -> Values:
-    totals = cache.receipts.totals
+    totals = cache.tenants.totals
     return {("right",): totals.forecast_right, ("wrong",): totals.forecast_wrong}
 
 

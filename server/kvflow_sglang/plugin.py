@@ -193,7 +193,8 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
         return messages.StatusAnswer(counts=scheduler.tree_cache.status())
 
     def receipts(message: Any) -> Any:
-        return messages.answer_receipts(scheduler.tree_cache.receipts, message)
+        known = scheduler.tree_cache.tenants.find(message.tenant)
+        return messages.answer_receipts(None if known is None else known.receipts, message)
 
     def view(message: Any) -> Any:
         return messages.answer_view(scheduler.tree_cache.view, message)

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from kvflow_agents.prefetch import Load, PrefetchQueue
+from kvflow_agents.tenants import Tenant
 from kvflow_sglang.loads import EarlyLoads, Flight
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.tree import Node
@@ -55,6 +56,7 @@ class Prefetcher:
         cache.tree_core.on_split = self._split
         self._queue = queue
         self._starts_for_waiting = settings.waits_for_loads
+        self._tenant_tokens = settings.tenant_prefetch_tokens
         self._loads = EarlyLoads(cache)
         self._is_settled = False
         self._is_starting = False
@@ -91,7 +93,10 @@ class Prefetcher:
             return
         if len(self._loads) or self._cache.ongoing_load_back or self._lets_adapter_go_first():
             return
-        loads = self._queue.plan(self._cache.tree_core.missing)
+        unread = self._unread_tokens()
+        loads = self._queue.plan(
+            self._cache.tree_core.missing, lambda tenant: unread[tenant] < self._tenant_tokens
+        )
         with self._starting():
             reserved = [self._reserve(load) for load in loads]
             self._loads.start()
@@ -196,7 +201,7 @@ class Prefetcher:
             return False  # on its way; or its forecast ran out while room was made for others
         # Room for the loads before this one may have taken some of its beginning.
         start, _ = tree.missing(load.claim)
-        room = self._cache.make_room(load.stop - start, load.distance)
+        room = self._cache.make_room(load.stop - start, load.distance, load.claim.tenant)
         stop = min(load.stop, start + room // self._cache.page_size * self._cache.page_size)
         if stop - start < FEWEST_TOKENS:
             return False
@@ -208,6 +213,15 @@ class Prefetcher:
             return False
         self._counts["prefetched_tokens"] += stop - start
         return True
+
+    def _unread_tokens(self) -> Counter[Tenant]:
+        """What was loaded ahead for each tenant and not read yet; one alone may have all."""
+        unread: Counter[Tenant] = Counter()
+        tree = self._cache.tree_core
+        if len(self._cache.tenants) > 1:
+            for node_id, tokens in self._unused.items():
+                unread[tree.tenant_of_id(node_id)] += tokens
+        return unread
 
     def _start_for_waiting(self, request: Any, node: Node) -> Flight | None:
         if not self._starts_for_waiting or len(self._loads) >= MOST_FLIGHTS:

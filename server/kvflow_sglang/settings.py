@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, fields
-from typing import get_args
+from typing import Literal, get_args
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.reuse import Order
 
 VARIABLE = "KVFLOW_CONFIG"
+
+TenantBy = Literal["salt", "key", "header"]
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,23 @@ class Settings:
     beside its computation (`--enable-lora-overlap-loading`)."""
     lora_prefetch_steps: int | None = 1
     """Adapters of agents that run in so many steps are loaded ahead of their call; None: none."""
+    tenant_by: TenantBy = "salt"
+    """What tells tenants apart: the `cache_salt` and `extra_key` of their requests, their API key
+    (for a proxy that has checked it), or a header that a proxy sets (docs/security.md)."""
+    tenant_header: str | None = None
+    """That header, and only with `"tenant_by": "header"`: clients must not be able to set it."""
+    most_tenants: int = 64
+    """So many are known at a time, besides those whom nothing tells apart."""
+    tenant_workflows: int = 1024
+    """Of one tenant; beyond them the one that was silent longest is forgotten, as below."""
+    tenant_agents: int = 8192
+    """Of one tenant, whose prefix is remembered."""
+    tenant_prompt_tokens: int = 1_000_000
+    """Of all prompts remembered of one tenant, at 8 bytes each."""
+    tenant_prefetch_tokens: int = 32_768
+    """Where there are several tenants, so much is loaded ahead for one and not read by it yet."""
+    hash_names: bool = False
+    """Whether the names of workflows, apps and agents are hashed at the door."""
     waits_for_loads: bool = False
     """Whether a request that needs a load has it started first and lets others run until it is
     done; where it has not, only loads that were started ahead are waited for."""
@@ -57,7 +78,12 @@ class Settings:
             raise ConfigurationError(
                 f"order must be one of {', '.join(get_args(Order))}, not {self.order!r}"
             )
-        for name in ("infer", "kv", "lora", "waits_for_loads"):
+        if self.tenant_by not in get_args(TenantBy):
+            raise ConfigurationError(
+                f"tenant_by must be one of {', '.join(get_args(TenantBy))}, not {self.tenant_by!r}"
+            )
+        _check_header(self.tenant_by, self.tenant_header)
+        for name in ("infer", "kv", "lora", "hash_names", "waits_for_loads"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
                     f"{name} must be true or false, not {getattr(self, name)!r}"
@@ -72,7 +98,25 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lora_prefetch_steps", 0, 1000),
     ("prefetch_agents", 1, 4096),
     ("prefetch_tokens", 16, 1_000_000),
+    ("most_tenants", 1, 4096),
+    ("tenant_workflows", 1, 65_536),
+    ("tenant_agents", 1, 65_536),
+    ("tenant_prompt_tokens", 1, 1_000_000_000),
+    ("tenant_prefetch_tokens", 0, 1_000_000_000),
 )
+
+
+def _check_header(tenant_by: str, header: object) -> None:
+    if tenant_by == "header":
+        if not isinstance(header, str) or not _HEADER_NAME.fullmatch(header):
+            raise ConfigurationError(
+                'tenant_by is "header": name it in tenant_header, such as "x-tenant", '
+                f"not {header!r}"
+            )
+    elif header is not None:
+        raise ConfigurationError(
+            f'tenant_header is {header!r}, which counts only with "tenant_by": "header"'
+        )
 
 
 def from_environment() -> Settings:

@@ -94,6 +94,10 @@ class ClaimedTreeCore(UnifiedTreeCore):
         """Whose node it is."""
         return self._tenants.get(node.id)
 
+    def tenant_of_id(self, node_id: int) -> Tenant:
+        """The same of a node that may be gone."""
+        return self._tenants.get(node_id)
+
     def first_device_victim(self) -> Node | None:
         """The device leaf to evict next; it stays in the tree."""
         distance = self.displacing_for_distance

@@ -12,6 +12,7 @@ from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import Sums
 from kvflow_agents.shadow import Shadow, Shares, checksums
+from kvflow_agents.tenants import Tenant, own_name, scoped, scoped_name, tenant_of
 from kvflow_agents.transitions import Transitions
 from kvflow_sglang.compat import cached_tokens
 from kvflow_sglang.tree import Node
@@ -41,11 +42,12 @@ class View:
         """A hint has come, with a request or without."""
         if outcome != "accepted":
             return
+        theirs = scoped(hint)
         if hint.forecast.done:
-            self._transitions.ended(hint.workflow)
+            self._transitions.ended(theirs.workflow)
         elif hint.agent is not None:
             planned = self._planned(hint)
-            self._transitions.called(hint.workflow, hint.app, hint.agent, planned)
+            self._transitions.called(theirs.workflow, theirs.app, hint.agent, planned)
 
     def computed(self, req: Any, tokens_before: int) -> Shares | None:
         """A request's prompt was computed, or a chunk of it from `tokens_before` on.
@@ -77,22 +79,42 @@ class View:
         limit: int,
         agents_offset: int,
         agents_limit: int,
+        tenant: Tenant = None,
+        of_all: bool = False,
     ) -> dict[str, Any]:
-        """The pool, the counters, a page of workflows and one of a workflow's agents."""
+        """The pool, the counters, a page of workflows and one of a workflow's agents.
+
+        The names are those of one tenant; `of_all`: whoever asks may see everybody's, and then
+        names a tenant only to choose among workflows of one name.
+        """
         self._cache.tree_core.occupancy.count(MOST_NODES)
-        found = self._cache.receipts.workflows(offset=offset, limit=limit)
-        for row in found["workflows"]:
-            row["held"] = asdict(self._cache.tree_core.occupancy.of(row["workflow"]))
         return {
-            "pool": self._pool(),
+            "pool": self._pool(tenant, of_all),
             "counters": self._cache.status(),
             "optimum": self._optimum(),
-            "workflows": found,
-            "workflow": self._workflow(workflow, agents_offset, min(agents_limit, MAX_AGENTS)),
+            "workflows": self._workflows(tenant, of_all, offset, limit),
+            "workflow": self._workflow(
+                tenant, workflow, agents_offset, min(agents_limit, MAX_AGENTS)
+            ),
         }
 
+    def _workflows(self, tenant: Tenant, of_all: bool, offset: int, limit: int) -> dict[str, Any]:
+        """One tenant's, or those of all tenants one after another, the tenant heard last first."""
+        rows: list[dict[str, Any]] = []
+        total, skip = 0, offset
+        for name, known in self._cache.tenants.items():
+            if not of_all and name != tenant:
+                continue
+            found = known.receipts.workflows(offset=skip, limit=max(limit - len(rows), 0))
+            for row in found["workflows"]:
+                held = self._cache.tree_core.occupancy.of(scoped_name(name, row["workflow"]))
+                rows.append(row | {"tenant": name, "held": asdict(held)})
+            total += found["total"]
+            skip = max(skip - found["total"], 0)
+        return {"total": total, "workflows": rows}
+
     def _planned(self, hint: Hint) -> set[str]:
-        expected = self._cache.receipts.expected(hint.workflow)
+        expected = self._cache.tenants.of(hint.tenant).receipts.expected(hint.workflow)
         if expected is None:
             return set()
         return set(islice(expected.at(0), MOST_AT_WORK))
@@ -108,7 +130,7 @@ class View:
         sampling = {"rate": self._shadow.rate, "block_tokens": self._shadow.block_tokens}
         return sampling | asdict(self._shadow.recent())
 
-    def _pool(self) -> dict[str, Any]:
+    def _pool(self, tenant: Tenant, of_all: bool) -> dict[str, Any]:
         cache = self._cache
         occupancy = cache.tree_core.occupancy
         standings = occupancy.by_standing()
@@ -121,8 +143,10 @@ class View:
             "host": (host_tokens, host_free_tokens),
         }
         owners = [
-            {"workflow": name, **asdict(tokens)}
-            for name, tokens in occupancy.largest_owners(MOST_OWNERS)
+            {"workflow": own_name(name), "tenant": tenant_of(name), **asdict(tokens)}
+            for name, tokens in occupancy.largest_owners(
+                MOST_OWNERS, lambda name: of_all or tenant_of(name) == tenant
+            )
         ]
         prefetcher = cache.prefetcher
         return {
@@ -140,10 +164,15 @@ class View:
             "uncounted_nodes": occupancy.uncounted,
         }
 
-    def _workflow(self, name: str | None, offset: int, limit: int) -> dict[str, Any] | None:
-        about = None if name is None else self._cache.receipts.about(name)
+    def _workflow(
+        self, tenant: Tenant, name: str | None, offset: int, limit: int
+    ) -> dict[str, Any] | None:
+        known = self._cache.tenants.find(tenant)
+        about = None if name is None or known is None else known.receipts.about(name)
         if name is None or about is None:
             return None
+        theirs = scoped_name(tenant, name)
+        app = None if about.app is None else scoped_name(tenant, about.app)
         expected = about.expected
         others = [agent for agent in about.agents if agent not in expected.steps]
         shown = list(islice(chain(expected.in_order(), others), offset, offset + limit))
@@ -153,18 +182,19 @@ class View:
                 "steps": expected.steps.get(agent),
                 "due_ms": expected.due_ms.get(agent),
                 "chance": expected.chance.get(agent),
-                "prefix": self._prefix(self._cache.foresight.claim_of(name, agent)),
-                **_calls(self._cache.receipts.sums(name, agent)),
+                "prefix": self._prefix(known.foresight.claim_of(theirs, agent)),
+                **_calls(known.receipts.sums(name, agent)),
             }
             for agent in shown
         ]
         return {
             "workflow": name,
+            "tenant": tenant,
             "app": about.app,
             "done": about.done,
             "total": len(expected.steps) + len(others),
             "agents": rows,
-            "edges": self._transitions.edges(name, about.app, set(shown), most=MOST_EDGES),
+            "edges": self._transitions.edges(theirs, app, set(shown), most=MOST_EDGES),
         }
 
     def _prefix(self, claim: Claim[Node] | None) -> dict[str, int] | None:

@@ -31,6 +31,7 @@ from kvflow_agents.hints import (
     encode_body,
     encode_request,
     fitting,
+    tenant_in,
 )
 
 MINIMAL = {"v": 1, "workflow": "run", "seq": 7}
@@ -118,7 +119,9 @@ def test_a_tenant_travels_beside_the_hint_and_never_in_a_body() -> None:
     hint = Hint("run", Forecast(3), tenant="4f2a")
     assert decode_request(encode_request(hint)) == decode_caller(encode_request(hint)) == hint
     assert decode_body(encode_body(hint)).tenant is None
-    assert decode_body({**encode_body(hint), "tenant": "4f2a", "kvflow_tenant": "4f2a"}).tenant is None
+    assert (
+        decode_body({**encode_body(hint), "tenant": "4f2a", "kvflow_tenant": "4f2a"}).tenant is None
+    )
 
 
 @pytest.mark.parametrize("said", [None, "", 5, ["a"], "a b", "a\x00b", "x" * 65])
