@@ -98,6 +98,11 @@ def conversation_of(options: Mapping[str, Any]) -> str | None:
     return None if name is None else str(name)
 
 
+def has_history(input: Any) -> bool:
+    """Whether a run goes on with a conversation that its caller keeps."""
+    return isinstance(input, list) and len(input) > 1
+
+
 def current_trace() -> Trace | None:
     """The trace in which a run begins: the user's, for that of the run itself comes later."""
     from agents.tracing import get_current_trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import Any
 from kvflow_agents import App, Carrier, StepGraph, agent_name
 from kvflow_agents.app import END, START, start_of
 from kvflow_agents.apps import MAX_APPS, Apps
+from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_openai_agents import _internals as internals
@@ -29,7 +30,7 @@ class Conversation:
 
     run: Run
     goes_on: bool
-    """Whether somebody keeps it under a name, so that no end of it is ever seen."""
+    """Whether somebody keeps it, so that no end of it is ever seen."""
     last_result: weakref.ref[Any] | None = None
 
 
@@ -76,12 +77,15 @@ class Observer:
         self._traced_apps: OrderedDict[str, App] = OrderedDict()
         self._traced: IdentityMap[Conversation] = IdentityMap()
         self._runs = Runs()
-        self._collected: deque[Run] = deque()
+        self.endings = Endings(self._runs)
 
     def enter(self, starting_agent: Agent, input: Any, options: Mapping[str, Any]) -> Scope | None:
         """A run begins; None if nobody wants to know. Its code is in a place until `leave`."""
         here = self._here()
-        scope = self._begin(starting_agent, options) if here is None else self._inside(here)
+        if here is None:
+            scope = self._begin(starting_agent, input, options)
+        else:
+            scope = self._inside(here)
         if scope is None:
             return None
         first = internals.first_agent(starting_agent, input)
@@ -126,18 +130,13 @@ class Observer:
         here = self._here()
         return None if here is None else Caller(here.scope.conversation.run, here.agent)
 
-    def close_collected(self) -> None:
-        """Tell the ends of runs whose results nobody holds any more: they cannot go on."""
-        while self._collected:
-            self._collected.popleft().end(resumable=False)
-
     def _here(self) -> Place | None:
         """Where the code at work is; a task that has outlived its run is nowhere."""
         here = _place.get()
         return None if here is None or here.scope.is_over else here
 
-    def _begin(self, agent: Agent, options: Mapping[str, Any]) -> Scope | None:
-        self.close_collected()
+    def _begin(self, agent: Agent, input: Any, options: Mapping[str, Any]) -> Scope | None:
+        self.endings.close_collected()
         carriers = self._subscribers(agent)
         if not carriers:
             return None
@@ -146,7 +145,8 @@ class Observer:
             return Scope(self._conversation_in(trace, carriers), (), is_whole=False)
         name = internals.conversation_of(options)
         run = self._runs.begin(name, self._apps.of(agent), carriers)
-        return Scope(Conversation(run, goes_on=name is not None), (), is_whole=True)
+        goes_on = name is not None or internals.has_history(input)
+        return Scope(Conversation(run, goes_on), (), is_whole=True)
 
     def _conversation_in(self, trace: Trace, carriers: Collection[Carrier]) -> Conversation:
         conversation = self._traced.get(trace)
@@ -187,14 +187,4 @@ class Observer:
             conversation.last_result = weakref.ref(result)
 
     def _end(self, conversation: Conversation, result: object | None) -> None:
-        run = conversation.run
-        if conversation.goes_on:
-            self._runs.end(run, resumable=True)
-        elif result is None:
-            self._runs.end(run, resumable=False)
-        else:
-            # Its caller may go on from the result. A finalizer may run anywhere, under any lock:
-            # it only leaves a note.
-            self._runs.end(run, resumable=True)
-            end = weakref.finalize(result, self._collected.append, run)
-            end.atexit = False
+        self.endings.end(conversation.run, result, goes_on=conversation.goes_on)

@@ -71,4 +71,8 @@ class _Wrappers:
         return finish
 
     def _enter_stream(self, options: Mapping[str, Any]) -> Any:
-        return self._observer.enter(options["starting_agent"], options.get("run_state"), options)
+        return self._observer.enter(
+            options["starting_agent"],
+            options["run_state"] or options.get("starting_input"),
+            options,
+        )

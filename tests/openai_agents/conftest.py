@@ -25,7 +25,7 @@ def server() -> Iterator[FakeOpenAI]:
     with FakeOpenAI() as server:
         yield server
         gc.collect()
-        adapter.observer.close_collected()
+        adapter.observer.endings.close_collected()
         assert adapter.subscriptions.courier.flush(10)
 
 

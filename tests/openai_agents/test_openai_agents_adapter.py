@@ -44,7 +44,7 @@ class OpenAIAgentsDriver(Driver):
 
     async def close(self, app: Any) -> None:
         gc.collect()
-        adapter.observer.close_collected()
+        adapter.observer.endings.close_collected()
 
     def is_empty(self) -> bool:
         gc.collect()

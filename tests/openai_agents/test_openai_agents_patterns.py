@@ -38,7 +38,7 @@ def workflows(server: FakeOpenAI) -> set[str | None]:
 
 def deliver() -> None:
     gc.collect()
-    adapter.observer.close_collected()
+    adapter.observer.endings.close_collected()
     assert adapter.subscriptions.courier.flush(10)
 
 
@@ -223,6 +223,16 @@ async def test_a_run_is_done_when_nobody_can_go_on_from_its_result(
     del result
     deliver()
     assert [end.forecast.done for end in instrumented.forecasts] == [False, True]
+
+
+async def test_a_conversation_that_its_caller_keeps_is_never_done(
+    client: AsyncOpenAI, instrumented: FakeOpenAI
+) -> None:
+    result = await Runner.run(apps.agent(client, "a"), "hi")
+    more: Any = {"role": "user", "content": "go on"}
+    await Runner.run(apps.agent(client, "a"), [*result.to_input_list(), more])
+    deliver()
+    assert [end.forecast.done for end in instrumented.forecasts] == [False, False]
 
 
 async def test_a_handoff_to_an_agent_that_does_not_exist_fails_as_without_us(
