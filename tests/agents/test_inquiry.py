@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class AskedServer(ThreadingHTTPServer):
         self.asked: list[tuple[str, str | None]] = []
         self.is_open = threading.Event()
         self.is_open.set()
+        self.drips = False
+        self.is_closing = threading.Event()
         self.root_url = f"http://127.0.0.1:{self.server_port}"
 
     def answer(self, path: str, body: object, status: int = 200) -> None:
@@ -50,7 +53,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if not self.server.drips:
+            self.wfile.write(body)
+            return
+        with contextlib.suppress(OSError):  # the client has gone
+            while not self.server.is_closing.wait(0.01):
+                self.wfile.write(b" ")
 
     def log_message(self, *_: object) -> None:
         pass
@@ -63,6 +71,7 @@ def asked() -> Iterator[AskedServer]:
         thread.start()
         yield server
         server.is_open.set()
+        server.is_closing.set()
         server.shutdown()
         thread.join()
 
@@ -121,6 +130,13 @@ def test_a_slow_server_holds_nobody_up_and_is_no_dialect(asked: AskedServer) -> 
     server = Server(asked.root_url)
     assert inquiries.dialect_of(server) is None
     assert answer_of(inquiries, server) == "none"
+
+
+def test_an_answer_that_drips_for_ever_is_no_dialect(asked: AskedServer) -> None:
+    asked.answer("/kvflow/status", b" " * MAX_ANSWER_BYTES)
+    asked.answer("/health", b" " * MAX_ANSWER_BYTES)
+    asked.drips = True
+    assert answer_of(Inquiries(timeout_s=0.05), Server(asked.root_url)) == "none"
 
 
 def test_a_server_is_asked_once(asked: AskedServer) -> None:

@@ -1,17 +1,21 @@
-"""Our own server passes the conformance suite."""
+"""Our own server passes the conformance suite, and what other projects' clients gain from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
+from kvflow_agents.agent_hints import FINAL_HEADER
 from kvflow_agents.conformance_suite import Case, Runner, load_cases
 from kvflow_agents.inquiry import Inquiries
 from kvflow_agents.servers import Server
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.agents_in_turn import FLAGS
+from tests.sglang.kvflow_client import Client
 
 KEY = "sesame"
 CASES = load_cases()
@@ -43,3 +47,42 @@ def test_it_says_what_it_speaks_to_clients_that_ask(server: Server) -> None:
     stranger.dialect_of(Server(server.root_url, "another key"))
     stranger.settle(60)
     assert stranger.dialect_of(Server(server.root_url)) == "none"
+
+
+def cached_of_conversation(server: Server, agent_hints: dict[str, object] | None) -> int:
+    """Three turns as a client of Dynamo sends them; in between others fill the pool once over."""
+    cached, history = 0, ""
+    with openai.OpenAI(base_url=f"{server.root_url}/v1", api_key=KEY, max_retries=0) as client:
+
+        def complete(prompt: str, **more: Any) -> Any:
+            return client.completions.create(
+                model="tiny", prompt=prompt, max_tokens=4, temperature=0, **more
+            )
+
+        for turn in range(3):
+            history += "".join(f"{turn}:{index * 7919 % 1009} " for index in range(100))
+            more: dict[str, Any] = {}
+            if agent_hints is not None:
+                more["extra_headers"] = {"X-Dynamo-Session-ID": "chat"}
+                more["extra_body"] = {"nvext": {"agent_hints": agent_hints}}
+            answer = complete(history, **more)
+            cached += answer.usage.prompt_tokens_details.cached_tokens or 0
+            history += answer.choices[0].text
+            for other in range(8):
+                complete("".join(f"{chr(97 + other)}{turn}{index} " for index in range(100)))
+        if agent_hints is not None:
+            complete("bye", extra_headers={**more["extra_headers"], FINAL_HEADER: "true"})
+    return cached
+
+
+def test_a_client_of_dynamo_finds_its_conversation_without_a_change(server: Server) -> None:
+    client = Client(server.root_url, KEY)
+    client.flush()
+    assert cached_of_conversation(server, None) < 100
+    client.flush()
+    assert cached_of_conversation(server, {"speculative_prefill": True, "osl": 4}) > 1000
+    assert client.counted("expected_device_tokens") == 0
+    status = client.status()
+    assert status["heard_forms"]["session_final"] > 0
+    assert status["heard_forms"]["speculative_prefill"] > 2
+    assert status["ignored_fields"]["osl"] > 2
