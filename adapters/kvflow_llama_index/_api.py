@@ -1,0 +1,41 @@
+"""Turning the adapter on: for the process, or for one workflow."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TypeVar
+
+from kvflow_agents import ConfigurationError
+from kvflow_llama_index._adapter import adapter
+from kvflow_llama_index._internals import is_workflow, require_llama_index
+
+WorkflowT = TypeVar("WorkflowT")
+
+
+def instrument(*, base_urls: Iterable[str] | None = None) -> None:
+    """Hint every agent and workflow of this process; once more changes nothing.
+
+    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
+    `OPENAI_BASE_URL` says so. ConfigurationError if neither does, or a package is missing.
+    """
+    adapter.subscriptions.subscribe_process(base_urls)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`: LlamaIndex and the OpenAI SDK have their own methods back."""
+    adapter.subscriptions.unsubscribe_process()
+
+
+def wrap(workflow: WorkflowT, *, base_urls: Iterable[str] | None = None) -> WorkflowT:
+    """The same agent, `AgentWorkflow` or workflow, whose runs are hinted from now on."""
+    require_llama_index()
+    if not is_workflow(workflow):
+        raise ConfigurationError(
+            f"wrap() takes an agent or a workflow of LlamaIndex, not {type(workflow).__name__}"
+        )
+    carrier = adapter.subscriptions.subscribe(base_urls)
+    adapter.subscriptions.mark(workflow, carrier)
+    end = weakref.finalize(workflow, adapter.subscriptions.unsubscribe, carrier)
+    end.atexit = False
+    return workflow
