@@ -6,13 +6,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from kvflow_agents.agent_hints import FINAL_HEADER, PARENT_HEADER, AgentHints, decode_agent_hints
+from kvflow_agents.agent_hints import FINAL_HEADER, AgentHints, decode_agent_hints
 from kvflow_agents.envelope import ENVELOPE_FIELD, decode_envelope, without_forecasts
 from kvflow_agents.errors import HintError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_sglang import compat
 from kvflow_sglang.inferred import SESSION_HEADERS, note_conversation, note_origin
+
+# By these a sub-agent's session is known; its workflow goes on without it.
+SUB_AGENT_HEADERS = (
+    "x-dynamo-parent-session-id",
+    "x-parent-session-id",
+    "x-codex-parent-thread-id",
+    "x-claude-code-agent-id",
+)
 
 
 class Interpreter:
@@ -81,8 +89,8 @@ class Interpreter:
         has_session = any(headers.get(name) for name in SESSION_HEADERS)
         is_final = headers.get(FINAL_HEADER.lower(), "").lower() == "true"
         knows_session = has_session and self._infers
-        # The workflow goes on after the session of one of its sub-agents.
-        is_last = is_final and knows_session and not headers.get(PARENT_HEADER.lower())
+        is_of_sub_agent = any(headers.get(name) for name in SUB_AGENT_HEADERS)
+        is_last = is_final and knows_session and not is_of_sub_agent
         goes_on = said.goes_on and knows_session and not is_last
         self._count("session", has_session, counts=knows_session)
         self._count("session_final", is_final, counts=is_last)

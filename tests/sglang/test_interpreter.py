@@ -189,6 +189,9 @@ def test_a_final_session_ends_its_workflow_and_a_sub_agents_does_not() -> None:
     request, reader = said({**final, "x-dynamo-parent-session-id": "run"})
     assert request.sampling_params["custom_params"] == {"kvflow_session": "run"}
     assert reader.ignored == {"session_final": 1}
+    claude = {"x-claude-code-session-id": "s", "x-dynamo-session-final": "true"}
+    assert said(claude)[1].heard["session_final"] == 1
+    assert said({**claude, "x-claude-code-agent-id": "a"})[1].ignored == {"session_final": 1}
     assert said({"x-dynamo-session-final": "true"})[1].ignored == {"session_final": 1}
 
 
