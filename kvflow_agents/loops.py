@@ -62,6 +62,11 @@ def agent(name: str) -> LoopAgent:
     return LoopAgent(name, None)
 
 
+def is_at_work() -> bool:
+    """Whether the code at work is inside a `workflow`: what a framework runs is a turn in it."""
+    return _place.get() is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the code at work is: in a run, inside these agents."""

@@ -1,0 +1,75 @@
+"""Pydantic AI keeps the adapter contract: agents that code asks in turn, and agents in tools."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+from pydantic_ai import Agent
+
+import kvflow_agents
+import kvflow_pydantic_ai
+from kvflow_agents import loops
+from kvflow_pydantic_ai import _patches
+from kvflow_pydantic_ai._adapter import adapter
+from tests.adapter_contract import AdapterContract, Driver
+from tests.fake_openai import FakeOpenAI
+from tests.pydantic_ai.conftest import model_of
+
+
+@dataclass
+class Program:
+    """Agents that are asked in turn."""
+
+    agents: list[Agent[Any, str]]
+
+
+class ProgramDriver(Driver):
+    knows_structure = False
+
+    def __init__(self) -> None:
+        self.subscriptions = loops.adapter.subscriptions
+        self.failsafes = [adapter.failsafe, loops.failsafe]
+        self._base_urls: list[str] | None = None
+
+    def turn_on(self, base_urls: list[str]) -> None:
+        self._base_urls = base_urls
+        kvflow_pydantic_ai.instrument(base_urls=base_urls)
+
+    def turn_off(self) -> None:
+        self._base_urls = None
+        kvflow_pydantic_ai.uninstrument()
+
+    def patched(self) -> list[object]:
+        seams = [seam for seam, _ in _patches.find(adapter.observer, adapter.failsafe)]
+        return [seam.owner.__dict__[seam.name] for seam in seams]
+
+    def build(self, server: FakeOpenAI, names: Sequence[str]) -> Program:
+        model = model_of(AsyncOpenAI(base_url=server.base_url, api_key="key", max_retries=0))
+        return Program([Agent(model, name=name, instructions="Go on.") for name in names])
+
+    async def run(self, app: Program) -> list[str]:
+        if self._base_urls is None:
+            return await self._ask_all(app)
+        async with kvflow_agents.workflow(base_urls=self._base_urls):
+            return await self._ask_all(app)
+
+    async def close(self, app: Program) -> None:
+        pass
+
+    def is_empty(self) -> bool:
+        gc.collect()
+        return not len(adapter.observer._runs) and not len(adapter.observer._turns)
+
+    async def _ask_all(self, app: Program) -> list[str]:
+        return [(await agent.run("hi")).output for agent in app.agents]
+
+
+class TestProgram(AdapterContract):
+    @pytest.fixture
+    def driver(self) -> Driver:
+        return ProgramDriver()
