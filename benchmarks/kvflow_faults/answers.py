@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from kvflow_agents.errors import KVFlowError
 from kvflow_agents.hints import Hint, encode_body, encode_request
 from kvflow_faults.traffic import ANSWER_TOKENS, Call, prompts
 from kvflow_faults.victim import Victim
@@ -19,6 +20,10 @@ TIMEOUT = aiohttp.ClientTimeout(total=120)
 COMPLETIONS = "/v1/completions"
 MOST_SAMPLES = 20
 RETRY_S = 0.2
+
+
+class VictimDiedError(KVFlowError):
+    """The server ended, and nobody had killed it."""
 
 
 @dataclass(slots=True)
@@ -76,7 +81,10 @@ class Questioner:
         )
 
     async def ask(self, call: Call) -> None:
-        """Send a request until it is answered; a failure is an outage's or a loss."""
+        """Send a request until it is answered; a failure is an outage's or a loss.
+
+        VictimDiedError if there will be no answer.
+        """
         while True:
             await self._victim.ready()
             began = time.monotonic()
@@ -88,6 +96,8 @@ class Questioner:
                 else:
                     self.tally.lost += 1
                     self.tally.note(f"lost: {error!r}")
+                if self._victim.has_died:
+                    raise VictimDiedError("the server has ended of itself") from error
                 await asyncio.sleep(RETRY_S)
                 continue
             self.tally.latencies_s.append(time.monotonic() - began)

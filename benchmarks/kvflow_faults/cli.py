@@ -87,10 +87,12 @@ async def _run(
         stages = await suite.run(
             victim, known, chosen, requests=requests, soak_s=soak_s, seed=seed, done=_show
         )
+    except* KVFlowError as errors:
+        await victim.stop()
+        said = "; ".join(str(error) for error in errors.exceptions)
+        raise KVFlowError("\n".join([said, *victim.log_tails()])) from errors
     finally:
         await victim.stop()
-    if any(stage.deaths for stage in stages):
-        typer.echo("\n".join(victim.log_tails()), err=True)
     return stages
 
 

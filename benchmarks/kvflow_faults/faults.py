@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import aiohttp
 
@@ -19,7 +20,8 @@ HOUR_MS = 3_600_000
 CLOCKS_MS = (HOUR_MS, -HOUR_MS, 24 * 365 * HOUR_MS, 0, -24 * HOUR_MS)
 FLOODERS = 8
 # Long enough that the traffic is at work again, and prefixes are being loaded ahead.
-CALM_BEFORE_KILL_S = 4.0
+CALM_BEFORE_KILL_S = 3.0
+KILLS = 1
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Scene:
         return next(traffic.calls(workflow, self.random))
 
 
-Fault = Callable[[Scene], Awaitable[None]]
+Fault = Callable[[Scene], Coroutine[Any, Any, None]]
 
 
 async def hang_ups(scene: Scene) -> None:
@@ -102,11 +104,11 @@ async def several_at_once(scene: Scene) -> None:
 
 
 async def _kill(scene: Scene, name: str, kill: Callable[[], Awaitable[None]]) -> None:
-    """Once, under load."""
-    await asyncio.sleep(CALM_BEFORE_KILL_S)
-    await kill()
-    scene.injected[name] += 1
-    await asyncio.Event().wait()
+    """Some times, under load."""
+    for _ in range(KILLS):
+        await asyncio.sleep(CALM_BEFORE_KILL_S)
+        await kill()
+        scene.injected[name] += 1
 
 
 async def _repeat(
@@ -128,6 +130,9 @@ async def _repeat(
                 scene.questioner.tally.note(f"{name}: {error!r}")
         await asyncio.sleep(pause_s)
 
+
+# These come to an end of their own, and the traffic goes on until then.
+FINITE = (kills, kills_in_prefetch)
 
 FAULTS: dict[str, Fault | None] = {
     "none": None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import statistics
 import time
 from collections import Counter
@@ -15,9 +14,8 @@ from typing import Any
 
 from kvflow_faults import traffic
 from kvflow_faults.answers import Questioner
-from kvflow_faults.faults import FAULTS, Fault, Scene, several_at_once
+from kvflow_faults.faults import FAULTS, FINITE, Fault, Scene, several_at_once
 from kvflow_faults.victim import Victim
-from kvflow_sglang.server_process import ServerStartError
 
 WORKFLOWS_AT_ONCE = 6
 SAMPLE_S = 2.0
@@ -102,11 +100,12 @@ async def _stage(
     lives, processes = victim.lives, victim.processes()
     began = time.monotonic()
     async with questioner.session:
-        async with _beside(fault, scene, memory):
+        async with _beside(fault, scene, memory) as is_done:
             names = (f"{name}-{number}" for number in range(10**9))
-            goes_on = _budget(requests, seconds)
-            workers = (_work(questioner, names, goes_on, random) for _ in range(WORKFLOWS_AT_ONCE))
-            await asyncio.gather(*workers)
+            goes_on = _budget(requests, seconds, is_done)
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(WORKFLOWS_AT_ONCE):
+                    workers.create_task(_work(questioner, names, goes_on, random))
         took_s = time.monotonic() - began
         counts = await _settled(questioner)
     tally = questioner.tally
@@ -129,14 +128,16 @@ async def _stage(
     )
 
 
-def _budget(requests: int | None, seconds: float | None) -> Callable[[], bool]:
-    """Whether there is another request to be made: so many, or for so long."""
+def _budget(
+    requests: int | None, seconds: float | None, is_done: Callable[[], bool]
+) -> Callable[[], bool]:
+    """Whether there is another request to be made: so many and until it is done, or for so long."""
     if requests is None:
         assert seconds is not None, "a stage has an end"
         end = time.monotonic() + seconds
         return lambda: time.monotonic() < end
     left = iter(range(requests))
-    return lambda: next(left, None) is not None
+    return lambda: next(left, None) is not None or not is_done()
 
 
 async def _work(
@@ -155,29 +156,24 @@ async def _work(
 
 
 @asynccontextmanager
-async def _beside(fault: Fault | None, scene: Scene, memory: list[int]) -> AsyncIterator[None]:
-    """The fault and the measuring of memory, for as long as the traffic goes on."""
-    tasks = [asyncio.create_task(_measure(scene.victim, memory))]
-    if fault is not None:
-        tasks.append(asyncio.create_task(_inject(fault, scene)))
+async def _beside(
+    fault: Fault | None, scene: Scene, memory: list[int]
+) -> AsyncIterator[Callable[[], bool]]:
+    """The fault and the measuring of memory, as long as the traffic goes on.
+
+    Gives whether a fault that ends of itself has ended.
+    """
+    measuring = asyncio.create_task(_measure(scene.victim, memory))
+    injecting = None if fault is None else asyncio.create_task(fault(scene))
     try:
-        yield
+        yield lambda: fault not in FINITE or injecting is None or injecting.done()
+        if injecting is not None and injecting.done():
+            injecting.result()
     finally:
-        if fault is not None and scene.victim.outages and scene.victim.outages[-1][1] is None:
-            await scene.victim.ready()
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-
-async def _inject(fault: Fault, scene: Scene) -> None:
-    try:
-        await fault(scene)
-    except ServerStartError as error:
-        scene.questioner.tally.note(str(error))
-        raise
+        for task in (measuring, injecting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
 
 async def _measure(victim: Victim, memory: list[int]) -> None:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvflow_agents.errors import KVFlowError
 from kvflow_faults import instruments
 from kvflow_sglang.server_process import ServerProcess, free_port
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 POLL_S = 0.1
+DEATH_S = 60.0
 
 
 class Victim:
@@ -59,15 +61,18 @@ class Victim:
 
     async def kill_and_restart(self) -> None:
         """SIGKILL to all of its processes, and a new life."""
-        self._begin_outage()
+        self.outages.append((time.monotonic(), None))
         await self._restart()
 
     async def kill_in_prefetch_and_restart(self) -> None:
         """Let the scheduler die with a copy ahead of its request under way, and a new life."""
-        self._begin_outage()
+        self.outages.append((time.monotonic(), None))
         self.switch(dies_in_prefetch=True)
         processes = self.processes()
+        until = time.monotonic() + DEATH_S
         while self.processes() >= processes:
+            if time.monotonic() > until:
+                raise KVFlowError(f"nothing was loaded ahead in {DEATH_S:.0f} s")
             await asyncio.sleep(POLL_S)
         self.switch()
         await self._restart()
@@ -81,6 +86,12 @@ class Victim:
     def was_dead(self, since: float, until: float) -> bool:
         """Whether it was dead at some time between the two."""
         return any(start <= until and (end is None or end >= since) for start, end in self.outages)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it has ended of itself."""
+        is_killed = bool(self.outages) and self.outages[-1][1] is None
+        return not is_killed and not self.processes()
 
     def processes(self) -> set[int]:
         """The ids of its processes that live."""
@@ -96,12 +107,9 @@ class Victim:
         logs = (self._folder / f"server-{life + 1}.log" for life in range(self.lives))
         return ["\n".join(log.read_text(errors="replace").splitlines()[-30:]) for log in logs]
 
-    def _begin_outage(self) -> None:
-        self._ready.clear()
-        self.outages.append((time.monotonic(), None))
-
     async def _restart(self) -> None:
         assert self._process is not None, "it was never started"
+        self._ready.clear()
         await asyncio.to_thread(self._process.kill)
         await self.start()
 
