@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from kvflow_agents.call_records import call_records
@@ -115,6 +115,7 @@ class Carrier:
         body = {**options.json_data, **(options.extra_json or {})}
         if is_hinted(body):
             return False
+        server = replace(server, **_salts(body))
         hint = call.workflow.hint(call.agent)
         if not _add(client, options, body, DIALECTS[dialect](hint)):
             return False
@@ -183,6 +184,11 @@ def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Addition
             options.headers = {**given, **additions.headers}
             return True
     return bool(fields)
+
+
+def _salts(body: Mapping[str, Any]) -> dict[str, str]:
+    said = {name: body.get(name) for name in ("cache_salt", "extra_key")}
+    return {name: salt for name, salt in said.items() if isinstance(salt, str)}
 
 
 def _report(hint: Hint, server: Server) -> None:

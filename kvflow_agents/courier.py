@@ -75,9 +75,7 @@ class Courier:
     def _post(self, server: Server, hint: Hint) -> None:
         if server.root_url in self._without_endpoint:
             return
-        headers = {"Content-Type": "application/json"}
-        if server.api_key:
-            headers["Authorization"] = f"Bearer {server.api_key}"
+        headers = {"Content-Type": "application/json", **server.headers()}
         url, body = server.root_url + FORECAST_PATH, json.dumps(encode_body(hint)).encode()
         try:
             request = urllib.request.Request(url, body, headers)

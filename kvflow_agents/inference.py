@@ -161,7 +161,8 @@ class Inference:
         workflow.seq += 1
         workflow.is_expected = True
         forecast = Forecast(workflow.seq, steps)
-        hint = Hint(_name(workflow.number), forecast, agent=agent, app=_name(workflow.app))
+        name, tenant = _name(workflow.number), workflow.origin.tenant
+        hint = Hint(name, forecast, agent=agent, app=_name(workflow.app), tenant=tenant)
         self._hear(hint)
         return hint
 
@@ -172,7 +173,8 @@ class Inference:
         name = _name(conversation)
         # Other conversations of the workflow keep what was said of them.
         forecast = Forecast(workflow.seq, {name: int(has_finished)}, changes=True)
-        hint = Hint(_name(workflow.number), forecast, agent=None if has_finished else name)
+        caller, tenant = None if has_finished else name, workflow.origin.tenant
+        hint = Hint(_name(workflow.number), forecast, agent=caller, tenant=tenant)
         self._hear(hint)
         return hint
 
@@ -182,13 +184,15 @@ class Inference:
             self._app_of(workflow).end(workflow.open_end)
         workflow.seq += 1
         self._workflows.forget(workflow)
-        self._hear(Hint(_name(workflow.number), Forecast(workflow.seq, done=True)))
+        forecast, tenant = Forecast(workflow.seq, done=True), workflow.origin.tenant
+        self._hear(Hint(_name(workflow.number), forecast, tenant=tenant))
 
     def _withdraw(self, workflow: Workflow) -> None:
         if workflow.is_expected:
             workflow.seq += 1
             workflow.is_expected = False
-            self._hear(Hint(_name(workflow.number), Forecast(workflow.seq)))
+            forecast, tenant = Forecast(workflow.seq), workflow.origin.tenant
+            self._hear(Hint(_name(workflow.number), forecast, tenant=tenant))
 
 
 def _name(what: object) -> str:

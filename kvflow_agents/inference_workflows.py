@@ -24,6 +24,8 @@ class Origin:
     """What its client says it belongs to, in part: a user, a cache key."""
     session: str | None = None
     """The workflow, where the client names it."""
+    tenant: str | None = None
+    """Whose request it is, as the server has it."""
 
 
 @dataclass(frozen=True, slots=True)

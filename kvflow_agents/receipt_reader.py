@@ -110,9 +110,7 @@ class _Reader(threading.Thread):
     def _page(self, name: str, offset: int) -> list[dict[str, object]]:
         path = WORKFLOW_PATH + urllib.parse.quote(name, safe="")
         url = f"{self._server.root_url}{path}?offset={offset}&limit={PAGE}"
-        key = self._server.api_key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        request = urllib.request.Request(url, headers=headers)
+        request = urllib.request.Request(url, headers=self._server.headers())
         try:
             with self._opener.open(request, timeout=self._timeout_s) as answer:
                 agents: list[dict[str, object]] = json.loads(answer.read(MAX_ANSWER_BYTES))[

@@ -7,13 +7,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from kvflow_agents.dialects import ASK, DIALECTS, KVFLOW
 from kvflow_agents.errors import ConfigurationError
 
 BASE_URLS_VARIABLE = "KVFLOW_BASE_URLS"
 DIALECT_VARIABLE = "KVFLOW_DIALECT"
+# Salts of the workflow's requests, percent-encoded, where no request carries them.
+SALT_HEADER = "x-kvflow-cache-salt"
+EXTRA_KEY_HEADER = "x-kvflow-extra-key"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _WITH_DIALECT = re.compile(r"(\w+)\+(https?://.*)", re.IGNORECASE | re.DOTALL)
@@ -21,10 +24,21 @@ _WITH_DIALECT = re.compile(r"(\w+)\+(https?://.*)", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server as a client reaches it: its root (no `/v1`) and the key it was given."""
+    """One server as a client reaches it: its root (no `/v1`), and what makes the client known.
+
+    The salts are those that the client's requests carry: hints of one salt never meet another's.
+    """
 
     root_url: str
     api_key: str | None = field(default=None, repr=False)
+    cache_salt: str | None = field(default=None, repr=False)
+    extra_key: str | None = field(default=None, repr=False)
+
+    def headers(self) -> dict[str, str]:
+        """What calls of `/kvflow/` endpoints say of the client."""
+        said = {} if not self.api_key else {"Authorization": f"Bearer {self.api_key}"}
+        salts = {SALT_HEADER: self.cache_salt, EXTRA_KEY_HEADER: self.extra_key}
+        return said | {name: quote(salt, safe="") for name, salt in salts.items() if salt}
 
 
 class AllowedServers:

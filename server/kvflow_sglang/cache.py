@@ -77,7 +77,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.lora is not None:
             self.manage_adapters(self.lora)
         if self.settings.infer:
-            self.inferred = InferredCallers(self._take_in)
+            self.inferred = InferredCallers(lambda hint: self._take_in(scoped(hint)))
 
     def init_hicache(self, server_args: Any, params: Any) -> None:
         super().init_hicache(server_args, params)
@@ -207,6 +207,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if caller is None and self.inferred is not None:
             caller = self.inferred.caller_of(req)
             if caller is not None:
+                caller = scoped(caller)
                 self.tenants.of(tenant).foresight.called_with(caller, req.lora_id)
         if self.lora is not None:
             self.lora.used(req.lora_id)

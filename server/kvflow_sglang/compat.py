@@ -162,6 +162,8 @@ LAUNCHER_NAMES: dict[str, str | None] = {
         "method path authorization_header api_key admin_api_key auth_level"
     ),
     "sglang.srt.utils.auth:AuthDecision": None,
+    "sglang.srt.utils.auth:auth_level": "level",
+    "sglang.srt.utils.auth:AuthLevel.ADMIN_OPTIONAL": None,
     "sglang.srt.managers.io_struct:GenerateReqInput.sampling_params": None,
     "sglang.srt.managers.io_struct:GenerateReqInput.kv_hints": None,
     "sglang.srt.managers.io_struct:GenerateReqInput.priority": None,
@@ -187,6 +189,14 @@ def allow_unauthorized() -> Any:
     from sglang.srt.utils.auth import AuthDecision
 
     return AuthDecision(allowed=True)
+
+
+def for_operators(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark an endpoint as SGLang's own for administration: the admin key's, where there is one."""
+    from sglang.srt.utils.auth import AuthLevel, auth_level
+
+    marked: Callable[..., Any] = auth_level(AuthLevel.ADMIN_OPTIONAL)(endpoint)
+    return marked
 
 
 def has_pickle_transport() -> bool:

@@ -6,10 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from kvflow_agents.errors import HintError
-from kvflow_agents.hints import REQUEST_FIELDS, decode_request, encode_request
+from kvflow_agents.hints import REQUEST_FIELDS, TENANT_FIELD, Hint, decode_request, encode_request
+from kvflow_agents.tenants import Tenant
+from kvflow_sglang.identity import Identity
+from kvflow_sglang.settings import Settings
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def now_ms() -> int:
@@ -22,21 +28,30 @@ class Doorman:
 
     The request itself goes on: a hint is advice. Only `custom_params` that the msgpack transport
     cannot carry are refused, hint or not: they would kill the scheduler behind it. Hints that go
-    on are stamped with the time.
+    on are stamped with the time, and every request with its tenant.
     """
 
-    def __init__(self, *, allows_nesting: bool, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self,
+        *,
+        allows_nesting: bool,
+        clock: Callable[[], int] = now_ms,
+        identity: Identity | None = None,
+    ) -> None:
         """`allows_nesting`: whether the transport takes any JSON (pickle) or one level."""
         self._allows_nesting = allows_nesting
+        self.identity = identity or Identity(Settings())
         self._clock = clock
         self.refused: Counter[str] = Counter()
 
-    def admit(self, request: Any) -> None:
+    def admit(self, request: Any, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Clean the sampling parameters of SGLang's `GenerateReqInput`; ValueError to refuse."""
         params = getattr(request, "sampling_params", None)
         for each in params if isinstance(params, list) else [params]:
             if isinstance(each, dict) and each.get("custom_params") is not None:
                 each["custom_params"] = self._clean(each["custom_params"])
+        if hasattr(request, "sampling_params"):
+            _set_tenants(request, self.identity.of_request(request, headers))
 
     def _clean(self, custom_params: object) -> object:
         if not isinstance(custom_params, Mapping):
@@ -53,10 +68,39 @@ class Doorman:
             cleaned.pop(field, None)
         if hint is not None:
             # Not as it came: what a later version may add is not known to be safe.
-            cleaned |= encode_request(replace(hint, at_ms=self._clock()))
+            cleaned |= encode_request(self.stamped(hint))
         if not self._allows_nesting:
             _refuse_nesting(cleaned)
         return cleaned
+
+    def stamped(self, hint: Hint, tenant: Tenant = None) -> Hint:
+        """A hint as it goes on: with the time and its tenant, its names perhaps hashed."""
+        return replace(self.identity.hidden(hint), at_ms=self._clock(), tenant=tenant)
+
+
+def _set_tenants(request: Any, tenants: Tenant | list[Tenant]) -> None:
+    """Let each request of a batch, or the only one, carry its tenant."""
+    if tenants is None:
+        return
+    params = request.sampling_params
+    if isinstance(tenants, list):
+        each_of = params if isinstance(params, list) else [params] * len(tenants)
+        if len(each_of) == len(tenants):  # or SGLang refuses the batch
+            pairs = zip(each_of, tenants, strict=True)
+            request.sampling_params = [_with_tenant(each, tenant) for each, tenant in pairs]
+    elif isinstance(params, list):
+        request.sampling_params = [_with_tenant(each, tenants) for each in params]
+    else:
+        request.sampling_params = _with_tenant(params, tenants)
+
+
+def _with_tenant(params: Any, tenant: Tenant) -> Any:
+    if tenant is None or not isinstance(params, dict | None):
+        return params
+    custom_params = (params or {}).get("custom_params")
+    if not isinstance(custom_params, Mapping | None):
+        return params  # no hint either
+    return {**(params or {}), "custom_params": {**(custom_params or {}), TENANT_FIELD: tenant}}
 
 
 def _refuse_nesting(custom_params: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -16,8 +15,8 @@ from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
 from kvflow_agents.receipts import MAX_PAGE
 from kvflow_sglang import dashboard
-from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers
-from kvflow_sglang.doorman import Doorman, now_ms
+from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers, for_operators
+from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, ViewRequest, to_message
 from kvflow_sglang.view import MAX_AGENTS
@@ -32,8 +31,13 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 AgentsLimit = Annotated[int, Query(ge=1, le=MAX_AGENTS)]
 
 
-def make_router(doorman: Doorman, interpreter: Interpreter, hooks: list[str]) -> APIRouter:
-    """The routes; `hooks` are reported as what of SGLang kvflow has changed."""
+def make_router(
+    doorman: Doorman, interpreter: Interpreter, hooks: list[str], *, of_all: bool = False
+) -> APIRouter:
+    """The routes; `hooks` are reported as what of SGLang kvflow has changed.
+
+    `of_all`: there is an admin key, and whoever has it sees all tenants.
+    """
     router = APIRouter(prefix="/kvflow")
     server = secrets.token_hex(8)
 
@@ -46,7 +50,7 @@ def make_router(doorman: Doorman, interpreter: Interpreter, hooks: list[str]) ->
             doorman.refused[error.reason] += 1
             body = {"error": {"reason": error.reason, "message": str(error)}}
             return JSONResponse(body, status_code=413 if error.reason == "size" else 400)
-        message = to_message(replace(hint, at_ms=now_ms()))
+        message = to_message(doorman.stamped(hint, doorman.identity.of_call(request.headers)))
         answers = await ask_schedulers("kvflow_forecast", message)
         return JSONResponse({"outcome": answers[0].outcome})
 
@@ -68,32 +72,49 @@ def make_router(doorman: Doorman, interpreter: Interpreter, hooks: list[str]) ->
         )
 
     @router.get("/workflows")
-    async def workflows(offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
-        """The workflows heard last, newest first, with what their calls add up to."""
-        return await _receipts(ReceiptsRequest(offset=offset, limit=limit))
+    async def workflows(request: Request, offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
+        """The caller's workflows heard last, newest first, with what their calls add up to."""
+        tenant = doorman.identity.of_call(request.headers)
+        return await _receipts(ReceiptsRequest(offset=offset, limit=limit, tenant=tenant))
 
     @router.get("/workflows/{name:path}")
-    async def workflow(name: str, offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
-        """One workflow and its agents that called last; 404 if it is not known."""
-        return await _receipts(ReceiptsRequest(workflow=name, offset=offset, limit=limit))
+    async def workflow(
+        request: Request, name: str, offset: Offset = 0, limit: Limit = MAX_PAGE
+    ) -> Response:
+        """One of the caller's workflows and its agents that called last; 404 if unknown."""
+        tenant = doorman.identity.of_call(request.headers)
+        known = doorman.identity.hidden_name(name)
+        return await _receipts(
+            ReceiptsRequest(workflow=known, offset=offset, limit=limit, tenant=tenant)
+        )
 
     @router.get("/view")
+    @for_operators
     async def view(
+        request: Request,
+        tenant: str | None = None,
         workflow: str | None = None,
         offset: Offset = 0,
         limit: Limit = MAX_PAGE,
         agents_offset: Offset = 0,
         agents_limit: AgentsLimit = MAX_AGENTS,
     ) -> Response:
-        """What the page shows; `server` changes when the server was restarted."""
-        request = ViewRequest(
+        """What the page shows; `server` changes when the server was restarted.
+
+        Of the caller's own workflows; of everybody's where the admin key was asked for.
+        """
+        if not of_all:
+            tenant = doorman.identity.of_call(request.headers)
+        asked = ViewRequest(
             workflow=workflow,
+            tenant=tenant,
+            of_all=of_all,
             offset=offset,
             limit=limit,
             agents_offset=agents_offset,
             agents_limit=agents_limit,
         )
-        answers = await ask_schedulers("kvflow_view", request)
+        answers = await ask_schedulers("kvflow_view", asked)
         about = json.dumps({"version": __version__, "server": server, "ranks": len(answers)})
         # Ranks of one replica agree; of several replicas the first is shown.
         body = f'{about[:-1]}, "view": {answers[0].json}}}'

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
-from kvflow_agents.hints import Hint
+from kvflow_agents.hints import Hint, tenant_in
 from kvflow_agents.inference import Call, Inference
 from kvflow_agents.inference_workflows import Intent, Origin
 
@@ -140,9 +140,10 @@ def _intent_of(request: Any) -> Intent:
 
 def _origin_of(request: Any) -> Origin:
     said = _said(request)
-    space = repr((request.extra_key, request.cache_salt, request.lora_id))
+    tenant = tenant_in(request.sampling_params.custom_params)
+    space = repr((request.extra_key, request.cache_salt, request.lora_id, tenant))
     session = _first_name((request.session_id, said.get(SESSION_FIELD)))
-    return Origin(space, _first_name([said.get(SCOPE_FIELD)]), session)
+    return Origin(space, _first_name([said.get(SCOPE_FIELD)]), session, tenant)
 
 
 def _first_name(values: Any) -> str | None:

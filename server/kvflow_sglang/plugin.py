@@ -101,6 +101,7 @@ def _prepare_http(server_args: Any) -> None:
     from kvflow_sglang import messages, settings
     from kvflow_sglang.doorman import Doorman
     from kvflow_sglang.endpoints import make_router
+    from kvflow_sglang.identity import Identity
     from kvflow_sglang.interpreter import Interpreter
 
     self_check.check_names(compat.LAUNCHER_NAMES)
@@ -110,10 +111,11 @@ def _prepare_http(server_args: Any) -> None:
     compat.add_control_message("kvflow_status", messages.StatusAnswer)
     compat.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
     compat.add_control_message("kvflow_view", messages.ViewAnswer)
-    doorman = Doorman(allows_nesting=compat.has_pickle_transport())
+    given = settings.from_environment()
+    doorman = Doorman(allows_nesting=compat.has_pickle_transport(), identity=Identity(given))
     interpreter = Interpreter(
         doorman.refused,
-        infers=settings.from_environment().infer,
+        infers=given.infer,
         priority_sign=compat.priority_sign(server_args),
     )
     admit = partial(_admit, doorman, interpreter)
@@ -122,7 +124,9 @@ def _prepare_http(server_args: Any) -> None:
     HookRegistry.apply_hooks()
     self_check.check_hooks(HTTP_HOOKS)
     hooks = [*HTTP_HOOKS, *SCHEDULER_HOOKS]
-    compat.http_app().include_router(make_router(doorman, interpreter, hooks))
+    has_admin = bool(server_args.admin_api_key)
+    router = make_router(doorman, interpreter, hooks, of_all=has_admin)
+    compat.http_app().include_router(router)
 
 
 def _admit(
@@ -131,7 +135,7 @@ def _admit(
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
     body, headers = compat.json_body(request), getattr(request, "headers", {})
     interpreter.take_envelopes(obj, body)
-    doorman.admit(obj)
+    doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
 
 

@@ -20,7 +20,8 @@ from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
 from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
 
-from kvflow_agents.hints import Hint, encode_request
+from kvflow_agents.hints import TENANT_FIELD, Hint, encode_request
+from kvflow_agents.tenants import Tenant
 from kvflow_sglang import compat, cpu_engine
 from kvflow_sglang.plugin import BACKEND
 
@@ -113,6 +114,7 @@ class StandaloneCache:
         session_id: str | None = None,
         custom_params: dict[str, Any] | None = None,
         loads: bool = True,
+        tenant: Tenant = None,
     ) -> int:
         """Serve one request; how many tokens of its prompt were cached.
 
@@ -121,7 +123,7 @@ class StandaloneCache:
         self.requests += 1
         request = Request(
             array("q", prompt),
-            SimpleNamespace(custom_params=custom_params if hint is None else encode_request(hint)),
+            SimpleNamespace(custom_params=_params(hint, custom_params, tenant)),
             extra_key=extra_key,
             session_id=session_id,
             rid=str(self.requests),
@@ -208,6 +210,14 @@ class StandaloneCache:
     def _write(self, request: Request, start: int, slots: Any) -> None:
         stop = start + len(slots)
         self.rows.write((request.kv.req_pool_idx, slice(start, stop)), slots.to(torch.int32))
+
+
+def _params(
+    hint: Hint | None, custom_params: dict[str, Any] | None, tenant: Tenant
+) -> dict[str, Any] | None:
+    """As the door of a server lets them pass."""
+    params = custom_params if hint is None else encode_request(hint)
+    return params if tenant is None else {**(params or {}), TENANT_FIELD: tenant}
 
 
 def _server_args(page_size: int, host_ratio: float | None) -> Any:

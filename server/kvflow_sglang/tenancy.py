@@ -55,7 +55,8 @@ class Tenants:
         self._make_reuse = make_reuse
         receipts = {name: known.receipts for name, known in self._known.items()}
         self._known.clear()
-        self.nobody = self._make(None, receipts.pop(None, None) or Receipts(totals=self.totals))
+        receipts.setdefault(None, Receipts(totals=self.totals))
+        self.nobody = self._make(None, receipts.pop(None))
         self._known[None] = self.nobody
         for name, kept in receipts.items():
             self._known[name] = self._make(name, kept)
