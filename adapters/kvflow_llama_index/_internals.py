@@ -43,8 +43,8 @@ class _Classes:
     agent: type
     start: type
     stop: type
-    input: type
-    step_result: type
+    input: Any
+    step_result: Any
     returned: type
     step: Any
 
@@ -141,6 +141,11 @@ def step_ended_by(tick: Tick) -> str | None:
         return None
     has_returned = any(isinstance(result, classes.returned) for result in tick.result)
     return str(tick.step_id) if has_returned else None
+
+
+def returns_nothing(tick: Tick) -> bool:
+    """Whether a step has ended without an event: those that follow from it were sent."""
+    return all(getattr(result, "result", None) is None for result in tick.result)
 
 
 def step_at_work() -> str | None:

@@ -33,18 +33,18 @@ class Scope:
     key: str
     path: Path
     """Where its agents stand."""
-    subject: Workflow
+    subject: Workflow | None
+    has_turns: bool
+    """Whether agents take turns in it; else it is a workflow of steps."""
     goes_on: bool = False
     """Whether a later run may go on with what has been said."""
     agent: Path | None = None
     """Of an agent or a team: whose turn it is."""
     at_work: Counter[str] = field(default_factory=Counter)
     """Of a workflow of steps: what has begun and not ended."""
+    has_sent: bool = False
+    """Whether the step that ended last has sent its events one by one."""
     is_over: bool = False
-
-    @property
-    def has_turns(self) -> bool:
-        return internals.is_team(self.subject) or internals.is_agent(self.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class Observer:
         if scope.is_over:
             return
         scope.is_over = True
+        scope.subject = None  # contexts live on in timers, and would keep the workflow alive
         if scope.name:
             scope.run.workflow.leave(scope.name, run=scope.key)
         else:
@@ -122,6 +123,7 @@ class Observer:
         if scope is None or step is None or scope.has_turns or not scope.at_work[step]:
             return
         scope.at_work[step] -= 1
+        scope.has_sent = internals.returns_nothing(tick)
         agent = _agent_name((*scope.path, step))
         scope.run.workflow.finish(scope.name, agent, run=scope.key)
 
@@ -152,7 +154,7 @@ class Observer:
         name = None if context is None else self._names.setdefault(context, uuid.uuid4().hex)
         run = self._runs.begin(name, self._apps.of(workflow), carriers)
         # Who brings a context can bring it again.
-        return Scope(run, "", "", (), workflow, goes_on=context is not None)
+        return Scope(run, "", "", (), workflow, _has_turns(workflow), context is not None)
 
     def _enter(self, here: Place, workflow: Workflow) -> Scope:
         run, label = here.scope.run, internals.name_of(workflow)
@@ -162,12 +164,17 @@ class Observer:
         is_known = start in run.workflow.app.graph.passive
         inner = StepGraph() if is_known else structure_of(workflow, path, name)
         run.workflow.app.adopt(here.agent, start, inner)
-        return Scope(run, name, str(next(self._keys)), path, workflow)
+        return Scope(run, name, str(next(self._keys)), path, workflow, _has_turns(workflow))
+
+
+def _has_turns(workflow: Workflow) -> bool:
+    return internals.is_team(workflow) or internals.is_agent(workflow)
 
 
 def _begin_step(scope: Scope, step: str) -> None:
     agent = _agent_name((*scope.path, step))
-    if scope.at_work.total():
+    # Events that a step sends arrive one by one: what the second starts belongs beside the first.
+    if scope.at_work.total() or scope.has_sent:
         scope.run.workflow.push(scope.name, agent, run=scope.key)
     else:
         scope.run.workflow.plan(scope.name, [agent], run=scope.key)

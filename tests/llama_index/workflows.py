@@ -67,7 +67,7 @@ def script_chain(server: FakeOpenAI, names: Sequence[str]) -> str:
     return task
 
 
-class Text(Event):  # type: ignore[misc,unused-ignore]
+class Text(Event):
     """What one step tells another."""
 
     trail: list[str]
@@ -82,7 +82,7 @@ def line(server: FakeOpenAI, names: Sequence[str]) -> Workflow:
     """A workflow of steps, each of which asks the model once."""
     events = [type(f"After{name}", (Text,), {}) for name in names[:-1]]
 
-    class Line(Workflow):  # type: ignore[misc,unused-ignore]
+    class Line(Workflow):
         pass
 
     for name, taken, given in zip(names, [StartEvent, *events], [*events, StopEvent], strict=True):
@@ -115,7 +115,7 @@ class BDone(Text): ...
 def parallel(server: FakeOpenAI) -> Workflow:
     """One step, then two at once, then one that needs both."""
 
-    class Parallel(Workflow):  # type: ignore[misc,unused-ignore]
+    class Parallel(Workflow):
         @step
         async def plan(self, ctx: Context, ev: StartEvent) -> A | B | None:
             await ask(server, "plan")
@@ -145,7 +145,7 @@ def of_agents(server: FakeOpenAI) -> Workflow:
     writer, left, right = (agent(server, name) for name in ("writer", "left", "right"))
     team = chain(server, ["first", "second"])
 
-    class OfAgents(Workflow):  # type: ignore[misc,unused-ignore]
+    class OfAgents(Workflow):
         @step
         async def draft(self, ev: StartEvent) -> A:
             return A(trail=[str(await writer.run(user_msg="draft"))])
