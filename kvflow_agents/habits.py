@@ -19,7 +19,7 @@ E = TypeVar("E", Following, Histogram)
 MAX_CALLERS = 64
 MAX_SCENES = 128
 # Calls of an agent after which not every further one is noted.
-WELL_KNOWN = 32.0
+WELL_KNOWN = 64.0
 
 
 class Habits:

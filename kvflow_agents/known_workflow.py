@@ -19,6 +19,8 @@ LEAST_CHANCE = 0.01
 LEAST_COMEBACKS = 2
 # What is sooner than this part of a step is now.
 LEAST_STEP = 0.1
+# Who has not called when it was due will, after this part of the time that it was waited for.
+OVERDUE = 0.5
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class KnownAgent(Generic[N]):
     promise: Promise = field(default_factory=Promise)
     # Of its calls after it was said not to call again, or not any more.
     comeback: Promise = field(default_factory=Promise)
+    # When to look at it again, should it not have called by then.
+    alarm_ms: int | None = None
 
     @property
     def claims(self) -> list[Claim[N]]:
@@ -75,10 +79,11 @@ class KnownWorkflow(Generic[N]):
         # Half a step for who is planned now: it is at work, or will be at any moment.
         return None if steps is None else max(steps, 0.5) * self.step_ms
 
-    def due_ms(self, name: str, chance: float) -> int | None:
+    def due_ms(self, name: str, chance: float, now_ms: int) -> int | None:
         """When KV of an agent is needed, on the clock of the messages, if it is at all.
 
         What is needed with a chance of one half is needed half as often: after twice as long.
+        What is overdue comes the later the longer it has been waited for, as heavy tails have it.
         """
         said_ms, agent = self.wait_ms(name), self.agents[name]
         promise = agent.promise
@@ -90,7 +95,12 @@ class KnownWorkflow(Generic[N]):
             said_ms, promise = self.step_ms, agent.comeback
         wait_ms = promise.corrected_ms(said_ms, self.heard_ms, self.step_ms)
         chance *= self.expected.chance.get(name, 100) / 100
-        return self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
+        due_ms = self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
+        waited_ms = now_ms - self.heard_ms
+        if due_ms > now_ms or waited_ms <= 0:
+            return due_ms
+        # Never now: its alarm would ring again and again.
+        return now_ms + max(int(max(OVERDUE * waited_ms, LEAST_STEP * self.step_ms)), 1)
 
     def note_call(self, at_ms: int, steps_said: int | None) -> None:
         """An agent calls, so many steps after the last call as it was said to."""

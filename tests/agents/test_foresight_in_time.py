@@ -11,7 +11,7 @@ from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Foresight, Namespace
 from kvflow_agents.hints import Hint
-from kvflow_agents.known_workflow import STEP_MS
+from kvflow_agents.known_workflow import OVERDUE, STEP_MS
 from kvflow_agents.reuse import MessageClock, Order, Reuse
 from tests.agents.radix_tree import RadixTree, TreeNode, path
 
@@ -156,3 +156,30 @@ def test_whoever_calls_in_the_midst_of_a_run_that_excluded_it_is_wrong() -> None
     for run in range(10):
         server.call(10_000 * run, "a", {"a": None})
     assert not server.foresight.is_trusted("w")
+
+
+def test_who_is_overdue_is_expected_the_later_the_longer_it_is_waited_for(server: Server) -> None:
+    server.call(1000, "b", {"b": 0, "a": 1}, due_ms={"a": 500, "b": 90_000})
+    assert server.due(A) == 1500
+    server.say(1499, {"x": 1}, workflow="other")
+    assert server.due(A) == 1500
+    server.say(3000, {"x": 1}, workflow="other")
+    assert server.due(A) == 3000 + 2000 * OVERDUE
+    server.say(11_000, {"x": 1}, workflow="other")
+    assert server.due(A) == 11_000 + 10_000 * OVERDUE
+
+
+def test_an_ended_workflow_is_not_overdue(server: Server) -> None:
+    server.call(1000, "b", {"b": 0, "a": 1}, due_ms={"a": 500, "b": 90_000})
+    done = Hint("w", Forecast(100, done=True), at_ms=1100)
+    assert server.foresight.hear(done) == "accepted"
+    server.say(3000, {"x": 1}, workflow="other")
+    assert server.due(A) is None
+
+
+def test_by_steps_nobody_is_overdue() -> None:
+    server = Server("steps")
+    server.call(0, "a", {"a": 0, "b": 1})
+    server.call(0, "b", {"b": 0, "a": 1}, due_ms={"a": 500})
+    server.say(60_000, {"x": 1}, workflow="other")
+    assert server.due(A) == 1

@@ -1,0 +1,63 @@
+"""Alarms: who rings, in which order, and what is no longer wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvflow_agents.alarms import Alarms
+
+
+@dataclass
+class Sleeper:
+    name: str
+    alarm_ms: int | None = None
+
+
+def test_the_earliest_rings_first_and_once() -> None:
+    alarms: Alarms[str, Sleeper] = Alarms()
+    late, soon, never = Sleeper("late"), Sleeper("soon"), Sleeper("never")
+    for sleeper, at_ms in ((late, 20), (soon, 10), (never, 15)):
+        alarms.set("owner", sleeper, at_ms)
+    never.alarm_ms = None
+    assert list(alarms.rung(9)) == []
+    assert list(alarms.rung(20)) == [("owner", soon), ("owner", late)]
+    assert list(alarms.rung(30)) == []
+    assert soon.alarm_ms is None
+
+
+def test_an_alarm_takes_the_place_of_the_one_before() -> None:
+    alarms: Alarms[str, Sleeper] = Alarms()
+    sleeper = Sleeper("a")
+    alarms.set("owner", sleeper, 10)
+    alarms.set("owner", sleeper, 30)
+    alarms.set("owner", sleeper, 30)
+    assert list(alarms.rung(20)) == []
+    assert list(alarms.rung(30)) == [("owner", sleeper)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.one_of(st.none(), st.integers(0, 9)))))
+def test_those_ring_whose_time_has_come(changes: list[tuple[int, int | None]]) -> None:
+    alarms: Alarms[int, Sleeper] = Alarms()
+    sleepers = [Sleeper(str(number)) for number in range(5)]
+    wanted: dict[int, int] = {}
+    for who, at_ms in changes:
+        wanted.pop(who, None)
+        if at_ms is None:
+            sleepers[who].alarm_ms = None
+        else:
+            wanted[who] = at_ms
+            alarms.set(who, sleepers[who], at_ms)
+    assert sorted(who for who, _ in alarms.rung(5)) == sorted(
+        who for who, at_ms in wanted.items() if at_ms <= 5
+    )
+
+
+def test_alarms_that_were_set_again_and_again_take_no_room() -> None:
+    alarms: Alarms[str, Sleeper] = Alarms()
+    sleeper = Sleeper("a")
+    for at_ms in range(10_000):
+        alarms.set("owner", sleeper, at_ms)
+    assert len(alarms._heap) <= 2 + 64
