@@ -1,0 +1,41 @@
+"""Turning the adapter on: for the process, or for one runner."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TypeVar
+
+from kvflow_agents import ConfigurationError
+from kvflow_google_adk._adapter import adapter
+from kvflow_google_adk._internals import is_runner, require_google_adk
+
+RunnerT = TypeVar("RunnerT")
+
+
+def instrument(*, base_urls: Iterable[str] | None = None) -> None:
+    """Hint every run of Google ADK in this process; once more changes nothing.
+
+    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
+    `OPENAI_BASE_URL` says so. ConfigurationError if neither does, or a package is missing.
+    """
+    adapter.subscriptions.subscribe_process(base_urls)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`: Google ADK and the OpenAI SDK have their own methods back."""
+    adapter.subscriptions.unsubscribe_process()
+
+
+def wrap(runner: RunnerT, *, base_urls: Iterable[str] | None = None) -> RunnerT:
+    """The same runner, whose runs are hinted from now on."""
+    require_google_adk()
+    if not is_runner(runner):
+        raise ConfigurationError(
+            f"wrap() takes a runner of Google ADK, not {type(runner).__name__}"
+        )
+    carrier = adapter.subscriptions.subscribe(base_urls)
+    adapter.subscriptions.mark(runner, carrier)
+    end = weakref.finalize(runner, adapter.subscriptions.unsubscribe, carrier)
+    end.atexit = False
+    return runner
