@@ -364,7 +364,8 @@ class Foresight(Generic[N]):
         if not known:
             return
         steps = workflow.expected.steps
-        for name in [each for each in told if each in steps and each not in workflow.agents]:
+        unknown = [each for each in told if each in steps and each not in workflow.agents]
+        for name in dict.fromkeys(unknown):
             shown = known.get(name)
             if shown is not None and shown.runs > 1:
                 history = PrefixHistory(like=shown.history.tokens, grows=shown.grows)

@@ -191,6 +191,12 @@ def allow_unauthorized() -> Any:
     return AuthDecision(allowed=True)
 
 
+def add_routes(app: Any, router: Any) -> None:
+    """Serve a router's routes, one by one: what `include_router` of FastAPI adds hides from SGLang
+    which endpoints are marked as those of administration."""
+    app.router.routes.extend(router.routes)
+
+
 def for_operators(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """Mark an endpoint as SGLang's own for administration: the admin key's, where there is one."""
     from sglang.srt.utils.auth import AuthLevel, auth_level

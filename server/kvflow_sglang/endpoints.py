@@ -12,7 +12,18 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Resp
 from kvflow_agents import __version__
 from kvflow_agents.envelope import SPEAKS
 from kvflow_agents.errors import HintError
-from kvflow_agents.hints import decode_body
+from kvflow_agents.hints import (
+    MAX_AGENT_BYTES,
+    MAX_APP_BYTES,
+    MAX_CHANCE,
+    MAX_DUE_MS,
+    MAX_SEQ,
+    MAX_STEPS,
+    MAX_WORKFLOW_BYTES,
+    VERSION,
+    decode_body,
+)
+from kvflow_agents.hints import MAX_AGENTS as MAX_AGENTS_TOLD
 from kvflow_agents.receipts import MAX_PAGE
 from kvflow_sglang import dashboard
 from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers, for_operators
@@ -25,6 +36,32 @@ from kvflow_sglang.view import MAX_AGENTS
 MAX_BODY_BYTES = 3_000_000
 # Names are the clients' own: no browser may take them for a page.
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
+
+# Read and checked by hand, after the key and within the limit: here for who reads the document.
+_AGENTS = {"type": "object", "maxProperties": MAX_AGENTS_TOLD}
+_STEPS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_STEPS}, {"type": "null"}]}
+_FORECAST = {
+    "type": "object",
+    "required": ["v", "workflow", "seq"],
+    "properties": {
+        "v": {"const": VERSION},
+        "workflow": {"type": "string", "minLength": 1, "maxLength": MAX_WORKFLOW_BYTES},
+        "app": {"type": "string", "minLength": 1, "maxLength": MAX_APP_BYTES},
+        "agent": {"type": "string", "minLength": 1, "maxLength": MAX_AGENT_BYTES},
+        "seq": {"type": "integer", "minimum": 0, "maximum": MAX_SEQ},
+        "steps": _AGENTS | {"additionalProperties": _STEPS},
+        "due_ms": _AGENTS
+        | {"additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_DUE_MS}},
+        "chance": _AGENTS
+        | {"additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_CHANCE}},
+        "changes": {"type": "boolean"},
+        "done": {"type": "boolean"},
+    },
+}
+FORECAST_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _FORECAST}}},
+    "responses": {"400": {"description": "Malformed."}, "413": {"description": "Too large."}},
+}
 
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -41,7 +78,7 @@ def make_router(
     router = APIRouter(prefix="/kvflow")
     server = secrets.token_hex(8)
 
-    @router.post("/forecast")
+    @router.post("/forecast", openapi_extra=FORECAST_BODY)
     async def forecast(request: Request) -> JSONResponse:
         """Take a forecast that no request carries. 200 with its outcome, or 400 with a reason."""
         try:

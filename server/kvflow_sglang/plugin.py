@@ -103,6 +103,7 @@ def _prepare_http(server_args: Any) -> None:
     from kvflow_sglang.endpoints import make_router
     from kvflow_sglang.identity import Identity
     from kvflow_sglang.interpreter import Interpreter
+    from kvflow_sglang.receipt_header import ReceiptHeader
 
     self_check.check_names(compat.LAUNCHER_NAMES)
     self_check.check_server(server_args)
@@ -126,17 +127,21 @@ def _prepare_http(server_args: Any) -> None:
     hooks = [*HTTP_HOOKS, *SCHEDULER_HOOKS]
     has_admin = bool(server_args.admin_api_key)
     router = make_router(doorman, interpreter, hooks, of_all=has_admin)
-    compat.http_app().include_router(router)
+    compat.add_routes(compat.http_app(), router)
+    compat.http_app().add_middleware(ReceiptHeader)
 
 
 def _admit(
     doorman: Any, interpreter: Any, manager: Any, obj: Any, request: Any = None, **kwargs: Any
 ) -> None:
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
+    from kvflow_sglang import receipt_header
+
     body, headers = compat.json_body(request), getattr(request, "headers", {})
     interpreter.take_envelopes(obj, body)
     doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
+    receipt_header.note(request, obj)
 
 
 def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwargs: Any) -> Any:

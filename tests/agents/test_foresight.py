@@ -631,3 +631,14 @@ def test_forecasts_that_are_not_heeded_protect_nothing_until_they_are() -> None:
     server.foresight.check()
     assert server.standing("You write. Do A") == expected(0)
     assert server.standing("You write. Do A done") == SPENT
+
+
+def test_an_agent_that_a_message_names_twice_over_is_claimed_once() -> None:
+    """Changes of a workflow that had fallen silent: what was told before counts again as well."""
+    server = Server()
+    server.hear("three", 0, {"a": None}, app="app", changes=True)
+    for run in ("one", "two"):
+        server.hear(run, 0, {"a": 1}, app="app", caller="a")
+        server.call(run, "a", "Fixed prompt")
+    server.foresight.turn_over(LIFETIME + 1)
+    server.hear("three", 2, {"a": 1}, app="app", changes=True)

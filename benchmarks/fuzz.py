@@ -1,0 +1,419 @@
+"""Fuzz what strangers can reach: hints on the wire, the endpoints, and the tree behind them.
+
+    .venv-server/bin/python benchmarks/fuzz.py --wire 880000 --tree 100000 --endpoints 20000
+
+Wire: random and mutated hints go through the server's door into a cache. Endpoints: schemathesis
+sends what the OpenAPI document of `/kvflow/*` allows, and what it does not, to the routes over a
+cache. Tree: random requests, forecasts, evictions and loads of several tenants, against a model of
+what may be found. Deterministic for a seed. Needs the environment of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from kvflow_agents.errors import HintError
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint, decode_body, decode_request, encode_body, encode_request
+from kvflow_sglang.doorman import Doorman
+from kvflow_sglang.identity import Identity
+from kvflow_sglang.settings import Settings
+from kvflow_sglang.standalone import StandaloneCache
+
+POOL_TOKENS = 600
+CHECK_EVERY = 64
+KEY, ADMIN_KEY = "fuzz", "fuzz-admin"
+STRANGE = (
+    *(None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, 10**400, 0.5, float("nan"), float("inf")),
+    *("", "a", "\x00", "\ud800", "\u2028", "w" * 129, "ü" * 200, "../..", "<script>", "a/b"),
+    *([], [1], [[1]], {}, {"a": 1}, {"a": {"b": {"c": 1}}}, {"": 1}, {"\x00": 0}),
+)
+
+T = TypeVar("T")
+
+
+@dataclass
+class Findings:
+    """What a part of the fuzzing has come to."""
+
+    cases: int = 0
+    crashes: list[str] = field(default_factory=list)
+    broken_invariants: list[str] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    longest_call_ms: float = 0.0
+    """Of the calls that run in a scheduler's thread, by the wall clock."""
+
+    def timed(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what a scheduler would call, and note how long that took."""
+        started_s = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            taken_ms = 1000 * (time.perf_counter() - started_s)
+            self.longest_call_ms = max(self.longest_call_ms, taken_ms)
+
+    def guard(self, what: str, call: Callable[[], None]) -> None:
+        """One case: what it raises is a crash, an assertion a broken invariant."""
+        self.cases += 1
+        try:
+            call()
+        except AssertionError as error:
+            self.broken_invariants.append(f"{what}: {error}"[:400])
+        except Exception as error:  # whatever it is, it is what we look for
+            self.crashes.append(f"{what}: {error!r}"[:400])
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {
+            "crashes": len(self.crashes),
+            "broken_invariants": len(self.broken_invariants),
+            "examples": [*self.crashes, *self.broken_invariants][:10],
+            "longest_call_ms": round(self.longest_call_ms, 2),
+            "outcomes": dict(sorted(self.outcomes.items())),
+        }
+
+
+# ---- the wire ----
+
+
+def some_hint(chance: random.Random) -> Hint:
+    """A well-formed hint."""
+    agents = [f"a{chance.randrange(12)}" for _ in range(chance.randrange(8))]
+    steps = {agent: chance.choice((None, 0, 1, 5, 10**6)) for agent in agents}
+    told = {agent: chance.randrange(10**6) for agent in agents if chance.random() < 0.5}
+    forecast = Forecast(
+        chance.randrange(10**6),
+        steps,
+        done=chance.random() < 0.1,
+        changes=chance.random() < 0.2,
+        due_ms=told,
+        chance={agent: chance.randrange(101) for agent in told},
+    )
+    caller = chance.choice([None, *agents])
+    return Hint(f"w{chance.randrange(50)}", forecast, caller, chance.choice((None, "x", "y")))
+
+
+def mutated(value: Any, chance: random.Random) -> Any:
+    """A value with something in it replaced by what is strange there, dropped or added."""
+    if not isinstance(value, dict) or not value or chance.random() < 0.15:
+        return chance.choice(STRANGE)
+    name = chance.choice(list(value))
+    changed = dict(value)
+    draw = chance.random()
+    if draw < 0.6:
+        changed[name] = mutated(value[name], chance)
+    elif draw < 0.8:
+        del changed[name]
+    else:
+        changed[chance.choice(("", "kvflow_tenant", "tenant", "at_ms", "é", "\x00"))] = (
+            chance.choice(STRANGE)
+        )
+    return changed
+
+
+def fuzz_wire(cases: int, seed: int) -> Findings:
+    """Hints through the door, and what passes into a cache."""
+    found, chance = Findings(), random.Random(seed)
+    cache = StandaloneCache("kvflow", pool_tokens=POOL_TOKENS).cache
+    doors = [Doorman(allows_nesting=each, identity=Identity(Settings())) for each in (True, False)]
+    for number in range(cases):
+        hint = some_hint(chance)
+        salt = chance.choice((None, None, "one", "two", ""))
+        door = chance.choice(doors)
+        is_body = chance.random() < 0.3
+        request_id = str(number)
+        sent: Any = encode_body(hint) if is_body else encode_request(hint)
+        for _ in range(chance.randrange(4)):
+            sent = mutated(sent, chance)
+
+        def case(
+            sent: Any = sent,
+            salt: Any = salt,
+            door: Doorman = door,
+            request_id: str | None = None if is_body else request_id,
+        ) -> None:
+            if request_id is None:
+                heard = _through_body(door, sent, found)
+                if heard is not None:
+                    found.outcomes[found.timed(cache.hear, heard)] += 1
+                return
+            params = _through_door(door, sent, salt, found)
+            if params is not None:
+                sampling = SimpleNamespace(custom_params=params)
+                request = SimpleNamespace(
+                    rid=request_id, sampling_params=sampling, lora_id=None, session_params=1
+                )
+                found.timed(cache.hear_arrival, request)
+
+        found.guard(f"wire {number} of seed {seed}", case)
+        if number % (CHECK_EVERY * 16) == 0:
+            found.guard(f"wire tables at {number}", lambda: _check(cache))
+    return found
+
+
+def _through_body(door: Doorman, sent: Any, found: Findings) -> Hint | None:
+    try:
+        text = json.dumps(sent)
+        hint = decode_body(json.loads(text))
+    except (HintError, ValueError) as error:  # more digits than Python writes, too
+        found.outcomes[f"refused_{getattr(error, 'reason', 'json')}"] += 1
+        return None
+    assert decode_body(encode_body(hint)) == replace(hint, tenant=None), "a body changes"
+    return door.stamped(hint)
+
+
+def _through_door(door: Doorman, sent: Any, salt: Any, found: Findings) -> Any:
+    request = SimpleNamespace(sampling_params={"custom_params": sent}, cache_salt=salt)
+    try:
+        door.admit(request)
+    except ValueError:
+        found.outcomes["refused_request"] += 1
+        return None
+    params = request.sampling_params["custom_params"]
+    if not isinstance(params, dict):
+        return None
+    hint = decode_request(params)
+    expected = door.identity.of_request(request, {})
+    assert params.get("kvflow_tenant") == expected, "a tenant was forged"
+    assert hint is None or hint.tenant == expected, "a hint has another tenant than its request"
+    found.outcomes["passed_hint" if hint else "passed_without"] += 1
+    return params
+
+
+def _check(cache: Any) -> None:
+    cache.tree_core.ledger.check()
+    for known in cache.tenants:
+        known.foresight.check()
+
+
+# ---- the tree ----
+
+
+class Model:
+    """What may be found: no more than what somebody has had computed since the last flush."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str | None, set[bytes]] = {}
+
+    def add(self, salt: str | None, tokens: array[int]) -> None:
+        """A sequence was computed."""
+        seen = self._seen.setdefault(salt, set())
+        seen.update(tokens[:end].tobytes() for end in range(1, len(tokens) + 1))
+
+    def most(self, salt: str | None, tokens: array[int]) -> int:
+        """How much of a sequence can be cached at most."""
+        seen = self._seen.get(salt, set())
+        ends = range(len(tokens), 0, -1)
+        return next((end for end in ends if tokens[:end].tobytes() in seen), 0)
+
+    def clear(self) -> None:
+        """The cache was emptied."""
+        self._seen.clear()
+
+
+def fuzz_tree(cases: int, seed: int) -> Findings:
+    """Random requests, splits, evictions, loads and forecasts; KV is looked at by every request."""
+    found, done = Findings(), 0
+    while done < cases:
+        batch = min(cases - done, 4000)
+        _fuzz_one_tree(found, batch, seed + done, has_host=done // 4000 % 2 == 1)
+        done += batch
+    return found
+
+
+def _fuzz_one_tree(found: Findings, cases: int, seed: int, *, has_host: bool) -> None:
+    chance, model = random.Random(seed), Model()
+    page_size = chance.choice((1, 1, 4))
+    cache = StandaloneCache(
+        "kvflow",
+        pool_tokens=POOL_TOKENS,
+        page_size=page_size,
+        host_ratio=3.0 if has_host else None,
+    )
+
+    def tokens(most: int) -> array[int]:
+        # Few beginnings, so that prompts share, split and extend each other.
+        start = chance.randrange(6)
+        length = chance.randrange(1, most)
+        cut = chance.randrange(length + 1)
+        return array("q", (start if at < cut else chance.randrange(3) for at in range(length)))
+
+    def hint(tenant: str | None) -> Hint:
+        return replace(some_hint(chance), tenant=tenant, at_ms=chance.randrange(10**6))
+
+    def case() -> None:
+        draw, salt = chance.random(), chance.choice((None, None, "one", "two"))
+        tenant = salt
+        if draw < 0.55:
+            prompt, answer = tokens(90), tokens(12)
+            told = hint(tenant) if chance.random() < 0.7 else None
+            most = model.most(salt, prompt)
+            cached = found.timed(
+                cache.run, prompt, answer, hint=told, extra_key=salt, tenant=tenant
+            )
+            model.add(salt, prompt + answer)
+            assert cached <= most, f"{cached} tokens were found of {most}"
+            found.outcomes["hits" if cached else "misses"] += 1
+        elif draw < 0.75:
+            found.outcomes[found.timed(cache.cache.hear, hint(tenant))] += 1
+        elif draw < 0.85:
+            prompt = tokens(90)
+            match = found.timed(cache.match, prompt, salt)
+            total = match.device_prefix_len + match.host_hit_length
+            assert total <= model.most(salt, prompt), "more was matched than was ever computed"
+            found.outcomes["matches"] += 1
+        elif draw < 0.93:
+            wanted = chance.randrange(200)
+            found.timed(cache.evict, wanted)
+            found.outcomes["evictions"] += 1
+        elif draw < 0.999:
+            found.timed(cache.one_pass)
+            found.outcomes["passes"] += 1
+        else:
+            found.timed(cache.cache.reset)
+            cache.allocator.clear()
+            model.clear()
+            found.outcomes["flushes"] += 1
+        if found.cases % CHECK_EVERY == 0:
+            _check(cache.cache)
+            cache.cache.tree_core.occupancy.check()
+            cache.cache.sanity_check()
+
+    for number in range(cases):
+        found.guard(f"tree {number} of seed {seed}", case)
+        if found.crashes or found.broken_invariants:
+            return  # what follows in the same tree would tell nothing new
+
+
+# ---- the endpoints ----
+
+
+def make_app(cache: Any, found: Findings) -> Any:
+    """The routes over a cache in this process, behind SGLang's own check of keys."""
+    from fastapi import FastAPI
+    from sglang.srt.utils.auth import add_api_key_middleware
+
+    from kvflow_sglang import compat, endpoints, messages
+    from kvflow_sglang.interpreter import Interpreter
+
+    answers: dict[str, Callable[[Any], Any]] = {
+        "kvflow_forecast": lambda asked: messages.ForecastAnswer(
+            outcome=cache.hear(messages.to_hint(asked))
+        ),
+        "kvflow_status": lambda asked: messages.StatusAnswer(counts=cache.status()),
+        "kvflow_receipts": lambda asked: messages.answer_receipts(
+            (cache.tenants.find(asked.tenant) or cache.tenants.nobody).receipts, asked
+        ),
+        "kvflow_view": lambda asked: messages.answer_view(cache.view, asked),
+    }
+
+    async def ask(name: str, message: Any) -> list[Any]:
+        return [found.timed(answers[name], message)]
+
+    endpoints.ask_schedulers = ask
+    doorman = Doorman(allows_nesting=False)
+    interpreter = Interpreter(doorman.refused, infers=True, priority_sign=None)
+    app = FastAPI(title="kvflow", openapi_url="/openapi.json")
+    router = endpoints.make_router(doorman, interpreter, [], of_all=True)
+    compat.add_routes(app, router)
+    add_api_key_middleware(app, api_key=KEY, admin_api_key=ADMIN_KEY)
+    return app
+
+
+def fuzz_endpoints(cases: int, seed: int) -> Findings:
+    """What the document allows, and what it does not, to every route: never a status of 500."""
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as with_seed
+    from hypothesis.errors import Unsatisfiable
+    from schemathesis import GenerationMode
+    from starlette.testclient import TestClient
+
+    found = Findings()
+    cache = StandaloneCache("kvflow", pool_tokens=POOL_TOKENS).cache
+    app = make_app(cache, found)
+    client = TestClient(app, raise_server_exceptions=False)
+    schema = schemathesis.openapi.from_dict(app.openapi())
+    operations = [each.ok() for each in schema.get_all_operations()]
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    kinds = [(operation, mode) for operation in operations for mode in modes]
+
+    def send(case: Any) -> None:
+        is_admin = case.path.endswith("/view")
+        kwargs = case.as_transport_kwargs(base_url="http://testserver")
+        method, url = kwargs.pop("method"), kwargs.pop("url")
+        headers = dict(kwargs.pop("headers", None) or {})
+        kwargs = {name: kwargs[name] for name in ("params", "json", "data") if kwargs.get(name)}
+        if "data" in kwargs and not isinstance(kwargs["data"], dict):
+            kwargs["content"] = kwargs.pop("data")
+        keyless = client.request(method, url, headers=headers, **kwargs)
+        assert keyless.status_code in (401, 404, 405), f"without a key: {keyless.status_code}"
+        headers["Authorization"] = f"Bearer {ADMIN_KEY if is_admin else KEY}"
+        answer = client.request(method, url, headers=headers, **kwargs)
+        found.outcomes[f"{case.path} {answer.status_code}"] += 1
+        assert answer.status_code < 500, f"{answer.status_code} for {url} {kwargs}"
+
+    def fuzz_one(operation: Any, mode: Any) -> None:
+        @with_seed(seed)
+        @settings(
+            max_examples=max(cases // len(kinds), 1),
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def one(case: Any) -> None:
+            found.guard(f"{mode} {case.method} {case.path}", lambda: send(case))
+
+        one()
+
+    for operation, mode in kinds:
+        try:
+            fuzz_one(operation, mode)
+        except Unsatisfiable:  # nothing that this route takes could be wrong
+            found.outcomes[f"{operation.path} has no {mode.value} cases"] += 1
+    return found
+
+
+def main(
+    wire: Annotated[int, typer.Option(min=0, help="Cases.")] = 2000,
+    tree: Annotated[int, typer.Option(min=0, help="Cases.")] = 1000,
+    endpoints: Annotated[int, typer.Option(min=0, help="Cases.")] = 200,
+    seed: int = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
+) -> None:
+    """Fuzz, and exit with 1 if anything crashed or an invariant broke."""
+    parts = {"wire": (fuzz_wire, wire), "tree": (fuzz_tree, tree)}
+    parts["endpoints"] = (fuzz_endpoints, endpoints)
+    found: dict[str, Any] = {}
+    for name, (fuzz, cases) in parts.items():
+        if cases:
+            started_s = time.monotonic()
+            found[name] = fuzz(cases, seed).summary()
+            found[name]["duration_s"] = round(time.monotonic() - started_s, 1)
+            typer.echo(f"{name}: {json.dumps(found[name], ensure_ascii=True)}")
+    total = {key: sum(part[key] for part in found.values()) for key in _TOTALS}
+    document = {"seed": seed, **total, "parts": found}
+    typer.echo(json.dumps(total))
+    if json_file is not None:
+        json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    raise typer.Exit(1 if total["crashes"] or total["broken_invariants"] else 0)
+
+
+_TOTALS = ("cases", "crashes", "broken_invariants")
+
+
+if __name__ == "__main__":
+    typer.run(main)
