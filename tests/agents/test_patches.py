@@ -79,6 +79,13 @@ def test_a_version_without_a_needed_class_is_unknown() -> None:
     assert not Patches("Engine", find).apply()
 
 
+def test_a_method_may_take_more_than_is_needed() -> None:
+    seam = Seam(Engine, "start", (), may_take_more=True)
+    assert seam.problem() is None
+    needed = Seam(Engine, "start", ("speed",), may_take_more=True)
+    assert needed.problem() == "Engine.start takes ('gear',), not ('speed',)"
+
+
 def test_what_is_optional_may_be_missing() -> None:
     patches = make((Seam(Engine, "fly", (), is_optional=True), shout), (STOP, shout))
     assert patches.apply()
