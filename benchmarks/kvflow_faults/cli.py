@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,22 +52,36 @@ def faults_command(
     chosen = fault or list(FAULTS)
     if unknown := sorted(set(chosen) - set(FAULTS)):
         raise typer.BadParameter(f"{unknown}: there are {sorted(FAULTS)}", param_hint="--fault")
+    finished: list[Stage] = []
+
+    def done(stage: Stage) -> None:
+        finished.append(stage)
+        _show(stage)
+        if json_file is not None:  # after each stage: a run that is cut off leaves what it has
+            results = _document(finished, requests, soak_s, seed)
+            json_file.write_text(json.dumps(results, indent=1) + "\n")
+
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with tempfile.TemporaryDirectory(prefix="kvflow-faults-") as folder:
         try:
             stages = asyncio.run(
-                _run(Path(folder), chosen, requests=requests, soak_s=soak_s, seed=seed)
+                _run(Path(folder), chosen, requests=requests, soak_s=soak_s, seed=seed, done=done)
             )
         except KVFlowError as error:
             typer.echo(f"kvflow faults: {error}", err=True)
             raise typer.Exit(1) from error
-    if json_file is not None:
-        json_file.write_text(json.dumps(_document(stages, requests, soak_s, seed), indent=1) + "\n")
     if not all(stage.is_passed for stage in stages):
         raise typer.Exit(1)
 
 
 async def _run(
-    folder: Path, chosen: list[str], *, requests: int, soak_s: float, seed: int
+    folder: Path,
+    chosen: list[str],
+    *,
+    requests: int,
+    soak_s: float,
+    seed: int,
+    done: Callable[[Stage], None],
 ) -> list[Stage]:
     from kvflow_faults import suite
     from kvflow_faults.answers import learn
@@ -85,7 +101,7 @@ async def _run(
     try:
         await victim.start()
         stages = await suite.run(
-            victim, known, chosen, requests=requests, soak_s=soak_s, seed=seed, done=_show
+            victim, known, chosen, requests=requests, soak_s=soak_s, seed=seed, done=done
         )
     except* KVFlowError as errors:
         await victim.stop()

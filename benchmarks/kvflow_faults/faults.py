@@ -19,6 +19,8 @@ from kvflow_faults.victim import Victim
 HOUR_MS = 3_600_000
 CLOCKS_MS = (HOUR_MS, -HOUR_MS, 24 * 365 * HOUR_MS, 0, -24 * HOUR_MS)
 FLOODERS = 8
+# Faults come without an end, but not so fast that nothing else is served.
+PAUSE_S = 0.2
 # Long enough that the traffic is at work again, and prefixes are being loaded ahead.
 CALM_BEFORE_KILL_S = 3.0
 KILLS = 1
@@ -69,7 +71,9 @@ async def hint_floods(scene: Scene) -> None:
     def flood() -> Awaitable[None]:
         return misuse.flood(scene.victim, scene.random)
 
-    await asyncio.gather(*(_repeat(scene, "flooding forecast", flood) for _ in range(FLOODERS)))
+    await asyncio.gather(
+        *(_repeat(scene, "flooding forecast", flood, pause_s=0.0) for _ in range(FLOODERS))
+    )
 
 
 async def flushes(scene: Scene) -> None:
@@ -116,7 +120,7 @@ async def _repeat(
     name: str,
     inject: Callable[[], Awaitable[None]],
     *,
-    pause_s: float = 0.05,
+    pause_s: float = PAUSE_S,
     is_answered: bool = False,
 ) -> None:
     while True:
