@@ -19,8 +19,11 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def now_ms() -> int:
-    """The clock by which messages are stamped: one process, so that all ranks have the same."""
-    return time.time_ns() // 1_000_000
+    """The clock by which messages are stamped: one process, so that all ranks have the same.
+
+    Not the time of day, which may be set: a clock that fell back would stand still for so long.
+    """
+    return time.monotonic_ns() // 1_000_000
 
 
 class Doorman:

@@ -10,7 +10,7 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, decode_caller, decode_request, encode_request
-from kvflow_sglang.doorman import Doorman
+from kvflow_sglang.doorman import Doorman, now_ms
 
 FORECAST = Forecast(3, {"writer": 0, "critic": None}, due_ms={"writer": 9}, chance={"critic": 4})
 NOW_MS = 1_700_000_000_000
@@ -136,3 +136,13 @@ def test_what_is_no_object_carries_no_hint_and_no_msgpack(params: object) -> Non
     assert decode_caller(params) is None
     with pytest.raises(ValueError, match="must be an object"):
         admitted(Doorman(allows_nesting=False, clock=lambda: NOW_MS), params)
+
+
+def test_the_clock_of_the_hints_is_not_set_with_the_time_of_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = now_ms()
+    for jump_s in (3600, -3600):
+        monkeypatch.setattr("time.time", lambda by=jump_s: by)
+        monkeypatch.setattr("time.time_ns", lambda by=jump_s: by * 10**9)
+        assert before <= now_ms() < before + 60_000
