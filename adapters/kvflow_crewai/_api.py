@@ -1,0 +1,39 @@
+"""Turning the adapter on: for the process, or for one crew."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TypeVar
+
+from kvflow_agents import ConfigurationError
+from kvflow_crewai._adapter import adapter
+from kvflow_crewai._internals import is_crew, require_crewai
+
+CrewT = TypeVar("CrewT")
+
+
+def instrument(*, base_urls: Iterable[str] | None = None) -> None:
+    """Hint every run of CrewAI in this process; once more changes nothing.
+
+    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
+    `OPENAI_BASE_URL` says so. ConfigurationError if neither does, or a package is missing.
+    """
+    adapter.subscriptions.subscribe_process(base_urls)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`: CrewAI and the OpenAI SDK have their own methods back."""
+    adapter.subscriptions.unsubscribe_process()
+
+
+def wrap(crew: CrewT, *, base_urls: Iterable[str] | None = None) -> CrewT:
+    """The same crew, whose runs are hinted from now on."""
+    require_crewai()
+    if not is_crew(crew):
+        raise ConfigurationError(f"wrap() takes a crew of CrewAI, not {type(crew).__name__}")
+    carrier = adapter.subscriptions.subscribe(base_urls)
+    adapter.subscriptions.mark(crew, carrier)
+    end = weakref.finalize(crew, adapter.subscriptions.unsubscribe, carrier)
+    end.atexit = False
+    return crew

@@ -1,0 +1,186 @@
+"""The observer: turns what CrewAI does into plans of workflows."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from kvflow_agents import Carrier, StepGraph, agent_name
+from kvflow_agents.app import start_of
+from kvflow_agents.apps import Apps
+from kvflow_agents.runs import Caller, Run, Runs
+from kvflow_crewai import _internals as internals
+from kvflow_crewai._internals import Agent, Crew, Task
+from kvflow_crewai._structure import Path, begin_together, structure_of
+
+_agent_name = lru_cache(maxsize=8192)(agent_name)
+
+
+@dataclass(eq=False)
+class Scope:
+    """One crew's place in its run."""
+
+    run: Run
+    name: str
+    key: str
+    path: Path
+    tasks: Sequence[Task]
+    announced: Counter[str] = field(default_factory=Counter)
+    """Agents that are planned and have not begun."""
+    at_work: Counter[str] = field(default_factory=Counter)
+    is_over: bool = False
+    # Tasks that run beside others have threads of their own.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where code is at work: in a scope, in an agent's turn or between turns."""
+
+    scope: Scope
+    path: Path | None = None
+
+    @property
+    def agent(self) -> str:
+        return _agent_name(self.path or ())
+
+
+_place: ContextVar[Place | None] = ContextVar("kvflow_crewai_place", default=None)
+
+
+class Observer:
+    """Follows every crew that somebody subscribes to."""
+
+    def __init__(self, subscribers: Callable[[Crew], Collection[Carrier]]) -> None:
+        self._subscribers = subscribers
+        self._apps = Apps(structure_of)
+        self._runs = Runs()
+        self._originals: WeakKeyDictionary[Any, weakref.ref[Any]] = WeakKeyDictionary()
+        self._keys = itertools.count(1)
+
+    def enter(self, crew: Crew, tasks: Sequence[Task]) -> Place | None:
+        """A crew begins its tasks; None if nobody wants to know."""
+        here = self.place()
+        if here is not None and here.path is not None:
+            return Place(self._enter(here, crew, tasks))
+        carriers = self._subscribers(self._original(crew))
+        if not carriers:
+            return None
+        run = self._runs.begin(None, self._apps.of(crew), carriers)
+        return Place(Scope(run, "", "", (), tasks))
+
+    def leave(self, place: Place) -> None:
+        """A crew is over, however it went."""
+        scope = place.scope
+        scope.is_over = True
+        scope.tasks = ()
+        if scope.name:
+            scope.run.workflow.leave(scope.name, run=scope.key)
+        else:
+            self._runs.end(scope.run, resumable=False)
+
+    def copied(self, crew: Crew, copy: Crew) -> None:
+        """A crew is run as a copy, once for each of several inputs."""
+        self._originals[copy] = weakref.ref(self._original(crew))
+
+    def begin_task(self, task: Task, agent: Agent | None) -> Place | None:
+        """An agent begins a task; those begun together with it are planned at once."""
+        here, agent = self.place(), agent or internals.agent_of(task)
+        if here is None or here.path is not None or agent is None:
+            return None
+        scope = here.scope
+        with scope.lock:
+            path = (*scope.path, internals.name_of(agent))
+            if not scope.announced[_agent_name(path)]:
+                for beside in begin_together(scope.tasks, task):
+                    # The agent at hand may stand for that of its task: a manager does.
+                    other = agent if beside is task else internals.agent_of(beside) or agent
+                    self._announce(scope, _agent_name((*scope.path, internals.name_of(other))))
+            return self._begin(Place(scope, path))
+
+    def ask(self, agent: Agent) -> Place | None:
+        """An agent is asked; None if it has its turn already."""
+        here = self.place()
+        if here is None or here.path is None:
+            return None
+        path = (*here.scope.path, internals.name_of(agent))
+        if path == here.path:
+            return None
+        with here.scope.lock:
+            self.finish(here)  # who delegates takes its turn again afterwards
+            self._announce(here.scope, _agent_name(path))
+            return self._begin(Place(here.scope, path))
+
+    def finish(self, place: Place) -> None:
+        """An agent's turn is over. Once more changes nothing."""
+        scope, agent = place.scope, place.agent
+        with scope.lock:
+            if scope.at_work[agent]:
+                scope.at_work[agent] -= 1
+                scope.run.workflow.finish(scope.name, agent, run=scope.key)
+
+    def caller(self) -> Caller | None:
+        """Who is calling; one that goes on after it has delegated takes its turn again."""
+        here = self.place()
+        if here is None or here.path is None:
+            return None
+        scope = here.scope
+        with scope.lock:
+            if not scope.at_work[here.agent]:
+                self._announce(scope, here.agent)
+                self._begin(here)
+        return Caller(scope.run, here.agent)
+
+    def place(self) -> Place | None:
+        """Where the code at work is; a thread that has outlived its run is nowhere."""
+        here = _place.get()
+        return None if here is None or here.scope.is_over else here
+
+    @contextmanager
+    def inside(self, place: Place | None) -> Iterator[None]:
+        """The code at work is in a place."""
+        if place is None:
+            yield
+            return
+        token = _place.set(place)
+        try:
+            yield
+        finally:
+            _place.reset(token)
+
+    def _begin(self, place: Place) -> Place:
+        place.scope.announced[place.agent] -= 1
+        place.scope.at_work[place.agent] += 1
+        return place
+
+    def _announce(self, scope: Scope, agent: str) -> None:
+        workflow = scope.run.workflow
+        if scope.at_work.total() or scope.announced.total():
+            workflow.push(scope.name, agent, run=scope.key)
+        else:
+            workflow.plan(scope.name, [agent], run=scope.key)
+        scope.announced[agent] += 1
+
+    def _enter(self, here: Place, crew: Crew, tasks: Sequence[Task]) -> Scope:
+        """A tool runs a crew."""
+        run, path = here.scope.run, here.path or ()
+        name = f"{here.agent}/*{crew.name}"
+        start = start_of(name)
+        is_known = start in run.workflow.app.graph.passive
+        inner = StepGraph() if is_known else structure_of(crew, path, name)
+        run.workflow.app.adopt(here.agent, start, inner)
+        return Scope(run, name, str(next(self._keys)), path, tasks)
+
+    def _original(self, crew: Crew) -> Crew:
+        found = self._originals.get(crew)
+        original = None if found is None else found()
+        return crew if original is None else original
