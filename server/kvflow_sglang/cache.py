@@ -180,6 +180,10 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.view.heard(hint, outcome)
         return outcome
 
+    def overhear(self, hint: Hint) -> None:
+        """Take in the hint of a request that another data-parallel scheduler has got."""
+        self._take_in(scoped(hint))
+
     def _take_in(self, hint: Hint) -> Outcome:
         outcome = self.tenants.of(hint.tenant).foresight.hear(hint)
         if self.prefetcher is not None:

@@ -156,6 +156,7 @@ LAUNCHER_NAMES: dict[str, str | None] = {
     ),
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.generate_request": "self obj request",
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.auto_create_handle_loop": "self",
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler": "self obj",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS": None,
     "sglang.srt.managers.io_struct:hook_custom_types": "new_types",
     "sglang.srt.utils.auth:decide_request_auth": (
@@ -254,6 +255,16 @@ async def ask_schedulers(name: str, message: Any) -> list[Any]:
     manager.auto_create_handle_loop()
     answers: list[Any] = await getattr(manager, f"{name}_communicator")(message)
     return answers
+
+
+def has_replicas(server_args: Any) -> bool:
+    """Whether a request goes to one of several schedulers that share nothing."""
+    return bool(server_args.dp_size > 1 or server_args.attn_dp_size > 1)
+
+
+def tell_schedulers(manager: Any, message: Any) -> None:
+    """Send a control message to every scheduler; there is no answer."""
+    manager._dispatch_to_scheduler(message)
 
 
 # ---- the schedulers ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from kvflow_agents.forecast import Forecast
@@ -29,6 +30,12 @@ class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     tenant: Optional[str] = None  # noqa: UP045
 
 
+class ForecastNotice(ForecastRequest, kw_only=True):  # type: ignore[call-arg]
+    """The hint of a request that another scheduler has got; there is no answer."""
+
+    agent: Optional[str] = None  # noqa: UP045
+
+
 class ForecastAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
     """What became of the forecast: accepted, stale or ended."""
 
@@ -46,9 +53,14 @@ class StatusAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
 
 
 class ReceiptsRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
-    """Asks for the receipts of one workflow, or for a list of workflows; a page of either."""
+    """Asks for the receipts of one workflow, or for a list of workflows; a page of either.
+
+    With `seq`: for that of one call of an agent.
+    """
 
     workflow: Optional[str] = None  # noqa: UP045
+    agent: Optional[str] = None  # noqa: UP045
+    seq: Optional[int] = None  # noqa: UP045
     offset: int = 0
     limit: int = MAX_PAGE
     tenant: Optional[str] = None  # noqa: UP045
@@ -79,7 +91,7 @@ class ViewAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
 
 
 ALL = (
-    *(ForecastRequest, ForecastAnswer),
+    *(ForecastRequest, ForecastNotice, ForecastAnswer),
     *(StatusRequest, StatusAnswer),
     *(ReceiptsRequest, ReceiptsAnswer),
     *(ViewRequest, ViewAnswer),
@@ -92,7 +104,10 @@ def answer_receipts(receipts: Receipts | None, request: Any) -> Any:
     page = {"offset": request.offset, "limit": request.limit}
     if request.workflow is None:
         return ReceiptsAnswer(json=json.dumps(receipts.workflows(**page)))
-    found = receipts.workflow(request.workflow, **page)
+    if request.seq is None:
+        found = receipts.workflow(request.workflow, **page)
+    else:
+        found = receipts.call(request.workflow, request.agent, request.seq)
     return ReceiptsAnswer(json=None if found is None else json.dumps(found))
 
 
@@ -112,8 +127,17 @@ def answer_view(view: View, request: Any) -> Any:
 
 def to_message(hint: Hint) -> Any:
     """A hint as a message."""
+    return ForecastRequest(**_fields(hint))
+
+
+def to_notice(hint: Hint) -> Any:
+    """A request's hint as a message to the schedulers that do not get the request."""
+    return ForecastNotice(agent=hint.agent, **_fields(hint))
+
+
+def _fields(hint: Hint) -> dict[str, Any]:
     forecast = hint.forecast
-    return ForecastRequest(
+    return dict(
         workflow=hint.workflow,
         app=hint.app,
         seq=forecast.seq,
@@ -140,3 +164,8 @@ def to_hint(message: Any) -> Hint:
     return Hint(
         message.workflow, forecast, app=message.app, at_ms=message.at_ms, tenant=message.tenant
     )
+
+
+def noticed_hint(message: Any) -> Hint:
+    """The hint in a notice: it says who calls."""
+    return replace(to_hint(message), agent=message.agent)

@@ -104,6 +104,7 @@ def _prepare_http(server_args: Any) -> None:
     from kvflow_sglang.identity import Identity
     from kvflow_sglang.interpreter import Interpreter
     from kvflow_sglang.receipt_header import ReceiptHeader
+    from kvflow_sglang.replicas import Replicas
 
     self_check.check_names(compat.LAUNCHER_NAMES)
     self_check.check_server(server_args)
@@ -119,7 +120,8 @@ def _prepare_http(server_args: Any) -> None:
         infers=given.infer,
         priority_sign=compat.priority_sign(server_args),
     )
-    admit = partial(_admit, doorman, interpreter)
+    replicas = Replicas(compat.tell_schedulers) if compat.has_replicas(server_args) else None
+    admit = partial(_admit, doorman, interpreter, replicas)
     HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
     HookRegistry.register(compat.AUTH_HOOK, _let_see_page, HookType.AROUND)
     HookRegistry.apply_hooks()
@@ -132,7 +134,13 @@ def _prepare_http(server_args: Any) -> None:
 
 
 def _admit(
-    doorman: Any, interpreter: Any, manager: Any, obj: Any, request: Any = None, **kwargs: Any
+    doorman: Any,
+    interpreter: Any,
+    replicas: Any,
+    manager: Any,
+    obj: Any,
+    request: Any = None,
+    **kwargs: Any,
 ) -> None:
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
     from kvflow_sglang import receipt_header
@@ -142,6 +150,8 @@ def _admit(
     doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
     receipt_header.note(request, obj)
+    if replicas is not None:
+        replicas.pass_on(manager, obj)
 
 
 def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwargs: Any) -> Any:
@@ -198,6 +208,9 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
     def hear(message: Any) -> Any:
         return messages.ForecastAnswer(outcome=scheduler.tree_cache.hear(messages.to_hint(message)))
 
+    def overhear(message: Any) -> None:
+        scheduler.tree_cache.overhear(messages.noticed_hint(message))
+
     def status(message: Any) -> Any:
         return messages.StatusAnswer(counts=scheduler.tree_cache.status())
 
@@ -210,6 +223,7 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
 
     handlers: dict[type, Callable[[Any], Any]] = {
         messages.ForecastRequest: hear,
+        messages.ForecastNotice: overhear,
         messages.StatusRequest: status,
         messages.ReceiptsRequest: receipts,
         messages.ViewRequest: view,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,10 @@ PLUGIN = "kvflow"
 CPU_PLUGIN = "kvflow_cpu"
 # SGLang loads every installed plugin unless at least one name is listed.
 NO_PLUGIN = "none"
-RANK_FLAGS = ("--tp", "--tp-size", "--tensor-parallel-size")
+RANK_FLAGS = (
+    ("--tp", "--tp-size", "--tensor-parallel-size"),
+    ("--dp", "--dp-size", "--data-parallel-size"),
+)
 PASS_THROUGH = {
     "allow_extra_args": True,
     "allow_interspersed_args": True,
@@ -95,9 +99,13 @@ def _plugins(env: Mapping[str, str], engine: Engine, stock: bool) -> str:
 
 
 def _ranks(flags: Sequence[str]) -> int:
-    """How many tensor-parallel ranks are asked for; what SGLang will refuse counts as one."""
+    """How many schedulers are asked for; what SGLang will refuse counts as one."""
     words = [word for flag in flags for word in flag.split("=", 1)]
-    sizes = [size for flag, size in pairwise(words) if flag in RANK_FLAGS and size.isdecimal()]
+    return prod(_size(words, names) for names in RANK_FLAGS)
+
+
+def _size(words: Sequence[str], names: Sequence[str]) -> int:
+    sizes = [size for flag, size in pairwise(words) if flag in names and size.isdecimal()]
     return max(int(sizes[-1]), 1) if sizes else 1
 
 

@@ -173,7 +173,9 @@ def test_a_missing_sglang_names_the_line_to_run(monkeypatch: pytest.MonkeyPatch)
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("flags", [["--tp", "2"], ["--tp-size=2"], ["--tensor-parallel-size", "2"]])
+@pytest.mark.parametrize(
+    "flags", [["--tp", "2"], ["--tp-size=2"], ["--tensor-parallel-size", "2"], ["--dp-size", "2"]]
+)
 def test_ranks_of_a_cpu_engine_share_its_cores(flags: list[str]) -> None:
     bound = cpu_engine.CORES_VARIABLE
     alone = serve.command("m", engine=serve.Engine.CPU)
