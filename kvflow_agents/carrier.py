@@ -25,6 +25,7 @@ from kvflow_agents.inquiry import inquiries
 from kvflow_agents.live_lint import live_lint
 from kvflow_agents.recorder import Recorder, call_recorder
 from kvflow_agents.refusal import attempt
+from kvflow_agents.routers import from_environment
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
 from kvflow_agents.spans import mark_span
@@ -82,6 +83,7 @@ class Carrier:
         self.courier = courier or Courier()
         self._identify = identify
         self._servers = AllowedServers(base_urls)
+        self._routers = from_environment()
         self._lint = live_lint()
         self._lint_failsafe = Failsafe("a model call's lint")
         self._report_failsafe = Failsafe("the report")
@@ -138,7 +140,8 @@ class Carrier:
             with self._lock:
                 self._workflow_servers.pop(hint.workflow, None)
         for server in servers:
-            self.courier.send(server, hint)
+            for each in self._routers.behind(server) or (server,):
+                self.courier.send(each, hint)
 
     def servers_of(self, workflow: str) -> tuple[Server, ...]:
         """The servers that have seen a workflow's calls."""
@@ -169,6 +172,10 @@ class Carrier:
             for remembered in (self._calls, self._workflow_servers):
                 while len(remembered) > MAX_REMEMBERED:
                     remembered.popitem(last=False)
+        if takes_forecasts:
+            # The call reaches one of them; any may have KV of the workflow's other agents.
+            for each in self._routers.behind(server):
+                self.courier.send(each, hint)
 
 
 def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Additions) -> bool:

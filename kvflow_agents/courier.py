@@ -7,8 +7,10 @@ import json
 import os
 import queue
 import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 
 from kvflow_agents.failsafe import logger
@@ -22,14 +24,25 @@ class Courier:
     """Posts hints to servers from one daemon thread; `send` never blocks and never raises.
 
     What cannot be delivered is counted: a full queue, a server that is gone or refuses. A server
-    that has no such endpoint is not asked again. A forked child begins with nothing to send.
+    that has no such endpoint is not asked again, one that hangs or is gone not for a while: others
+    would wait behind it. A forked child begins with nothing to send.
     """
 
-    def __init__(self, *, timeout_s: float = 2.0, most_waiting: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 2.0,
+        most_waiting: int = 256,
+        rest_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.sent = 0
         self.undelivered = 0
         self._timeout_s = timeout_s
         self._most_waiting = most_waiting
+        self._rest_s = rest_s
+        self._clock = clock
+        self._resting_until_s: dict[str, float] = {}
         self._without_endpoint: set[str] = set()
         self._opener = urllib.request.build_opener(NoRedirects)
         self._begin()
@@ -75,6 +88,9 @@ class Courier:
     def _post(self, server: Server, hint: Hint) -> None:
         if server.root_url in self._without_endpoint:
             return
+        if self._clock() < self._resting_until_s.get(server.root_url, 0.0):
+            self.undelivered += 1
+            return
         headers = {"Content-Type": "application/json", **server.headers()}
         url, body = server.root_url + FORECAST_PATH, json.dumps(encode_body(hint)).encode()
         try:
@@ -88,6 +104,7 @@ class Courier:
                 logger.info("%s has no %s: it is not kvflow", server.root_url, FORECAST_PATH)
         except (OSError, HTTPException, ValueError):
             self.undelivered += 1
+            self._resting_until_s[server.root_url] = self._clock() + self._rest_s
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):

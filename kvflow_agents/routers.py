@@ -1,0 +1,43 @@
+"""Routers that know nothing of forecasts: which servers are behind each, told one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.servers import Server, root_of
+
+WORKERS_VARIABLE = "KVFLOW_WORKER_URLS"
+
+
+class Routers:
+    """The servers behind each router, as the application names them.
+
+    `KVFLOW_WORKER_URLS` is `ROUTER=SERVER,SERVER`, several such entries separated by blanks.
+    """
+
+    def __init__(self, workers: Mapping[str, tuple[str, ...]]) -> None:
+        """The roots of servers by the root of their router."""
+        self._workers = workers
+
+    def behind(self, server: Server) -> tuple[Server, ...]:
+        """The servers that share a router's calls; none if this is no router."""
+        return tuple(
+            replace(server, root_url=worker) for worker in self._workers.get(server.root_url, ())
+        )
+
+
+def from_environment() -> Routers:
+    """The routers of `KVFLOW_WORKER_URLS`; ConfigurationError if it cannot be read."""
+    workers = {}
+    for entry in os.environ.get(WORKERS_VARIABLE, "").split():
+        router, _, listed = entry.partition("=")
+        urls = [url for url in listed.split(",") if url]
+        if not urls or not all(url.startswith(("http://", "https://")) for url in (router, *urls)):
+            raise ConfigurationError(
+                f"{WORKERS_VARIABLE} has {entry!r}, not http://ROUTER=http://SERVER,http://SERVER"
+            )
+        workers[root_of(router)] = tuple(map(root_of, urls))
+    return Routers(workers)
