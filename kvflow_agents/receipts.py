@@ -197,6 +197,13 @@ class Receipts:
         expected = [{"agent": agent, "steps": count} for agent, count in nearest]
         return {"workflow": name, **_summary(workflow), "expected": expected, "agents": rows}
 
+    def call(self, workflow: str, agent: str, seq: int) -> dict[str, Any] | None:
+        """One of an agent's last calls, as JSON has it; None if it is not known (any more)."""
+        known = self._workflows.get(workflow)
+        kept = None if known is None else known.agents.get(agent)
+        calls = () if kept is None else reversed(kept.last)
+        return next((_call(*call) for call in calls if call[0].seq == seq), None)
+
     def about(self, name: str) -> About | None:
         """One workflow for readers in the same process; None if unknown."""
         workflow = self._workflows.get(name)

@@ -223,6 +223,46 @@ def test_receipts_of_any_workflow_can_be_read(client: Client, name: str) -> None
     assert client.get(path).body["done"] is True
 
 
+def ask(seq: int, agent: str, workflow: str = "receipt") -> dict[str, Any]:
+    """What the SDK adds to a call that wants its receipt."""
+    hint = Hint(workflow, Forecast(seq, {"b": 1}), agent=agent)
+    return {
+        "extra_headers": {"X-Kvflow-Receipt": "yes"},
+        "extra_body": {"custom_params": encode_request(hint)},
+    }
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_response_has_its_receipt_where_the_client_asks(
+    sdk: openai.OpenAI, streams: bool
+) -> None:
+    workflow = f"receipt, streams: {streams}"
+    prompt = f"{workflow} " * 20
+    for seq, agent in enumerate("ab"):
+        answer = sdk.completions.with_raw_response.create(
+            model="tiny", prompt=prompt, max_tokens=2, stream=streams, **ask(seq, agent, workflow)
+        )
+        receipt = json.loads(answer.headers["x-kvflow-receipt"])
+        answer.http_response.read()
+        assert (receipt["seq"], receipt["hint"]) == (seq, "accepted")
+        assert receipt["forecast_right"] is (None if agent == "a" else True)
+        assert receipt["prompt_tokens"] >= len(prompt)
+    assert receipt["device_tokens"] >= len(prompt) - 1
+
+
+def test_a_response_has_no_receipt_where_nobody_asks_or_none_is_known(sdk: openai.OpenAI) -> None:
+    said: dict[str, Any] = {"model": "tiny", "prompt": "hello", "max_tokens": 2}
+    asks = ask(9, "a")
+    for without in (
+        {"extra_body": asks["extra_body"]},
+        {"extra_headers": asks["extra_headers"]},
+        {**asks, "extra_body": {"custom_params": {"kvflow": {"v": 1, "workflow": 5}}}},
+    ):
+        answer = sdk.completions.with_raw_response.create(**said, **without)
+        assert answer.status_code == 200
+        assert "x-kvflow-receipt" not in answer.headers
+
+
 def test_receipts_are_json_alone(client: Client) -> None:
     client.complete("hi", custom_params=Run("<script>").params({"a": 1}, "a"))
     headers = {"Authorization": f"Bearer {KEY}", "Accept": "text/html"}
