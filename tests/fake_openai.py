@@ -69,6 +69,8 @@ class FakeOpenAI:
         self.calls_tools = False
         """Whether a request that offers tools, and is in no script, is answered with a call of the
         first of them."""
+        self.counts_at_end = False
+        """Whether a stream says its usage with its last chunk only, as OpenAI's do."""
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -144,7 +146,7 @@ class FakeOpenAI:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if body.get("stream"):
-            return await _stream(request, reply, self._usage())
+            return await _stream(request, reply, self._usage(), self.counts_at_end)
         choice = {"index": 0, "message": _message(reply), "finish_reason": _reason(reply)}
         response = web.json_response(_envelope("chat.completion", choice, self._usage()))
         response.force_close()  # no client is left with an open connection
@@ -169,7 +171,9 @@ class FakeOpenAI:
         return "ok"
 
 
-async def _stream(request: web.Request, reply: Reply, usage: dict[str, Any]) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, reply: Reply, usage: dict[str, Any], counts_at_end: bool
+) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     response.force_close()
     await response.prepare(request)
@@ -178,21 +182,22 @@ async def _stream(request: web.Request, reply: Reply, usage: dict[str, Any]) -> 
         deltas += [{"content": char} for char in reply]
     else:
         deltas.append({"tool_calls": [{"index": 0, **_tool_call(reply)}]})
+    meanwhile = None if counts_at_end else usage
     for delta in deltas:
-        await _send(response, {"index": 0, "delta": delta, "finish_reason": None}, usage)
+        await _send(response, {"index": 0, "delta": delta, "finish_reason": None}, meanwhile)
     await _send(response, {"index": 0, "delta": {}, "finish_reason": _reason(reply)}, usage)
     await response.write(b"data: [DONE]\n\n")
     return response
 
 
 async def _send(
-    response: web.StreamResponse, choice: dict[str, Any], usage: dict[str, Any]
+    response: web.StreamResponse, choice: dict[str, Any], usage: dict[str, Any] | None
 ) -> None:
     chunk = _envelope("chat.completion.chunk", choice, usage)
     await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
 
 
-def _envelope(kind: str, choice: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+def _envelope(kind: str, choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "id": "chatcmpl-0",
         "object": kind,

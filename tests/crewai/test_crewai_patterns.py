@@ -1,0 +1,137 @@
+"""For every pattern that CrewAI has: who calls, and who was expected."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from crewai import Crew
+from crewai.tasks.conditional_task import ConditionalTask
+from crewai.tools import tool
+
+from tests.adapter_contract import assert_foreseen
+from tests.crewai import crews
+from tests.crewai.conftest import deliver
+from tests.crewai.crews import mark
+from tests.fake_openai import FakeOpenAI, ToolCall
+
+
+def kick_off(crew: Crew, way: str) -> None:
+    """Run a crew in one of the ways that there are."""
+    if way == "stream":
+        crew.stream = True
+        for _ in crew.kickoff():
+            pass
+    elif way == "kickoff":
+        crew.kickoff()
+    else:
+        asyncio.run(getattr(crew, way)())
+
+
+@pytest.mark.parametrize("way", ["kickoff", "kickoff_async", "akickoff", "stream"])
+def test_tasks_in_order_are_known_before_they_run(way: str, instrumented: FakeOpenAI) -> None:
+    instrumented.counts_at_end = True  # CrewAI takes a chunk with a usage for the last
+    kick_off(crews.line(instrumented, ["a", "b", "c"]), way)
+    assert instrumented.agents == ["a", "b", "c"]
+    assert bool(instrumented.requests[0].body.get("stream")) == (way == "stream")
+    assert_foreseen(instrumented.requests)
+    assert instrumented.requests[1].steps == {"a": None, "b": 0, "c": 1}
+
+
+@pytest.mark.parametrize("way", ["kickoff", "akickoff"])
+def test_tasks_at_once_are_planned_before_either_calls(way: str, instrumented: FakeOpenAI) -> None:
+    instrumented.delay_s = 0.2
+    kick_off(crews.branches(instrumented), way)
+    calls = {request.agent: request.steps for request in instrumented.requests}
+    assert calls == {
+        "plan": {"plan": 0, "left": 1, "right": 1, "merge": 2},
+        "left": {"left": 0, "right": 0, "merge": 1, "plan": None},
+        "right": {"left": 0, "right": 0, "merge": 1, "plan": None},
+        "merge": {"merge": 0, "plan": None, "left": None, "right": None},
+    }
+
+
+def delegate(to: str) -> ToolCall:
+    return ToolCall(
+        "delegate_work_to_coworker", {"task": "write", "context": "none", "coworker": to}
+    )
+
+
+def test_a_manager_is_the_hub_of_its_agents(instrumented: FakeOpenAI) -> None:
+    instrumented.script(mark("chief"), delegate("writer"), "done")
+    crews.managed(instrumented).kickoff()
+    assert instrumented.agents == ["chief", "writer", "chief"]
+    hub, worker, again = instrumented.requests
+    assert hub.steps == again.steps == {"chief": 0, "writer": 1, "editor": 1}
+    assert worker.steps == {"writer": 0, "chief": 1, "editor": 2}
+
+
+def test_work_for_nobody_stays_with_the_manager(instrumented: FakeOpenAI) -> None:
+    instrumented.script(mark("chief"), delegate("nobody"), delegate("editor"), "done")
+    assert str(crews.managed(instrumented).kickoff()) == "done"
+    assert instrumented.agents == ["chief", "chief", "editor", "chief"]
+
+
+def test_agents_that_may_delegate_are_neighbours(instrumented: FakeOpenAI) -> None:
+    crew = crews.line(instrumented, ["a", "b"])
+    crew.agents[0].allow_delegation = True
+    instrumented.script("One of us.", delegate("b"))
+    crew.kickoff()
+    assert instrumented.agents == ["a", "b", "a", "b"]
+    assert_foreseen(instrumented.requests)
+
+
+def test_a_crew_in_a_tool_is_inside_the_agent_that_uses_it(instrumented: FakeOpenAI) -> None:
+    @tool("ask")
+    def ask() -> str:
+        """Ask others."""
+        return str(crews.line(instrumented, ["x", "y"]).kickoff())
+
+    boss = crews.agent(instrumented, "boss", tools=[ask])
+    crew = Crew(agents=[boss], tasks=[crews.task(boss)])
+    for _ in range(2):
+        instrumented.clear()
+        instrumented.script(mark("boss"), ToolCall("ask"), "done")
+        crew.kickoff()
+        assert instrumented.agents == ["boss", "boss/x", "boss/y", "boss"]
+        assert len({request.workflow for request in instrumented.requests}) == 1
+    assert instrumented.requests[1].steps["boss/y"] == 1
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_condition_leaves_both_ways_open(holds: bool, instrumented: FakeOpenAI) -> None:
+    agents = {name: crews.agent(instrumented, name) for name in "abc"}
+
+    def decide(output: Any) -> bool:
+        return holds
+
+    maybe = ConditionalTask(
+        description="Perhaps.", expected_output="a word", agent=agents["b"], condition=decide
+    )
+    tasks = [crews.task(agents["a"]), maybe, crews.task(agents["c"])]
+    Crew(agents=list(agents.values()), tasks=tasks).kickoff()
+    assert instrumented.agents == (["a", "b", "c"] if holds else ["a", "c"])
+    assert instrumented.requests[0].steps == {"a": 0, "b": 1, "c": 1}
+
+
+def test_one_run_for_each_input_is_a_workflow_each(instrumented: FakeOpenAI) -> None:
+    crews.line(instrumented, ["a", "b"]).kickoff_for_each([{}, {}])
+    assert instrumented.agents == ["a", "b"] * 2
+    assert len({request.workflow for request in instrumented.requests}) == 2
+    deliver()
+    assert [end.forecast.done for end in instrumented.forecasts] == [True, True]
+
+
+def test_a_run_that_fails_is_over(instrumented: FakeOpenAI) -> None:
+    crew = crews.line(instrumented, ["a", "b"])
+
+    def fail(output: Any) -> None:
+        raise LookupError("mine")
+
+    crew.tasks[0].callback = fail
+    with pytest.raises(LookupError, match="mine"):
+        crew.kickoff()
+    deliver()
+    assert instrumented.agents == ["a"]
+    assert [end.forecast.done for end in instrumented.forecasts] == [True]
