@@ -2,10 +2,10 @@
 
     python benchmarks/adapter_overhead.py [--framework autogen] [--runs 10000] [--json FILE]
 
-A LangGraph graph of 20 agents in a line, or an AutoGen team of 20 that speak in turn, calls a
-model that is answered inside the process. Every moment
-inside the adapter and the carrier is counted, the forecasts' and the hints' making included;
-what belongs to a call is all of it since the call before.
+20 agents in a line, a LangGraph graph, an AutoGen team, a workflow of Agent Framework, runs in
+one trace of the OpenAI Agents SDK or what a tool of a Pydantic AI agent asks, call a model that is
+answered inside the process. Every moment inside the adapter and the carrier is counted, the making
+of forecasts and hints included; what belongs to a call is all of it since the call before.
 """
 
 from __future__ import annotations
@@ -24,18 +24,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypedDict
 
+import agents as openai_agents
 import httpx
 import openai
+import pydantic_ai
+from agent_framework import Agent, WorkflowBuilder
+from agent_framework_openai import OpenAIChatCompletionClient as FrameworkClient
+from agents.tracing import set_trace_processors
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.models import ModelFamily, ModelInfo
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 from langgraph.graph import START, StateGraph
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
 from rich.console import Console
 from rich.table import Table
 
+import kvflow_agent_framework
 import kvflow_autogen
 import kvflow_langgraph
+import kvflow_openai_agents
+import kvflow_pydantic_ai
 from kvflow_agents.failsafe import Failsafe
 
 AGENTS = 20
@@ -49,6 +59,17 @@ ANSWER = {
     ],
     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
 }
+CALL = {"id": "0", "type": "function", "function": {"name": "ask_all", "arguments": "{}"}}
+ASKS = {
+    **ANSWER,
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            "finish_reason": "tool_calls",
+        }
+    ],
+}
 INFO = ModelInfo(
     vision=False,
     function_calling=False,
@@ -59,7 +80,7 @@ INFO = ModelInfo(
 
 
 class Adapter(Protocol):
-    """What is measured: `kvflow_langgraph` or `kvflow_autogen`."""
+    """What is measured: `kvflow_langgraph`, `kvflow_autogen` or another adapter."""
 
     def instrument(self, *, base_urls: list[str]) -> None: ...
 
@@ -161,9 +182,77 @@ def make_team(agents: int, base_url: str, on_request: Callable[[], None]) -> Run
     return run
 
 
+def make_client(base_url: str, on_request: Callable[[], None]) -> openai.AsyncOpenAI:
+    """A client whose model uses a tool that it is offered, once."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        on_request()
+        body = json.loads(request.content)
+        asks = "tools" in body and body["messages"][-1]["role"] != "tool"
+        return httpx.Response(200, json=ASKS if asks else ANSWER)
+
+    http_client: Any = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    return openai.AsyncOpenAI(base_url=base_url, api_key="key", http_client=http_client)
+
+
+def make_traced_runs(agents: int, base_url: str, on_request: Callable[[], None]) -> Run:
+    set_trace_processors([])
+    client = make_client(base_url, on_request)
+    model = openai_agents.OpenAIChatCompletionsModel(model="stub", openai_client=client)
+    members: list[Any] = [
+        openai_agents.Agent(f"agent{number:02}", model=model) for number in range(agents)
+    ]
+    loop = asyncio.new_event_loop()
+
+    async def run_all() -> None:
+        with openai_agents.trace("line"):
+            for member in members:
+                await openai_agents.Runner.run(member, "hi")
+
+    return lambda: loop.run_until_complete(run_all())
+
+
+def make_asking_agent(agents: int, base_url: str, on_request: Callable[[], None]) -> Run:
+    client = make_client(base_url, on_request)
+    model = OpenAIChatModel("stub", provider=OpenAIProvider(openai_client=client))
+    members = [pydantic_ai.Agent(model, name=f"agent{number:02}") for number in range(agents)]
+    boss = pydantic_ai.Agent(model, name="boss")
+    loop = asyncio.new_event_loop()
+
+    @boss.tool_plain
+    async def ask_all() -> str:
+        for member in members:
+            await member.run("hi")
+        return "done"
+
+    return lambda: loop.run_until_complete(boss.run("hi"))
+
+
+def make_workflow(agents: int, base_url: str, on_request: Callable[[], None]) -> Run:
+    chat: Any = FrameworkClient(model="stub", async_client=make_client(base_url, on_request))
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        # A new workflow each time: the history of one that goes on would grow.
+        members: list[Any] = [Agent(chat, name=f"agent{number:02}") for number in range(agents)]
+        builder = WorkflowBuilder(start_executor=members[0])
+        for before, after in zip(members, members[1:], strict=False):
+            builder = builder.add_edge(before, after)
+
+        async def run_once() -> None:
+            await builder.build().run("hi")
+
+        loop.run_until_complete(run_once())
+
+    return run
+
+
 FRAMEWORKS: dict[str, tuple[Adapter, Callable[[int, str, Callable[[], None]], Run]]] = {
     "langgraph": (kvflow_langgraph, make_graph),
     "autogen": (kvflow_autogen, make_team),
+    "openai-agents": (kvflow_openai_agents, make_traced_runs),
+    "pydantic-ai": (kvflow_pydantic_ai, make_asking_agent),
+    "agent-framework": (kvflow_agent_framework, make_workflow),
 }
 
 
