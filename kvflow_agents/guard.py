@@ -8,7 +8,7 @@ from kvflow_agents.shadow import Shares
 
 # More prefill than LRU's by this part, and by so many standard deviations of the difference.
 MOST_LOSS = 0.02
-CERTAINTY = 2.5
+CERTAINTY = 1.5
 # What a request has shown counts half after so many others.
 HALF_LIFE = 256
 FEWEST_REQUESTS = 32
