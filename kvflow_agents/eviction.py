@@ -111,6 +111,13 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
         Spent leaves go before all others; between the first ordinary and the first expected one
         `expected_goes` decides.
         """
+        found = self._first(expected_goes)
+        if found is None and self:
+            # All have moved to a weaker standing, which had been looked at before they did.
+            found = self._first(expected_goes)
+        return found
+
+    def _first(self, expected_goes: Preference) -> Leaf | None:
         spent = self._first_of(Standing.SPENT)
         if spent is not None:
             return spent

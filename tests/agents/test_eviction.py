@@ -201,3 +201,11 @@ def test_entries_that_no_longer_count_do_not_pile_up() -> None:
         queue.add(leaf)
     assert all(len(heap) <= 2 * len(leaves) + 64 for heap in queue._heaps.values())
     assert drained(queue) == [leaf.id for leaf in sorted(leaves, key=Leaf.rank)]
+
+
+def test_leaves_that_all_have_become_weaker_are_still_found() -> None:
+    leaves = [Leaf(number, Standing.EXPECTED, steps=1) for number in range(3)]
+    queue = queue_of(*leaves)
+    for leaf in leaves:  # as when a tenant is believed again: without notice
+        leaf.standing, leaf.steps = Standing.SPENT, None
+    assert queue.first() is leaves[0]
