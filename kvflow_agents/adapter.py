@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -62,6 +63,13 @@ class Subscriptions:
                     self.unsubscribe(carrier)
                     raise
             return carrier
+
+    def subscribe_for(self, built: Any, base_urls: Iterable[str] | None) -> None:
+        """Hint the runs of one application for as long as it lives."""
+        carrier = self.subscribe(base_urls)
+        self.mark(built, carrier)
+        end = weakref.finalize(built, self.unsubscribe, carrier)
+        end.atexit = False
 
     def unsubscribe(self, carrier: Carrier) -> None:
         """Hint no more for a carrier; the last to go leaves framework and SDK as they were."""

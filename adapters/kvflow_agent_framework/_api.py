@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -34,8 +33,5 @@ def wrap(workflow: SubjectT, *, base_urls: Iterable[str] | None = None) -> Subje
         raise ConfigurationError(
             f"wrap() takes a workflow or an agent of agent-framework, not {type(workflow).__name__}"
         )
-    carrier = adapter.subscriptions.subscribe(base_urls)
-    adapter.subscriptions.mark(workflow, carrier)
-    end = weakref.finalize(workflow, adapter.subscriptions.unsubscribe, carrier)
-    end.atexit = False
+    adapter.subscriptions.subscribe_for(workflow, base_urls)
     return workflow

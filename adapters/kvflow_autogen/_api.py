@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -38,8 +37,5 @@ def wrap(team: TeamT, *, base_urls: Iterable[str] | None = None) -> TeamT:
         raise ConfigurationError(
             f"wrap() takes a team or an agent of autogen-agentchat, not {type(team).__name__}"
         )
-    carrier = adapter.subscriptions.subscribe(base_urls)
-    adapter.subscriptions.mark(team, carrier)
-    end = weakref.finalize(team, adapter.subscriptions.unsubscribe, carrier)
-    end.atexit = False
+    adapter.subscriptions.subscribe_for(team, base_urls)
     return team

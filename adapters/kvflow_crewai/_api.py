@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -32,8 +31,5 @@ def wrap(crew: CrewT, *, base_urls: Iterable[str] | None = None) -> CrewT:
     require_crewai()
     if not is_crew(crew):
         raise ConfigurationError(f"wrap() takes a crew of CrewAI, not {type(crew).__name__}")
-    carrier = adapter.subscriptions.subscribe(base_urls)
-    adapter.subscriptions.mark(crew, carrier)
-    end = weakref.finalize(crew, adapter.subscriptions.unsubscribe, carrier)
-    end.atexit = False
+    adapter.subscriptions.subscribe_for(crew, base_urls)
     return crew

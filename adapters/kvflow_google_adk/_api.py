@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -34,8 +33,5 @@ def wrap(runner: RunnerT, *, base_urls: Iterable[str] | None = None) -> RunnerT:
         raise ConfigurationError(
             f"wrap() takes a runner of Google ADK, not {type(runner).__name__}"
         )
-    carrier = adapter.subscriptions.subscribe(base_urls)
-    adapter.subscriptions.mark(runner, carrier)
-    end = weakref.finalize(runner, adapter.subscriptions.unsubscribe, carrier)
-    end.atexit = False
+    adapter.subscriptions.subscribe_for(runner, base_urls)
     return runner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -34,8 +33,5 @@ def wrap(agent: AgentT, *, base_urls: Iterable[str] | None = None) -> AgentT:
         raise ConfigurationError(
             f"wrap() takes an agent of the OpenAI Agents SDK, not {type(agent).__name__}"
         )
-    carrier = adapter.subscriptions.subscribe(base_urls)
-    adapter.subscriptions.mark(agent, carrier)
-    end = weakref.finalize(agent, adapter.subscriptions.unsubscribe, carrier)
-    end.atexit = False
+    adapter.subscriptions.subscribe_for(agent, base_urls)
     return agent

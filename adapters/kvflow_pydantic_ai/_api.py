@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -35,8 +34,5 @@ def wrap(agent: AgentT, *, base_urls: Iterable[str] | None = None) -> AgentT:
         raise ConfigurationError(
             f"wrap() takes an agent of Pydantic AI, not {type(agent).__name__}"
         )
-    carrier = adapter.subscriptions.subscribe(base_urls)
-    adapter.subscriptions.mark(inner, carrier)
-    end = weakref.finalize(inner, adapter.subscriptions.unsubscribe, carrier)
-    end.atexit = False
+    adapter.subscriptions.subscribe_for(inner, base_urls)
     return agent
