@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ Node = Any  # sglang's UnifiedTreeNode
 Tier = Literal["device", "host"]
 
 _NOTHING = (0, 0)
+# So that no eviction has many to count.
+_MOST_UNCOUNTED = 256
 ExpectedGoes = Callable[[Tenant], Preference]
 
 
@@ -75,7 +77,9 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self.evictable_host_leaves = TenantQueue(self._rank, self.tenant_of, _tokens)
         self.occupancy: Occupancy[Node] = Occupancy(self._holding)
         # By tenant: on the device, on the host.
-        self.expected_tokens: dict[Tenant, list[int]] = {None: [0, 0]}
+        self._expected_sums: dict[Tenant, list[int]] = {None: [0, 0]}
+        # Each lock and unlock of a path looks at all its nodes, so they are counted when asked.
+        self._uncounted: dict[int, Node] = {}
         self._expected_tokens: dict[int, tuple[int, int]] = {}
         self._not_backed_up: set[int] = set()
         self._wanted_backups: list[int] = []
@@ -83,12 +87,19 @@ class ClaimedTreeCore(UnifiedTreeCore):
     @property
     def expected_device_tokens(self) -> int:
         """On the device, and kept for agents with known steps-to-execution."""
-        return sum(device for device, _ in self.expected_tokens.values())
+        return sum(device for device, _ in self.expected_tokens().values())
 
     @property
     def expected_host_tokens(self) -> int:
         """The same on the host."""
-        return sum(host for _, host in self.expected_tokens.values())
+        return sum(host for _, host in self.expected_tokens().values())
+
+    def expected_tokens(self) -> Mapping[Tenant, Sequence[int]]:
+        """What is kept for agents with known steps-to-execution: on the device, on the host."""
+        while self._uncounted:
+            _, node = self._uncounted.popitem()
+            self._count_expected(node)
+        return self._expected_sums
 
     def tenant_of(self, node: Node) -> Tenant:
         """Whose node it is."""
@@ -157,7 +168,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         return self._preference(tenant, 1, self.most_expected_host_tokens)
 
     def _preference(self, tenant: Tenant, tier: int, most_tokens: float | None) -> Preference:
-        tokens = self.expected_tokens.get(tenant, _NOTHING)[tier]
+        tokens = self.expected_tokens().get(tenant, _NOTHING)[tier]
         if most_tokens is not None and tokens > most_tokens:
             return by_recency
         return self.expected_goes(tenant)
@@ -216,11 +227,11 @@ class ClaimedTreeCore(UnifiedTreeCore):
             self.on_lost(self.ledger.standing(node)[1])
 
     def _add_expected(self, tenant: Tenant, device_tokens: int, host_tokens: int) -> None:
-        sums = self.expected_tokens.setdefault(tenant, [0, 0])
+        sums = self._expected_sums.setdefault(tenant, [0, 0])
         sums[0] += device_tokens
         sums[1] += host_tokens
         if tenant is not None and not any(sums):
-            del self.expected_tokens[tenant]
+            del self._expected_sums[tenant]
 
     def _note_eviction(self, node: Node, tier: Tier) -> None:
         leaves = self.evictable_device_leaves if tier == "device" else self.evictable_host_leaves
@@ -265,13 +276,15 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self.ledger.removed(node)
         self._not_backed_up.discard(node.id)
         self.occupancy.removed(node.id)
+        self._uncounted.pop(node.id, None)
         self._note_expected(node, _NOTHING)
         self._tenants.pop(node.id, None)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:
         super()._update_evictable_leaf_sets(node)
-        if node is not self.root_node:
-            self._count_expected(node)
+        self._uncounted[node.id] = node
+        if len(self._uncounted) > _MOST_UNCOUNTED:
+            self.expected_tokens()
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
         self._note_eviction(self.node_by_id(node_id), "device")
