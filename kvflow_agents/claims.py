@@ -29,6 +29,9 @@ class Node(Protocol):
 
 N = TypeVar("N", bound=Node)
 
+Holder = tuple[str, str]
+"""A workflow, by its scoped name, and one of its agents."""
+
 
 @dataclass(eq=False, slots=True)
 class Claim(Generic[N]):
@@ -36,7 +39,7 @@ class Claim(Generic[N]):
 
     `distance` is by which it is ordered: the steps themselves, or a time on some clock. The claim
     covers every node that lies within the key, down to `node`, where it rests; what the tree
-    lacks of it, it waits for there.
+    lacks of it, it waits for there. `holder` is whose prefix it is.
     """
 
     key: Key
@@ -45,6 +48,7 @@ class Claim(Generic[N]):
     node: N
     depth_tokens: int = 0
     tenant: Tenant = None
+    holder: Holder | None = None
 
 
 class _Label(Generic[N]):
@@ -138,13 +142,14 @@ class ClaimLedger(Generic[N]):
         distance: int | None = None,
         *,
         tenant: Tenant = None,
+        holder: Holder | None = None,
     ) -> Claim[N]:
         """Claim a prefix; what the tree does not hold yet is claimed as it comes.
 
         The distance is the steps unless it is given.
         """
         distance = steps if distance is None else distance
-        claim = Claim(key, steps, distance, self._root, tenant=tenant)
+        claim = Claim(key, steps, distance, self._root, tenant=tenant, holder=holder)
         self._descend(claim)
         return claim
 

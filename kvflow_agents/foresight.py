@@ -415,12 +415,13 @@ class Foresight(Generic[N]):
         for claim in agent.claims:
             self._ledger.remove(claim)
         key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
-        agent.claim = self._ledger.place(key, None, tenant=self._tenant)
+        holder = workflow.name, name
+        agent.claim = self._ledger.place(key, None, tenant=self._tenant, holder=holder)
         agent.other = None
         other_tokens = agent.history.other_tokens
         if self._is_timed and other_tokens is not None:
             other = self._make_key(tokens, other_tokens, namespace)
-            agent.other = self._ledger.place(other, None, tenant=self._tenant)
+            agent.other = self._ledger.place(other, None, tenant=self._tenant, holder=holder)
         # A forecast that has expired stays so until a newer one is heard.
         if workflow.name in self._live:
             self._set_steps(workflow, name, agent)

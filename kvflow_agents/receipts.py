@@ -49,6 +49,8 @@ class Admission:
     """Whether it was held back for a load that was under way."""
     lost_tokens: int = 0
     """Of what its agent's calls had in common: evicted from every tier, and computed again."""
+    late_tokens: int = 0
+    """Loaded ahead, but still on their way when it could have run, so that it waited."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,9 @@ class Sums:
     host_tokens: int = 0
     prefetched_tokens: int = 0
     lost_tokens: int = 0
+    late_tokens: int = 0
+    wasted_tokens: int = 0
+    """Loaded ahead of their agent's call, and evicted unread: of agents that never called too."""
     waits: int = 0
 
 
@@ -78,7 +83,7 @@ class About:
     expected: Expectations
     done: bool
     agents: Collection[str]
-    """Those that called."""
+    """Those that called, or for whom something was loaded in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,10 @@ class _Arrival:
 
 @dataclass(slots=True)
 class _Agent:
-    last: deque[tuple[_Arrival, Admission]]
+    # With what had been loaded in vain since the call before.
+    last: deque[tuple[_Arrival, Admission, int]]
     sums: Sums = field(default_factory=Sums)
+    wasted_tokens: int = 0  # since its last call
 
 
 @dataclass(slots=True)
@@ -159,13 +166,23 @@ class Receipts:
         _add(workflow.sums, arrival, admission)
         if arrival.agent is None:
             return
-        agent = workflow.agents.get(arrival.agent)
-        if agent is None:
-            agent = workflow.agents[arrival.agent] = _Agent(deque(maxlen=self._limits.last_calls))
-            self._agents += 1
+        agent = self._agent(workflow, arrival.agent)
         workflow.agents.move_to_end(arrival.agent)
-        agent.last.append((arrival, admission))
+        agent.last.append((arrival, admission, agent.wasted_tokens))
+        agent.wasted_tokens = 0
         _add(agent.sums, arrival, admission)
+        self._forget_excess()
+
+    def wasted(self, name: str, agent: str, tokens: int) -> None:
+        """What was loaded ahead for an agent of a workflow has been evicted unread."""
+        self.totals.wasted_tokens += tokens
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            return
+        kept = self._agent(workflow, agent)
+        kept.wasted_tokens += tokens
+        for sums in (workflow.sums, kept.sums):
+            sums.wasted_tokens += tokens
         self._forget_excess()
 
     def workflows(self, *, offset: int = 0, limit: int = MAX_PAGE) -> dict[str, Any]:
@@ -222,6 +239,13 @@ class Receipts:
         workflow = self._workflows.get(name)
         return None if workflow is None else workflow.expected
 
+    def _agent(self, workflow: _Workflow, name: str) -> _Agent:
+        agent = workflow.agents.get(name)
+        if agent is None:
+            agent = workflow.agents[name] = _Agent(deque(maxlen=self._limits.last_calls))
+            self._agents += 1
+        return agent
+
     def _came_true(self, hint: Hint) -> bool | None:
         workflow = self._workflows.get(hint.workflow)
         if workflow is None or hint.agent is None:
@@ -259,6 +283,7 @@ def _add(sums: Sums, arrival: _Arrival, admission: Admission) -> None:
     sums.host_tokens += admission.host_tokens
     sums.prefetched_tokens += admission.prefetched_tokens
     sums.lost_tokens += admission.lost_tokens
+    sums.late_tokens += admission.late_tokens
     sums.waits += admission.waited
 
 
@@ -276,10 +301,11 @@ def _summary(workflow: _Workflow) -> dict[str, Any]:
     }
 
 
-def _call(arrival: _Arrival, admission: Admission) -> dict[str, Any]:
+def _call(arrival: _Arrival, admission: Admission, wasted_tokens: int) -> dict[str, Any]:
     return {
         "seq": arrival.seq,
         "hint": arrival.fate,
         "forecast_right": arrival.forecast_right,
         **asdict(admission),
+        "wasted_tokens": wasted_tokens,
     }

@@ -15,8 +15,14 @@ HEADINGS = (
     *("mean ms", "p50 ms", "p95 ms", "forecasts right", "off by ms"),
 )
 # Of the servers' receipts.
-RECEIPT_HEADINGS = ("device", "host", "ahead")
-RECEIPT_FIELDS = ("device_tokens", "host_tokens", "prefetched_tokens")
+RECEIPT_COLUMNS = {
+    "device": "device_tokens",
+    "host": "host_tokens",
+    "ahead": "prefetched_tokens",
+    "late": "late_tokens",
+    "wasted": "wasted_tokens",
+    "lost": "lost_tokens",
+}
 UNKNOWN = "-"
 APP_CHARS = 8
 
@@ -49,7 +55,7 @@ def rich_table(agents: Sequence[AgentReport], notes: Sequence[str]) -> Table:
 
 
 def _headings(agents: Sequence[AgentReport]) -> tuple[str, ...]:
-    return HEADINGS + (RECEIPT_HEADINGS if _has_receipts(agents) else ())
+    return HEADINGS + (tuple(RECEIPT_COLUMNS) if _has_receipts(agents) else ())
 
 
 def _rows(agents: Sequence[AgentReport]) -> Iterator[list[str]]:
@@ -59,9 +65,8 @@ def _rows(agents: Sequence[AgentReport]) -> Iterator[list[str]]:
         row = _row(each, has_apps)
         if has_receipts:
             sums = each.receipts
-            row += [
-                UNKNOWN if sums is None else f"{sums.get(name, 0):,}" for name in RECEIPT_FIELDS
-            ]
+            fields = RECEIPT_COLUMNS.values()
+            row += [UNKNOWN if sums is None else f"{sums.get(name, 0):,}" for name in fields]
         yield row
 
 

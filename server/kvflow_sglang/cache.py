@@ -306,6 +306,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             host_tokens=host_tokens,
             prefetched_tokens=prefetched_tokens,
             waited=self.prefetcher is not None and self.prefetcher.has_waited(req),
+            late_tokens=0 if self.prefetcher is None else self.prefetcher.late_tokens(req),
             lost_tokens=self._lost_tokens(req, caller, device_tokens + host_tokens),
         )
 

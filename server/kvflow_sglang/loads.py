@@ -8,19 +8,24 @@ from typing import Any
 
 import torch
 
+from kvflow_agents.claims import Holder
 from kvflow_sglang import compat
 from kvflow_sglang.tree import Node
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One prefix of a copy: to these slots go the last tokens of the path to `anchor_id`."""
+    """One prefix of a copy: to these slots go the last tokens of the path to `anchor_id`.
+
+    `holder`: the agent whose call it is ahead of; None if a request waits for it already.
+    """
 
     anchor_id: int
     host_indices: Any
     slots: Any
     lock: Any
     host_lock: Any
+    holder: Holder | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,11 @@ class Flight:
 
     parts: tuple[Part, ...]
     copy: compat.Copy
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether no request had asked for any of it."""
+        return all(part.holder is not None for part in self.parts)
 
     @property
     def finish_event(self) -> Any:
@@ -63,8 +73,11 @@ class EarlyLoads:
         """How many slots are reserved or being written."""
         return sum(len(part.slots) for part in self._parts())
 
-    def reserve(self, anchor: Node) -> int:
-        """Reserve slots for all that the device lacks down to `anchor`; how many, 0 if too few."""
+    def reserve(self, anchor: Node, holder: Holder | None = None) -> int:
+        """Reserve slots for all that the device lacks down to `anchor`; how many, 0 if too few.
+
+        `holder`: whose call it is ahead of.
+        """
         cache = self._cache
         host_lock = cache.inc_host_lock_ref(anchor.id).to_dec_params()
         # Its ancestors on the device must still be there when it lands.
@@ -75,7 +88,7 @@ class EarlyLoads:
             cache.unlock(lock)
             cache.dec_host_lock_ref(anchor.id, host_lock)
             return 0
-        self._reserved.append(Part(anchor.id, host_indices, slots, lock, host_lock))
+        self._reserved.append(Part(anchor.id, host_indices, slots, lock, host_lock, holder))
         return len(slots)
 
     def start(self) -> None:
@@ -90,7 +103,7 @@ class EarlyLoads:
             self._flights.append(Flight(tuple(self._reserved), copy))
             self._reserved.clear()
 
-    def finish(self, *, waits: bool = False) -> list[Node]:
+    def finish(self, *, waits: bool = False) -> list[tuple[Node, Holder | None]]:
         """Let the copies that are done into the tree; the nodes that have come to the device.
 
         With `waits` all of them are, a moment later.
@@ -106,7 +119,8 @@ class EarlyLoads:
         landing, self._flights = self._flights[:done], self._flights[done:]
         for flight in landing:
             compat.count_load(self._cache, flight.copy)
-        return [node for flight in landing for part in flight.parts for node in self._land(part)]
+        parts = (part for flight in landing for part in flight.parts)
+        return [(node, part.holder) for part in parts for node in self._land(part)]
 
     def is_bringing(self, node: Node) -> bool:
         """Whether the first part of what the device lacks down to `node` is on its way."""

@@ -111,6 +111,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     _prefetch("prefetched_tokens", "Tokens loaded ahead of requests.", "prefetched_tokens"),
     _prefetch("prefetch_used_tokens", "Those that a request read.", "prefetch_used_tokens"),
+    _prefetch("prefetch_late_tokens", "Those a request waited for.", "prefetch_late_tokens"),
     _prefetch("prefetch_wasted_tokens", "Those evicted unread.", "prefetch_wasted_tokens"),
     _prefetch("early_load_tokens", "Tokens loaded for waiting requests.", "early_load_tokens"),
     _prefetch("held_requests", "Waits of requests for a load.", "waits_for_loads"),

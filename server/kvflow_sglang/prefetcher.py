@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from kvflow_agents.claims import Holder
 from kvflow_agents.prefetch import Load, PrefetchQueue
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang.loads import EarlyLoads, Flight
@@ -30,6 +31,7 @@ FEWEST_TOKENS = 10
 _COUNTS = (
     "prefetched_tokens",
     "prefetch_used_tokens",
+    "prefetch_late_tokens",
     "prefetch_wasted_tokens",
     "early_load_tokens",
     "waits_for_loads",
@@ -39,7 +41,14 @@ _COUNTS = (
 @dataclass(slots=True)
 class _Wait:
     flight: Flight
-    loads: int = 1
+    loads: int = 0
+    late_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    tokens: int
+    holder: Holder | None
 
 
 class Prefetcher:
@@ -64,7 +73,7 @@ class Prefetcher:
         self._has_arrivals = False
         self._had_arrivals = False
         self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
-        self._unused: dict[int, int] = {}  # tokens by node: loaded ahead, and not read yet
+        self._unused: dict[int, _Unread] = {}  # by node: loaded ahead, and not read yet
         self._counts: Counter[str] = Counter()
 
     @property
@@ -113,7 +122,7 @@ class Prefetcher:
             return False
         wait = self._waits.get(request)
         flight = self._loads.flight_to(node)
-        is_late = flight is not None
+        is_under_way = flight is not None
         if wait is not None and wait.flight is not flight and wait.loads >= MOST_WAITS:
             return False
         if flight is None and others_can_run:
@@ -121,21 +130,29 @@ class Prefetcher:
         if flight is None:
             return False
         if wait is None or wait.flight is not flight:
-            self._waits[request] = _Wait(flight, 1 if wait is None else wait.loads + 1)
+            wait = self._waits.setdefault(request, _Wait(flight))
+            wait.flight = flight
+            wait.loads += 1
             self._counts["waits_for_loads"] += 1
-            if is_late and self._queue is not None:
-                self._queue.note_late()
+            if is_under_way:
+                self._note_late(wait, min(self._loads.tokens_to(node), request.host_hit_length))
         return True
 
     def has_waited(self, request: Any) -> bool:
         """Whether a request was held back for a load."""
         return request in self._waits
 
+    def late_tokens(self, request: Any) -> int:
+        """How much was loaded ahead of a request, but still on its way when it could have run."""
+        wait = self._waits.get(request)
+        return 0 if wait is None else wait.late_tokens
+
     def read(self, request: Any, leaf: Node) -> int:
         """A request has read all KV down to `leaf`; how much of it was loaded ahead and unread."""
         node, tokens = leaf, 0
         while self._unused and node.parent is not None:
-            tokens += self._unused.pop(node.id, 0)
+            unread = self._unused.pop(node.id, None)
+            tokens += 0 if unread is None else unread.tokens
             node = node.parent
         self._counts["prefetch_used_tokens"] += tokens
         if tokens and self._queue is not None and request not in self._waits:
@@ -209,7 +226,7 @@ class Prefetcher:
             key: Any = load.claim.key
             self._cache.touch_prefix(key[:stop])  # cuts the node there
         anchor = tree.node_ending_at(load.claim, stop)
-        if anchor is None or not self._loads.reserve(anchor):
+        if anchor is None or not self._loads.reserve(anchor, load.claim.holder):
             return False
         self._counts["prefetched_tokens"] += stop - start
         return True
@@ -219,8 +236,8 @@ class Prefetcher:
         unread: Counter[Tenant] = Counter()
         tree = self._cache.tree_core
         if len(self._cache.tenants) > 1:
-            for node_id, tokens in self._unused.items():
-                unread[tree.tenant_of_id(node_id)] += tokens
+            for node_id, each in self._unused.items():
+                unread[tree.tenant_of_id(node_id)] += each.tokens
         return unread
 
     def _start_for_waiting(self, request: Any, node: Node) -> Flight | None:
@@ -235,10 +252,17 @@ class Prefetcher:
         self._counts["early_load_tokens"] += request.host_hit_length
         return self._loads.flight_to(node)
 
-    def _note_landed(self, nodes: list[Node]) -> None:
-        for node in nodes:
+    def _note_late(self, wait: _Wait, tokens: int) -> None:
+        if wait.flight.is_ahead:
+            wait.late_tokens += tokens
+            self._counts["prefetch_late_tokens"] += tokens
+        if self._queue is not None:
+            self._queue.note_late()
+
+    def _note_landed(self, landed: list[tuple[Node, Holder | None]]) -> None:
+        for node, holder in landed:
             self._waste(node.id)
-            self._unused[node.id] = len(node.key)
+            self._unused[node.id] = _Unread(len(node.key), holder)
             self.wake()
         if len(self._unused) > MOST_UNUSED:
             self._note_wasted()
@@ -256,9 +280,14 @@ class Prefetcher:
             self.wake()
 
     def _split(self, upper: Node, lower: Node) -> None:
-        if lower.id in self._unused:
-            self._unused[upper.id] = len(upper.key)
-            self._unused[lower.id] = len(lower.key)
+        unread = self._unused.get(lower.id)
+        if unread is not None:
+            for node in (upper, lower):
+                self._unused[node.id] = _Unread(len(node.key), unread.holder)
 
     def _waste(self, node_id: int) -> None:
-        self._counts["prefetch_wasted_tokens"] += self._unused.pop(node_id, 0)
+        unread = self._unused.pop(node_id, None)
+        if unread is not None:
+            self._counts["prefetch_wasted_tokens"] += unread.tokens
+            if unread.holder is not None:
+                self._cache.tenants.note_wasted(unread.holder, unread.tokens)

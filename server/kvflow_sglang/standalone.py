@@ -120,6 +120,27 @@ class StandaloneCache:
 
         Without `loads` what is on the host only is computed again.
         """
+        request = self.arrive(
+            prompt,
+            hint=hint,
+            extra_key=extra_key,
+            session_id=session_id,
+            custom_params=custom_params,
+            tenant=tenant,
+        )
+        return self.serve(request, answer, loads=loads)
+
+    def arrive(
+        self,
+        prompt: Iterable[int],
+        *,
+        hint: Hint | None = None,
+        extra_key: str | None = None,
+        session_id: str | None = None,
+        custom_params: dict[str, Any] | None = None,
+        tenant: Tenant = None,
+    ) -> Request:
+        """A request comes, and waits to be served."""
         self.requests += 1
         request = Request(
             array("q", prompt),
@@ -131,6 +152,10 @@ class StandaloneCache:
         )
         if self._is_kvflow:
             self.cache.hear_arrival(request)
+        return request
+
+    def serve(self, request: Request, answer: Iterable[int] = (), *, loads: bool = True) -> int:
+        """Serve a request that has come; how many tokens of its prompt were cached."""
         cached_tokens = self._prefill(request, loads)
         self._decode(request, array("q", answer))
         return cached_tokens

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from kvflow_agents import foresight as knowledge
 from kvflow_agents import receipts as calls
+from kvflow_agents.claims import Holder
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
 from kvflow_agents.receipts import Receipts, Sums
 from kvflow_agents.reuse import Reuse
-from kvflow_agents.tenants import Tenant
+from kvflow_agents.tenants import Tenant, own_name, tenant_of
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.tree import Node
 
@@ -90,6 +91,13 @@ class Tenants:
         """The cache has evicted tokens: time passes for everybody."""
         for known in self:
             known.foresight.turn_over(evicted_tokens)
+
+    def note_wasted(self, holder: Holder, tokens: int) -> None:
+        """What was loaded ahead for an agent has left the device unread."""
+        workflow, agent = holder
+        known = self.find(tenant_of(workflow))
+        if known is not None:
+            known.receipts.wasted(own_name(workflow), agent, tokens)
 
     @property
     def workflows(self) -> int:

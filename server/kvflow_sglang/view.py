@@ -218,6 +218,8 @@ def _calls(sums: Sums) -> dict[str, int]:
         "host_tokens": sums.host_tokens,
         "lost_tokens": sums.lost_tokens,
         "prefetched_tokens": sums.prefetched_tokens,
+        "late_tokens": sums.late_tokens,
+        "wasted_tokens": sums.wasted_tokens,
         "waits": sums.waits,
         "forecast_right": sums.forecast_right,
         "forecast_wrong": sums.forecast_wrong,

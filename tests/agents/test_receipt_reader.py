@@ -58,7 +58,8 @@ def keeper() -> Iterator[ReceiptServer]:
 
 
 def agents(*names: str) -> dict[str, Any]:
-    sums = {"calls": 1, "device_tokens": 10, "host_tokens": 2, "prefetched_tokens": 1, "stale": 0}
+    sums = {"calls": 1, "device_tokens": 10, "host_tokens": 2, "prefetched_tokens": 4, "stale": 0}
+    sums |= {"late_tokens": 3, "wasted_tokens": 1234, "lost_tokens": 5}
     return {"agents": [{"agent": name, "sums": sums} for name in names]}
 
 
@@ -140,6 +141,8 @@ def test_a_report_has_the_receipts_if_asked_for(keeper: ReceiptServer) -> None:
     receipts = found["writer"].receipts
     assert receipts is not None and receipts["device_tokens"] == 10
     assert found["editor"].receipts is None
-    assert str(found).splitlines()[1].split()[-3:] == ["10", "2", "1"]
-    assert str(found).splitlines()[2].split()[-3:] == ["-", "-", "-"]
-    assert json.loads(found.to_json())["agents"][0]["receipts"]["device_tokens"] == 10
+    headings, of_writer, of_editor = (line.split() for line in str(found).splitlines())
+    assert headings[-6:] == ["device", "host", "ahead", "late", "wasted", "lost"]
+    assert of_writer[-6:] == ["10", "2", "4", "3", "1,234", "5"]
+    assert of_editor[-6:] == ["-"] * 6
+    assert json.loads(found.to_json())["agents"][0]["receipts"]["wasted_tokens"] == 1234

@@ -27,6 +27,8 @@ NO_SUMS = {
     "host_tokens": 0,
     "prefetched_tokens": 0,
     "lost_tokens": 0,
+    "late_tokens": 0,
+    "wasted_tokens": 0,
     "waits": 0,
 }
 
@@ -112,6 +114,8 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                         "prefetched_tokens": 30,
                         "waited": True,
                         "lost_tokens": 0,
+                        "late_tokens": 0,
+                        "wasted_tokens": 0,
                     }
                 ],
             },
@@ -130,6 +134,8 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                         "prefetched_tokens": 0,
                         "waited": False,
                         "lost_tokens": 0,
+                        "late_tokens": 0,
+                        "wasted_tokens": 0,
                     }
                 ],
             },
@@ -186,6 +192,33 @@ def test_a_call_counts_once_however_often_it_is_prefilled() -> None:
         assert not server.receipts.is_under_way("r")
     server.receipts.admitted("unhinted", COLD)
     assert server.receipts.totals.calls == server.workflow()["sums"]["calls"] == 1
+
+
+def test_what_was_loaded_in_vain_counts_at_once_and_is_named_at_the_next_call() -> None:
+    server = Server()
+    server.call("a")
+    for tokens in (30, 12):
+        server.receipts.wasted("w", "a", tokens)
+    assert server.workflow()["sums"]["wasted_tokens"] == 42
+    server.call("a", admission=Admission(100, 60, 0, 60, waited=True, late_tokens=60))
+    server.call("a")
+    (agent,) = server.workflow()["agents"]
+    assert [call["wasted_tokens"] for call in agent["last_calls"]] == [0, 42, 0]
+    assert [call["late_tokens"] for call in agent["last_calls"]] == [0, 60, 0]
+    assert (agent["sums"]["wasted_tokens"], agent["sums"]["late_tokens"]) == (42, 60)
+
+
+def test_what_was_loaded_in_vain_for_an_agent_that_never_called_is_its_own() -> None:
+    server = Server(most_agents=2)
+    server.call("a")
+    server.receipts.wasted("w", "b", 7)
+    sums = {row["agent"]: row["sums"] for row in server.workflow()["agents"]}
+    assert (sums["a"]["wasted_tokens"], sums["b"]["wasted_tokens"], sums["b"]["calls"]) == (0, 7, 0)
+    server.receipts.wasted("w", "c", 7)
+    assert server.agents() == ["c", "b"]
+    server.receipts.wasted("forgotten", "a", 5)
+    assert server.receipts.workflow("forgotten") is None
+    assert server.receipts.totals.wasted_tokens == 19
 
 
 def test_a_call_of_no_agent_counts_for_its_workflow() -> None:

@@ -210,7 +210,7 @@ async def test_a_screen_reader_finds_titles_tables_and_their_headers(page: Page)
             await expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
             await expect(page.get_by_role("region", name=title, exact=True).first).to_be_visible()
         table = page.get_by_role("table", name="Agents of the workflow")
-        assert await table.get_by_role("columnheader").count() == 15
+        assert await table.get_by_role("columnheader").count() == 17
         await expect(table.get_by_role("rowheader").first).to_be_visible()
         assert await table.get_by_role("button", pressed=False).count() == 50
         chips = await page.locator(".lane:not([aria-hidden])").count()

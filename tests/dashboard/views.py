@@ -69,6 +69,8 @@ class Views:
             "host_tokens": calls * 300,
             "lost_tokens": calls * 120,
             "prefetched_tokens": calls * 210,
+            "late_tokens": calls * 40,
+            "wasted_tokens": calls * 15,
             "waits": calls // 7,
             "forecast_right": calls,
             "forecast_wrong": calls // 9,

@@ -10,6 +10,7 @@ from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_sglang.standalone import StandaloneCache
+from tests.sglang.slow_link import SlowLink
 
 PREFIX = list(range(1000, 1100))
 
@@ -104,6 +105,60 @@ def test_what_was_prefetched_and_evicted_unread_is_wasted_at_once(
     while demoted.match(prefix).device_prefix_len < len(prefix):
         demoted.one_pass()
     assert prefetcher.counts["prefetch_wasted_tokens"] == 0
+    demoted.match([*prefix[:120], 5])  # cuts the node that was loaded
     demoted.evict(1000)
     assert prefetcher.counts["prefetch_wasted_tokens"] == 300
     assert prefetcher.counts["prefetched_tokens"] == 300
+    demoted.run([*prefix, 6], hint=hint(6, "a", a=90, b=90))
+    by_agent = {row["agent"]: row for row in receipts_of(demoted)["agents"]}
+    assert by_agent["a"]["sums"]["wasted_tokens"] == 300
+    assert by_agent["a"]["last_calls"][0]["wasted_tokens"] == 300
+    assert by_agent["b"]["sums"]["wasted_tokens"] == 0
+    assert receipts_of(demoted)["sums"]["wasted_tokens"] == 300
+
+
+def should_wait(cache: StandaloneCache, request: Any) -> bool:
+    """As the scheduler asks, after it has matched the request."""
+    found = cache.match(request.origin_input_ids[:-1])
+    request.best_match_node, request.host_hit_length = found.best_match_node, found.host_hit_length
+    waits: bool = cache.cache.prefetcher.should_wait(request, others_can_run=True)
+    return waits
+
+
+def test_waste_is_its_tenants_own() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    for seq in range(3):
+        for number, tenant in enumerate(("x", "y")):
+            prompt = [*range(1000 * (1 + number), 1000 * (1 + number) + 300), seq]
+            told = Hint("w", Forecast(seq, {"a": 90}), agent="a")
+            cache.run(prompt, hint=told, tenant=tenant)
+    cache.one_pass()
+    cache.evict(1000)
+    cache.cache.hear(Hint("w", Forecast(5, {"a": 1}), tenant="x"))
+    while cache.match(range(1000, 1300)).device_prefix_len < 300:
+        cache.one_pass()
+    cache.evict(1000)
+    wasted = [
+        cache.cache.tenants.of(tenant).receipts.workflow("w")["sums"]["wasted_tokens"]
+        for tenant in ("x", "y")
+    ]
+    assert wasted == [300, 0]
+
+
+def test_a_prefetch_that_a_request_had_to_wait_for_was_late(demoted: StandaloneCache) -> None:
+    prefetcher = demoted.cache.prefetcher
+    prefix = [ord("a") * 1000 + each for each in range(300)]
+    link = SlowLink(demoted)
+    demoted.cache.hear(Hint("w", Forecast(5, {"a": 1, "b": 90})))
+    while not link.pending:
+        demoted.one_pass()
+    request = demoted.arrive([*prefix, 6], hint=hint(6, "a", a=90, b=90))
+    for _ in range(3):
+        assert should_wait(demoted, request)
+    link.deliver()
+    demoted.one_pass()
+    assert not should_wait(demoted, request)
+    demoted.serve(request)
+    (call, *_) = receipts_of(demoted)["agents"][0]["last_calls"]
+    assert (call["waited"], call["late_tokens"], call["prefetched_tokens"]) == (True, 300, 300)
+    assert prefetcher.counts["prefetch_late_tokens"] == 300

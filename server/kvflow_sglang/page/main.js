@@ -39,6 +39,8 @@ const workflows = new Table(
     { text: (row) => found(row.sums), number: true },
     { text: (row) => count(row.sums.lost_tokens), number: true },
     { text: (row) => count(row.sums.prefetched_tokens), number: true },
+    { text: (row) => count(row.sums.late_tokens), number: true },
+    { text: (row) => count(row.sums.wasted_tokens), number: true },
     { text: (row) => count(row.held.device), number: true },
     { text: (row) => count(row.held.host), number: true },
   ],
@@ -62,6 +64,8 @@ const agents = new Table(
     { text: (row) => count(row.host_tokens), number: true },
     { text: (row) => count(row.lost_tokens), number: true },
     { text: (row) => count(row.prefetched_tokens), number: true },
+    { text: (row) => count(row.late_tokens), number: true },
+    { text: (row) => count(row.wasted_tokens), number: true },
     { text: (row) => share(row.forecast_right, row.forecast_right + row.forecast_wrong), number: true },
   ],
   { onChoose: chooseAgent },
@@ -232,6 +236,7 @@ function inOrder(rows) {
     steps: (row) => row.steps ?? Infinity,
     gone: (row) => -(row.prefix?.gone ?? 0),
     lost_tokens: (row) => -row.lost_tokens,
+    wasted_tokens: (row) => -row.wasted_tokens,
     calls: (row) => -row.calls,
   }[order];
   return [...rows].sort((one, other) => {
