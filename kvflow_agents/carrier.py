@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from kvflow_agents import pseudonyms, routers
 from kvflow_agents.call_records import call_records
 from kvflow_agents.courier import Courier
 from kvflow_agents.dialects import (
@@ -25,7 +26,6 @@ from kvflow_agents.inquiry import inquiries
 from kvflow_agents.live_lint import live_lint
 from kvflow_agents.recorder import Recorder, call_recorder
 from kvflow_agents.refusal import attempt
-from kvflow_agents.routers import from_environment
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
 from kvflow_agents.spans import mark_span
@@ -83,7 +83,8 @@ class Carrier:
         self.courier = courier or Courier()
         self._identify = identify
         self._servers = AllowedServers(base_urls)
-        self._routers = from_environment()
+        self._routers = routers.from_environment()
+        self._pseudonyms = pseudonyms.from_environment()
         self._lint = live_lint()
         self._lint_failsafe = Failsafe("a model call's lint")
         self._report_failsafe = Failsafe("the report")
@@ -119,7 +120,9 @@ class Carrier:
             return False
         server = replace(server, **_salts(body))
         hint = call.workflow.hint(call.agent)
-        if not _add(client, options, body, DIALECTS[dialect](hint)):
+        said = self._pseudonyms.hide(hint)
+        additions = DIALECTS[dialect](said).with_headers(self._routers.headers(server, said))
+        if not _add(client, options, body, additions):
             return False
         self._remember(options, hint, server, takes_forecasts=dialect in TAKES_FORECASTS)
         self._report_failsafe(_report, hint, server)
@@ -140,8 +143,13 @@ class Carrier:
             with self._lock:
                 self._workflow_servers.pop(hint.workflow, None)
         for server in servers:
-            for each in self._routers.behind(server) or (server,):
-                self.courier.send(each, hint)
+            self.post(server, hint)
+
+    def post(self, server: Server, hint: Hint) -> None:
+        """Post a hint in the background: to a server, or to all behind a router."""
+        said = self._pseudonyms.hide(hint)
+        for each in self._routers.behind(server) or (server,):
+            self.courier.send(each, said)
 
     def servers_of(self, workflow: str) -> tuple[Server, ...]:
         """The servers that have seen a workflow's calls."""
@@ -172,10 +180,9 @@ class Carrier:
             for remembered in (self._calls, self._workflow_servers):
                 while len(remembered) > MAX_REMEMBERED:
                     remembered.popitem(last=False)
-        if takes_forecasts:
+        if takes_forecasts and self._routers.behind(server):
             # The call reaches one of them; any may have KV of the workflow's other agents.
-            for each in self._routers.behind(server):
-                self.courier.send(each, hint)
+            self.post(server, hint)
 
 
 def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Additions) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvflow_agents.agent_hints import (
@@ -31,6 +31,10 @@ class Additions:
 
     body: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def with_headers(self, headers: Mapping[str, str]) -> Additions:
+        """The same, and these headers."""
+        return replace(self, headers={**self.headers, **headers})
 
 
 Encode = Callable[[Hint], Additions]

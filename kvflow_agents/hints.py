@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from kvflow_agents.errors import HintError
@@ -123,6 +123,23 @@ def workflow_name(name: str) -> str:
     if name and name.isprintable() and len(encoded) <= MAX_WORKFLOW_BYTES:
         return name
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def renamed(hint: Hint, rename: Callable[[str], str]) -> Hint:
+    """The hint with other names for its workflow, its app and every agent."""
+    forecast = hint.forecast
+    return replace(
+        hint,
+        workflow=rename(hint.workflow),
+        app=None if hint.app is None else rename(hint.app),
+        agent=None if hint.agent is None else rename(hint.agent),
+        forecast=replace(
+            forecast,
+            steps={rename(agent): steps for agent, steps in forecast.steps.items()},
+            due_ms={rename(agent): due_ms for agent, due_ms in forecast.due_ms.items()},
+            chance={rename(agent): chance for agent, chance in forecast.chance.items()},
+        ),
+    )
 
 
 def fitting(steps: Steps) -> Steps:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from kvflow_agents import pseudonyms
 from kvflow_agents.call_records import AgentCalls, CallRecords, Usage, call_records
 from kvflow_agents.receipt_reader import read_receipts
 from kvflow_agents.report_table import rich_table, text_table
@@ -108,10 +109,13 @@ def report(
     kept = records.agents()
     if not receipts:
         return Report(tuple(_agent(app, agent, calls, None) for app, agent, calls in kept))
-    found = read_receipts(records.workflows(), timeout_s)
+    names = pseudonyms.from_environment()
+    seen = [(names.of(workflow), app, servers) for workflow, app, servers in records.workflows()]
+    found = read_receipts(seen, timeout_s)
     return Report(
         tuple(
-            _agent(app, agent, calls, found.sums.get((app, agent))) for app, agent, calls in kept
+            _agent(app, agent, calls, found.sums.get((app, names.of(agent))))
+            for app, agent, calls in kept
         ),
         found.notes,
     )

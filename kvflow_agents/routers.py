@@ -1,15 +1,20 @@
-"""Routers that know nothing of forecasts: which servers are behind each, told one by one."""
+"""Routers that know nothing of forecasts: the servers behind each, told one by one, and its key."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.hints import Hint
 from kvflow_agents.servers import Server, root_of
 
 WORKERS_VARIABLE = "KVFLOW_WORKER_URLS"
+ROUTING_KEY_HEADER = "x-smg-routing-key"
+"""SGLang's gateway sends equal keys to one server, with a policy that looks at it."""
+ROUTING_KEY_BYTES = 16
 
 
 class Routers:
@@ -27,6 +32,15 @@ class Routers:
         return tuple(
             replace(server, root_url=worker) for worker in self._workers.get(server.root_url, ())
         )
+
+    def headers(self, server: Server, hint: Hint) -> dict[str, str]:
+        """By which a router may send an agent's calls where its prefix is; none if this is none."""
+        if server.root_url not in self._workers or hint.agent is None:
+            return {}
+        # Not the names: routers log keys, and a header holds no others than ASCII.
+        holder = f"{len(hint.workflow)} {hint.workflow}{hint.agent}".encode("utf-8", "replace")
+        key = hashlib.blake2b(holder, digest_size=ROUTING_KEY_BYTES).hexdigest()
+        return {ROUTING_KEY_HEADER: key}
 
 
 def from_environment() -> Routers:

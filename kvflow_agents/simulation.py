@@ -120,7 +120,7 @@ class Simulation:
         hints = [self._hint(batch) for batch in batches(steps)]
         for server in servers:
             for hint in hints:
-                self.carrier.courier.send(server, hint)
+                self.carrier.post(server, hint)
 
     def _end(self) -> None:
         self.carrier.announce(Hint(self.name, Forecast(next(self._seq), done=True), app=self.app))

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
-from kvflow_agents.hints import Hint
+from kvflow_agents.hints import Hint, renamed
 from kvflow_agents.servers import EXTRA_KEY_HEADER, SALT_HEADER
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang.settings import Settings
 
 TENANT_BYTES = 12
 NAME_BYTES = 12
-
-V = TypeVar("V")
 
 
 class Identity:
@@ -52,28 +49,11 @@ class Identity:
 
     def hidden(self, hint: Hint) -> Hint:
         """The hint, with names that only this process can make, if names are to be hashed."""
-        if not self._settings.hash_names:
-            return hint
-        forecast = hint.forecast
-        return replace(
-            hint,
-            workflow=self.hidden_name(hint.workflow),
-            app=None if hint.app is None else self.hidden_name(hint.app),
-            agent=None if hint.agent is None else self.hidden_name(hint.agent),
-            forecast=replace(
-                forecast,
-                steps=self._hidden_keys(forecast.steps),
-                due_ms=self._hidden_keys(forecast.due_ms),
-                chance=self._hidden_keys(forecast.chance),
-            ),
-        )
+        return renamed(hint, self.hidden_name) if self._settings.hash_names else hint
 
     def hidden_name(self, name: str) -> str:
         """A name as it is known behind the door."""
         return self._hash("name", name) if self._settings.hash_names else name
-
-    def _hidden_keys(self, said: Mapping[str, V]) -> dict[str, V]:
-        return {self.hidden_name(agent): value for agent, value in said.items()}
 
     def _of_headers(self, headers: Mapping[str, str]) -> Tenant:
         if self._settings.tenant_by == "header":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import openai
 import pytest
@@ -10,7 +11,12 @@ import pytest
 from kvflow_agents import ConfigurationError, Forecast, Hint
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import FORECAST_PATH, Courier
-from kvflow_agents.routers import WORKERS_VARIABLE, Routers, from_environment
+from kvflow_agents.routers import (
+    ROUTING_KEY_HEADER,
+    WORKERS_VARIABLE,
+    Routers,
+    from_environment,
+)
 from kvflow_agents.servers import Server
 from tests.agents.fake_server import FakeServer
 
@@ -46,6 +52,16 @@ def test_an_entry_that_names_no_servers_is_refused(
     monkeypatch.setenv(WORKERS_VARIABLE, entry)
     with pytest.raises(ConfigurationError, match=WORKERS_VARIABLE):
         from_environment()
+
+
+def test_only_a_routers_calls_have_a_key() -> None:
+    router, agent_call = Server("http://router"), replace(HINT, agent="作家" * 40)
+    routers = Routers({router.root_url: ("http://a",)})
+    (key,) = routers.headers(router, agent_call).values()
+    (other,) = routers.headers(router, replace(HINT, agent="a")).values()
+    assert key.isalnum() and key != other
+    assert routers.headers(Server("http://a"), agent_call) == {}
+    assert routers.headers(router, HINT) == {}
 
 
 @pytest.fixture
@@ -107,5 +123,9 @@ def test_every_server_behind_a_router_hears_of_each_call(
             assert [request.path for request in each.requests] == 3 * [FORECAST_PATH]
             assert [request.body["seq"] for request in each.requests] == [1, 2, 3]
             assert [request.body.get("agent") for request in each.requests] == ["a", "a", None]
+        # The same agent's calls, and no other's, have one key.
+        keys = {request.headers.get(ROUTING_KEY_HEADER) for request in router.requests}
+        other_agent = from_environment().headers(Server(router.root_url), loop.hint("b"))
+        assert len(keys) == 1 and keys.isdisjoint({None, *other_agent.values()})
         # The router gets the calls alone: it has no such endpoint.
         assert not [request for request in router.requests if request.path == FORECAST_PATH]
