@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kvflow_agents.delays import Delay
-from kvflow_agents.histogram import GROWTH, Histogram
+from kvflow_agents.histogram import GROWTH, Histogram, bin_of
 
 END = ""
 """Who calls after a workflow's last call: nobody."""
@@ -21,17 +21,6 @@ MAX_FOLLOWERS = 64
 FIRST_LOOKS = 16
 LOOKS_PER_READING = 4
 _LARGEST_UNIT = 1e9
-
-
-@dataclass(slots=True)
-class Fate:
-    """One call, and in how many ms each agent's first call after it came; in that order."""
-
-    agent: str
-    scene: str
-    """The agent, and who had called before it in the run: see `Trail`."""
-    at_s: float
-    gaps_ms: dict[str, float] = field(default_factory=dict)
 
 
 class Following:
@@ -51,27 +40,27 @@ class Following:
         """How many calls it rests on, each of weight 1 when it was new."""
         return self._fates / self._unit
 
-    def note_gap(self, follower: str, ms: float) -> None:
-        """The first call of `follower` came this long after a call."""
+    def note_gap(self, follower: str, place: int) -> None:
+        """The first call of `follower` after a call; how long after, as `bin_of` has it."""
         gaps = self._gaps.get(follower)
         if gaps is None:
             if len(self._gaps) >= MAX_FOLLOWERS:
                 del self._gaps[min(self._gaps, key=lambda name: self._gaps[name].evidence)]
             gaps = self._gaps[follower] = Histogram()
-        gaps.add(ms)
+        gaps.count(place)
 
-    def note_fate(self, fate: Fate) -> None:
-        """Nothing more will follow one call."""
+    def note_fate(self, followers: Collection[str]) -> None:
+        """Who has called after one call, in that order; nobody else will be noted."""
         self._unit = unit = self._unit * GROWTH
         self._fates += unit
-        _add(self._next, next(iter(fate.gaps_ms), END), unit)
-        for follower in fate.gaps_ms:
+        _add(self._next, next(iter(followers), END), unit)
+        for follower in followers:
             _add(self._again, follower, unit)
         if unit > _LARGEST_UNIT:
             self._scale(1.0 / unit)
 
     def chance_next(
-        self, agents: Iterable[str], guesses: Mapping[str, float] | None = None
+        self, agents: Collection[str], guesses: Mapping[str, float] | None = None
     ) -> dict[str, float]:
         """Who makes the next call, `END` for nobody; {} if too little is known.
 
@@ -153,6 +142,28 @@ class Following:
                 counts[agent] *= factor
                 if counts[agent] < 0.001 * self._unit:
                     del counts[agent]
+
+
+@dataclass(slots=True)
+class Fate:
+    """One call, and who has called after it, in that order."""
+
+    at_s: float
+    known: Sequence[Following]
+    """What learns of it."""
+    followers: dict[str, None] = field(default_factory=dict)
+
+    def note_call(self, agent: str, now_s: float) -> None:
+        """An agent calls for the first time since."""
+        self.followers[agent] = None
+        place = bin_of((now_s - self.at_s) * 1000.0)
+        for each in self.known:
+            each.note_gap(agent, place)
+
+    def end(self) -> None:
+        """Nothing more follows, or nothing that will be noted."""
+        for each in self.known:
+            each.note_fate(self.followers)
 
 
 def _add(counts: dict[str, float], agent: str, weight: float) -> None:

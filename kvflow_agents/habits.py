@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from kvflow_agents.delays import Delay
@@ -38,28 +38,28 @@ class Habits:
         self._chance = random.Random(seed)
         self._lock = threading.Lock()
 
-    def note_call(self, agent: str, scene: str, earlier: Sequence[Fate]) -> bool:
-        """An agent calls: how long after these earlier calls is known now.
+    def note_call(
+        self, agent: str, scene: str, now_s: float, earlier: Collection[Fate]
+    ) -> Fate | None:
+        """An agent calls, for the first time since these earlier calls.
 
-        Whether it is worth noting what follows this call: of an agent that is well known, chance
-        picks each fourth, which costs a fourth. In all its scenes alike, or one would count more.
+        None if it is not worth noting what follows this one: of an agent that is well known,
+        chance picks each fourth, which costs a fourth. In all its scenes alike, or one would count
+        more.
         """
         with self._lock:
             for fate in earlier:
-                for known in self._known(fate):
-                    known.note_gap(agent, fate.gaps_ms[agent])
+                fate.note_call(agent, now_s)
             known = _of(agent, self._callers, MAX_CALLERS)
-            self._callers.move_to_end(agent)
-            if scene in self._scenes:
-                self._scenes.move_to_end(scene)
-            return known.evidence < WELL_KNOWN or self._chance.random() < 0.25
+            if known.evidence >= WELL_KNOWN and self._chance.random() >= 0.25:
+                return None
+            return Fate(now_s, (known, _of(scene, self._scenes, MAX_SCENES)))
 
     def note_fates(self, fates: Collection[Fate]) -> None:
         """Nothing more follows these calls, or nothing that will be noted."""
         with self._lock:
             for fate in fates:
-                for known in self._known(fate):
-                    known.note_fate(fate)
+                fate.end()
 
     def note_turn(self, agent: str, ms: float) -> None:
         """An agent was at work this long: its calls and its tools."""
@@ -82,10 +82,9 @@ class Habits:
         """Due times in ms and chances in percent of the agents of `steps`, as a caller calls."""
         with self._lock:
             due_ms: dict[str, int] = {}
-            chances: dict[str, float] = {}
             for known in self._closer_and_closer(caller, scene):
                 due_ms |= {agent: ms for agent, ms in known.due_ms().items() if agent in steps}
-                chances = known.chance_again(steps, chances) or chances
+            chances = self._chance_again(caller, steps, scene)
         return due_ms, {agent: round(100.0 * chance) for agent, chance in chances.items()}
 
     def evidence(self, scene: str) -> float:
@@ -95,7 +94,7 @@ class Habits:
             return 0.0 if known is None else known.evidence
 
     def chance_next(
-        self, caller: str, agents: Iterable[str] = (), scene: str | None = None
+        self, caller: str, agents: Collection[str] = (), scene: str | None = None
     ) -> dict[str, float]:
         """Who calls after a caller; `agents` may by the structure. {}: too little is known."""
         with self._lock:
@@ -107,10 +106,7 @@ class Habits:
     def chance_again(self, caller: str, steps: Steps, scene: str | None = None) -> dict[str, float]:
         """Whether agents are called again after a caller's call; {}: too little is known."""
         with self._lock:
-            chances: dict[str, float] = {}
-            for known in self._closer_and_closer(caller, scene):
-                chances = known.chance_again(steps, chances) or chances
-            return chances
+            return self._chance_again(caller, steps, scene)
 
     def due(self, caller: str, agent: str, scene: str | None = None) -> Delay | None:
         """The time from a caller's call to an agent's next, if there is one; None: unknown."""
@@ -149,11 +145,11 @@ class Habits:
             self._scenes = _best(scenes, self._scenes, MAX_SCENES)
             self._turns = _best(turns, self._turns, MAX_CALLERS)
 
-    def _known(self, fate: Fate) -> tuple[Following, Following]:
-        return (
-            _of(fate.agent, self._callers, MAX_CALLERS),
-            _of(fate.scene, self._scenes, MAX_SCENES),
-        )
+    def _chance_again(self, caller: str, steps: Steps, scene: str | None) -> dict[str, float]:
+        chances: dict[str, float] = {}
+        for known in self._closer_and_closer(caller, scene):
+            chances = known.chance_again(steps, chances) or chances
+        return chances
 
     def _closer_and_closer(self, caller: str, scene: str | None) -> list[Following]:
         """What is known of a caller, then of the scene: each outdoes what precedes it."""
@@ -167,6 +163,8 @@ def _of(name: str, all_known: OrderedDict[str, Following], most: int) -> Followi
         known = all_known[name] = Following()
         if len(all_known) > most:
             all_known.popitem(last=False)
+    else:
+        all_known.move_to_end(name)
     return known
 
 

@@ -18,6 +18,11 @@ _LAST_BIN = int(math.log2(LONGEST_MS + 1.0) * BINS_PER_OCTAVE)
 _LARGEST_UNIT = 1e9
 
 
+def bin_of(ms: float) -> int:
+    """Where a time is counted."""
+    return int(math.log2(min(max(ms, 0.0), LONGEST_MS) + 1.0) * BINS_PER_OCTAVE)
+
+
 class Histogram:
     """Milliseconds on a logarithmic scale; the past fades. At most some 140 bins."""
 
@@ -36,7 +41,10 @@ class Histogram:
 
     def add(self, ms: float) -> None:
         """Count one event."""
-        place = int(math.log2(min(max(ms, 0.0), LONGEST_MS) + 1.0) * BINS_PER_OCTAVE)
+        self.count(bin_of(ms))
+
+    def count(self, place: int) -> None:
+        """Count one event whose bin is known."""
         # Instead of all the old weights shrinking, the new one grows.
         self._unit = unit = self._unit * GROWTH
         self._weights[place] = self._weights.get(place, 0.0) + unit

@@ -40,25 +40,29 @@ class Trail:
         """The scene of a call that an agent makes now."""
         return f"{agent}{_BETWEEN}{self._cast}"
 
-    def call(self, agent: str) -> None:
-        """An agent calls the model. Costs O(calls since its last one), at most `MAX_CALLS`."""
+    def call(self, agent: str) -> str:
+        """An agent calls the model; in which scene.
+
+        Costs O(calls since its last one), at most `MAX_CALLS`.
+        """
         now_s = self._clock()
         earlier = []
         for fate in reversed(self._calls):
-            if agent in fate.gaps_ms:
+            if agent in fate.followers:
                 break  # and so it is in those before
-            fate.gaps_ms[agent] = (now_s - fate.at_s) * 1000.0
             earlier.append(fate)
         scene = self.scene(agent)
-        if self._habits.note_call(agent, scene, earlier):
-            self._calls.append(Fate(agent, scene, now_s))
+        fate = self._habits.note_call(agent, scene, now_s, earlier)
+        if fate is not None:
+            self._calls.append(fate)
+            if len(self._calls) > MAX_CALLS:
+                self._habits.note_fates([self._calls.popleft()])
         if agent not in self._called and len(self._called) < MAX_CAST:
             self._called.add(agent)
             self._cast = _BETWEEN.join(sorted(self._called))
-        if len(self._calls) > MAX_CALLS:
-            self._habits.note_fates([self._calls.popleft()])
         if agent not in self._turns and len(self._turns) < MAX_CALLS:
             self._turns[agent] = now_s
+        return scene
 
     def finish(self, agent: str) -> None:
         """An agent is no longer at work."""
