@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from typing import Any
 
 from kvflow_agents.call_records import CallUnderWay
@@ -18,7 +19,7 @@ def watch(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
     """
     if _is_stream(result):
         _watch_stream(call, result, failsafe)
-    elif (response := getattr(result, "http_response", None)) is not None:
+    elif (response := _response_of(result)) is not None:
         if response.is_closed:
             call.end()
         else:
@@ -29,10 +30,27 @@ def watch(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
         call.end()
 
 
-def _is_stream(result: Any) -> bool:
+@cache
+def _streams() -> tuple[type, ...]:
     from openai import AsyncStream, Stream
 
-    return isinstance(result, Stream | AsyncStream)
+    return Stream, AsyncStream
+
+
+@cache
+def _parsed() -> type:
+    from openai import BaseModel
+
+    return BaseModel
+
+
+def _is_stream(result: Any) -> bool:
+    return isinstance(result, _streams())
+
+
+def _response_of(result: Any) -> Any | None:
+    """The HTTP response in a raw response."""
+    return None if isinstance(result, _parsed()) else getattr(result, "http_response", None)
 
 
 def _note_usage(call: CallUnderWay, answer: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kvflow_agents import pseudonyms, routers
@@ -102,13 +102,12 @@ class Carrier:
         """Attach no more; the last carrier to go leaves the SDK as it was."""
         sdk.remove(self)
 
-    def attach(self, client: Any, options: Any) -> bool:
+    def attach(self, client: Any, base_url: str, options: Any) -> bool:
         """Add the caller's hint to one request's options; openai's `FinalRequestOptions`.
 
         Whether it was added.
         """
-        server = Server(root_of(str(client.base_url)), client.api_key)
-        dialect = self._dialect(client, server) if _is_hintable(options) else None
+        dialect = self._servers.dialect(base_url) if _is_hintable(options) else None
         if dialect is None:
             return False
         call = self._identify()
@@ -118,7 +117,11 @@ class Carrier:
         body = {**options.json_data, **(options.extra_json or {})}
         if is_hinted(body):
             return False
-        server = replace(server, **_salts(body))
+        server = _server(client, base_url, body)
+        if dialect == ASK:
+            dialect = inquiries.dialect_of(server)
+        if dialect is None or dialect == NONE:
+            return False
         hint = call.workflow.hint(call.agent)
         said = self._pseudonyms.hide(hint)
         additions = DIALECTS[dialect](said).with_headers(self._routers.headers(server, said))
@@ -155,13 +158,6 @@ class Carrier:
         """The servers that have seen a workflow's calls."""
         with self._lock:
             return tuple(self._workflow_servers.get(workflow, ()))
-
-    def _dialect(self, client: Any, server: Server) -> str | None:
-        """The dialect for a client's server, None for no hint."""
-        dialect = self._servers.dialect(str(client.base_url))
-        if dialect == ASK:
-            dialect = inquiries.dialect_of(server)
-        return None if dialect == NONE else dialect
 
     def _remember(self, options: Any, hint: Hint, server: Server, *, takes_forecasts: bool) -> None:
         # The SDK makes one idempotency key per call and keeps it for the call's retries.
@@ -200,9 +196,14 @@ def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Addition
     return bool(fields)
 
 
-def _salts(body: Mapping[str, Any]) -> dict[str, str]:
-    said = {name: body.get(name) for name in ("cache_salt", "extra_key")}
-    return {name: salt for name, salt in said.items() if isinstance(salt, str)}
+def _server(client: Any, base_url: str, body: Mapping[str, Any]) -> Server:
+    cache_salt, extra_key = body.get("cache_salt"), body.get("extra_key")
+    return Server(
+        root_of(base_url),
+        client.api_key,
+        cache_salt if isinstance(cache_salt, str) else None,
+        extra_key if isinstance(extra_key, str) else None,
+    )
 
 
 def _report(hint: Hint, server: Server) -> None:

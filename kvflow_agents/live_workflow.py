@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 
 from kvflow_agents.app import START, App, end_of, start_of
 from kvflow_agents.forecast import Forecast, Steps
@@ -48,30 +47,34 @@ class Workflow:
             self._forget_inside(scope, scope, run)
             planned = [self._entry(agent) for agent in agents]
             last = self._scopes.get((scope, run))
-            ran = last.ran() if last else set()
-            for agent in ran:
-                self._trail.finish(agent)
-            before = {self._exit(agent) for agent in ran} if last else {start_of(scope)}
-            self.app.learn(before, set(planned), is_start=last is None)
-            self._scopes[scope, run] = state = _Scope(planned, last.arrived if last else {})
-            state.before = before
+            if last is None:
+                before = {start_of(scope)}
+            else:
+                ran = last.planned.keys() | last.finished
+                for agent in ran:
+                    self._trail.finish(agent)
+                before = {self._exit(agent) for agent in ran}
+            self.app.learn(before, planned, is_start=last is None)
+            self._scopes[scope, run] = state = _Scope(before, last.arrived if last else {})
+            for agent in planned:
+                state.add(agent)
             self._note_arrivals(state, before)
             self._changed()
 
     def push(self, scope: str, agent: str, *, run: str = "") -> None:
         """One more agent joins the scope's current step."""
         with self._lock:
-            state = self._scopes.setdefault((scope, run), _Scope())
+            state = self._scopes.setdefault((scope, run), _Scope(set(), {}))
             planned = self._entry(agent)
             before = {state.last_finished} if state.last_finished else state.before
             self.app.learn(before or {start_of(scope)}, {planned}, is_start=False)
-            state.planned[planned] += 1
+            state.add(planned)
             self._changed()
 
     def join(self, scope: str, agent: str, *, run: str = "") -> None:
         """An agent begins: beside what is at work in its scope, else as the scope's next step."""
         state = self._scopes.get((scope, run))
-        if state is not None and (at_work := set(state.planned)):
+        if state is not None and (at_work := list(state.planned)):
             # Nobody says beforehand that it will run beside them: next, it is expected after them.
             self.app.learn(at_work, {self._entry(agent)}, is_start=False)
             self.push(scope, agent, run=run)
@@ -117,12 +120,12 @@ class Workflow:
                 self._callers.add(agent)
                 self.app.learn_caller(agent)
                 self._changed()
-            forecast = self._forecast()
-            if self._ended is None:
-                scene = self._trail.scene(agent)
-                self._trail.call(agent)
-                forecast = self._timed(agent, scene, _with_caller(agent, forecast))
-            return self._hint(agent, forecast)
+            if self._ended is not None:
+                return self._hint(agent, self._ended)
+            if self._steps is None:
+                self._steps = self._look_ahead()
+            steps = _with_caller(agent, self._steps)
+            return self._hint(agent, self._forecast(agent, self._trail.call(agent), steps))
 
     def end(self, *, resumable: bool) -> Hint:
         """The run is over, for good or until it is resumed.
@@ -131,40 +134,33 @@ class Workflow:
         after such a pause.
         """
         with self._lock:
-            self._seq += 1
             if resumable:
                 self.app.timing.pause(self.name, self._trail)
                 steps = fitting(dict.fromkeys(sorted(self._callers)))
-                self._ended = self._timed(PAUSE, PAUSE, Forecast(self._seq, steps))
+                self._ended = self._forecast(PAUSE, PAUSE, steps)
             else:
                 self._trail.end()
+                self._seq += 1
                 self._ended = Forecast(self._seq, done=True)
             return self._hint(None, self._ended)
 
     def _changed(self) -> None:
         self._steps = None
 
-    def _forecast(self) -> Forecast:
-        if self._ended is not None:
-            return self._ended
-        if self._steps is None:
-            self._steps = self._look_ahead()
-        self._seq += 1
-        return Forecast(self._seq, self._steps)
-
     def _hint(self, agent: str | None, forecast: Forecast) -> Hint:
         return Hint(self.name, forecast, agent=agent, app=self.app.name)
 
-    def _timed(self, caller: str, scene: str, forecast: Forecast) -> Forecast:
+    def _forecast(self, caller: str, scene: str, steps: Steps) -> Forecast:
+        self._seq += 1
         due_ms, chance = self.app.timing.figures(
             caller,
-            forecast.steps,
+            steps,
             scene=scene,
             graph=self.app.graph,
             finished=self._finished,
             arrived=self._waiting,
         )
-        return Forecast(forecast.seq, forecast.steps, due_ms=due_ms, chance=chance)
+        return Forecast(self._seq, steps, due_ms=due_ms, chance=chance)
 
     def _look_ahead(self) -> Steps:
         front, self._finished = self._front()
@@ -233,25 +229,24 @@ class Workflow:
 class _Scope:
     """One scope's current step, and what its AND joins have seen so far."""
 
-    def __init__(
-        self, planned: Iterable[str] = (), arrived: dict[Join, set[str]] | None = None
-    ) -> None:
-        self.planned = Counter(planned)
-        self.before: set[str] = set()
+    def __init__(self, before: set[str], arrived: dict[Join, set[str]]) -> None:
+        self.before = before
         """What the step came after."""
+        self.planned: dict[str, int] = {}
+        """How often each agent runs."""
         self.finished: set[str] = set()
         self.last_finished: str | None = None
-        self.arrived: dict[Join, set[str]] = {} if arrived is None else arrived
+        self.arrived = arrived
 
-    def ran(self) -> set[str]:
-        return self.planned.keys() | self.finished
+    def add(self, agent: str) -> None:
+        self.planned[agent] = self.planned.get(agent, 0) + 1
 
 
-def _with_caller(agent: str, forecast: Forecast) -> Forecast:
+def _with_caller(agent: str, steps: Steps) -> Steps:
     """Who calls is at work, even where the graph does not know it."""
-    if forecast.steps.get(agent) is not None:
-        return forecast
-    return replace(forecast, steps=fitting({agent: 0, **forecast.steps} | {agent: 0}))
+    if steps.get(agent) is not None:
+        return steps
+    return fitting({agent: 0, **steps} | {agent: 0})
 
 
 def _is_inside(scope: str, outer: str) -> bool:

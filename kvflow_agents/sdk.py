@@ -23,7 +23,7 @@ class Passenger(Protocol):
     @property
     def failsafe(self) -> Failsafe: ...
 
-    def attach(self, client: Any, options: Any) -> bool:
+    def attach(self, client: Any, base_url: str, options: Any) -> bool:
         """Add to one request's options; whether anything was added."""
 
 
@@ -149,12 +149,12 @@ class SDK:
 
     def _attach_all(self, client: Any, options: Any) -> None:
         made = attempt.get() or Attempt()
-        server = str(client.base_url)
-        if made.is_plain or server in self._refusals:
+        base_url = str(client.base_url)
+        if made.is_plain or base_url in self._refusals:
             return
         for passenger in self._passengers:
-            if passenger.failsafe(passenger.attach, client, options):
-                made.hinted_server = server
+            if passenger.failsafe(passenger.attach, client, base_url, options):
+                made.hinted_server = base_url
 
 
 sdk = SDK()

@@ -64,6 +64,7 @@ class AllowedServers:
             )
         default = _dialect(os.environ.get(DIALECT_VARIABLE) or KVFLOW, DIALECT_VARIABLE)
         self._entries = tuple(_entry(url, default) for url in urls)
+        self._dialect_of = lru_cache(maxsize=256)(self._find)
 
     def allows(self, base_url: str) -> bool:
         """Whether a client with this base URL may send hints."""
@@ -71,7 +72,15 @@ class AllowedServers:
 
     def dialect(self, base_url: str) -> str | None:
         """The dialect of hints to this base URL, or `ask`; None if it may get none."""
-        return _dialect_for(self._entries, base_url)
+        return self._dialect_of(base_url)
+
+    def _find(self, base_url: str) -> str | None:
+        try:
+            location = _parse(base_url)
+        except ConfigurationError:  # the client reaches its server in a way of its own
+            return None
+        covering = (each for each in self._entries if each.location.covers(location))
+        return next((each.dialect for each in covering), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +104,6 @@ class _Entry:
 def root_of(base_url: str) -> str:
     """A base URL without the `/v1` that OpenAI clients need: where `/kvflow/` lies."""
     return base_url.rstrip("/").removesuffix("/v1")
-
-
-@lru_cache(maxsize=256)
-def _dialect_for(entries: tuple[_Entry, ...], base_url: str) -> str | None:
-    try:
-        location = _parse(base_url)
-    except ConfigurationError:  # the client reaches its server in a way of its own
-        return None
-    return next((each.dialect for each in entries if each.location.covers(location)), None)
 
 
 def _entry(url: str, default: str) -> _Entry:

@@ -52,9 +52,9 @@ class Trail:
                 break  # and so it is in those before
             earlier.append(fate)
         scene = self.scene(agent)
-        fate = self._habits.note_call(agent, scene, now_s, earlier)
-        if fate is not None:
-            self._calls.append(fate)
+        new = self._habits.note_call(agent, scene, now_s, earlier)
+        if new is not None:
+            self._calls.append(new)
             if len(self._calls) > MAX_CALLS:
                 self._habits.note_fates([self._calls.popleft()])
         if agent not in self._called and len(self._called) < MAX_CAST:
