@@ -1,4 +1,4 @@
-"""A kvflow server as a child process, for tests, demos and benchmarks. Standard library only."""
+"""Servers as child processes, for tests, demos and benchmarks. Standard library only."""
 
 from __future__ import annotations
 
@@ -46,35 +46,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class ServerProcess:
-    """`kvflow serve MODEL [flags]` in a process group of its own; a context manager.
+class HTTPProcess:
+    """A command that serves HTTP, in a process group of its own; a context manager.
 
-    `start` blocks until the server answers. `stop` ends the whole group and waits; it may be
-    called at any time, any number of times. The log stays.
+    `start` blocks until it answers. `stop` ends the whole group and waits; it may be called at any
+    time, any number of times. The log stays.
     """
+
+    ready_path = "/health"
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
-        flags: Sequence[str] = (),
+        argv: Sequence[str],
         *,
         log: str | os.PathLike[str],
-        port: int | None = None,
-        python: str | os.PathLike[str] | None = None,
+        port: int,
         env: Mapping[str, str] | None = None,
-        start_timeout_s: float = 300.0,
+        start_timeout_s: float,
     ) -> None:
-        self.port = free_port() if port is None else port
-        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}"
         self.log = Path(log)
         self._start_timeout_s = start_timeout_s
-        runs = Path(python) if python else server_python()
-        self._argv = [
-            *(str(runs), str(runs.with_name("kvflow")), "serve", os.fspath(model)),
-            *("--host", "127.0.0.1", "--port", str(self.port), *flags),
-        ]
-        # A health check that generates would leave a token in the cache under test.
-        self._env = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0", **os.environ, **(env or {})}
+        self._argv = [*argv, "--host", "127.0.0.1", "--port", str(port)]
+        self._env = env
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -147,7 +142,7 @@ class ServerProcess:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.base_url}/health", timeout=5) as answer:
+            with urllib.request.urlopen(self.base_url + self.ready_path, timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -165,6 +160,62 @@ class ServerProcess:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+class ServerProcess(HTTPProcess):
+    """`kvflow serve MODEL [flags]`."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        flags: Sequence[str] = (),
+        *,
+        log: str | os.PathLike[str],
+        port: int | None = None,
+        python: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        start_timeout_s: float = 300.0,
+    ) -> None:
+        runs = Path(python) if python else server_python()
+        super().__init__(
+            [str(runs), str(runs.with_name("kvflow")), "serve", os.fspath(model), *flags],
+            log=log,
+            port=free_port() if port is None else port,
+            # A health check that generates would leave a token in the cache under test.
+            env={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0", **os.environ, **(env or {})},
+            start_timeout_s=start_timeout_s,
+        )
+
+
+class GatewayProcess(HTTPProcess):
+    """SGLang's gateway, `smg launch`, before running servers; `is_installed` says if it can be."""
+
+    ready_path = "/readiness"
+
+    def __init__(
+        self,
+        worker_urls: Sequence[str],
+        flags: Sequence[str] = (),
+        *,
+        log: str | os.PathLike[str],
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        metrics = ("--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port()))
+        super().__init__(
+            [str(_gateway()), "launch", *flags, *metrics, "--worker-urls", *worker_urls],
+            log=log,
+            port=free_port(),
+            start_timeout_s=start_timeout_s,
+        )
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether the server's environment has it."""
+        return _gateway().exists()
+
+
+def _gateway() -> Path:
+    return server_python().with_name("smg")
 
 
 def _stat_of(process: Path) -> tuple[int, str, str, str]:

@@ -73,7 +73,7 @@ def test_it_waits_until_ready_and_ends_the_whole_group(tmp_path: Path, python: P
         assert lives(child)
     assert wait_until_gone(child)
     server.stop()
-    expected = f"called with serve m --host 127.0.0.1 --port {server.port} --stock"
+    expected = f"called with serve m --stock --host 127.0.0.1 --port {server.port}"
     assert log.read_text().splitlines()[0] == expected
 
 
