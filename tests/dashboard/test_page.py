@@ -231,6 +231,27 @@ async def test_a_long_list_is_turned_page_by_page_and_a_workflow_can_be_linked(p
         await expect(page.locator("#workflow-note")).to_contain_text("does not know this workflow")
 
 
+async def test_equal_names_of_two_tenants_are_two_workflows(page: Page) -> None:
+    tenants = ["a1b2c3d4e5f6", "0f1e2d3c4b5a"]
+    workflows = [
+        Workflow("run", ["own"], []),
+        *(Workflow("run", [f"of-{each}"], [], tenant=each) for each in tenants),
+    ]
+    async with PageServer(Views(workflows)) as server:
+        await page.goto(server.url)
+        title, agent = page.locator("#workflow-title"), page.locator("#agents tbody th")
+        await expect(agent).to_have_text("own")
+        for place, tenant in enumerate(tenants, start=1):
+            await page.locator("#workflows tbody button").nth(place).click()
+            await expect(title).to_have_text(f"Workflow run (tenant {tenant[:8]})")
+            await expect(agent).to_have_text(f"of-{tenant}")
+            await expect(page.locator("#workflows tr.selected")).to_have_count(1)
+        await page.reload()
+        await expect(agent).to_have_text(f"of-{tenants[-1]}")
+        holders = await page.locator("#pool-table tbody th").all_inner_texts()
+        assert len(holders) == len(set(holders))
+
+
 async def test_a_paused_page_asks_for_nothing(page: Page) -> None:
     views = Views([team("w", 3)])
     async with PageServer(views) as server:

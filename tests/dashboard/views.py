@@ -19,6 +19,7 @@ class Workflow:
     edges: list[tuple[str, str, int]]
     front: int = 0
     done: bool = False
+    tenant: str | None = None
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Views:
             each.front = (each.front + 1) % len(each.agents)
         offset, limit = int(query["offset"]), int(query["limit"])
         rows = [self._row(each) for each in self.workflows[offset : offset + limit]]
-        chosen = next((w for w in self.workflows if w.name == query.get("workflow")), None)
+        wanted = query.get("tenant"), query.get("workflow")
+        chosen = next((w for w in self.workflows if (w.tenant, w.name) == wanted), None)
         start, most = int(query["agents_offset"]), int(query["agents_limit"])
         view = {
             "pool": self._pool(),
@@ -53,6 +55,7 @@ class Views:
         calls = self.asked * 3
         return {
             "workflow": workflow.name,
+            "tenant": workflow.tenant,
             "app": "app",
             "seq": calls,
             "done": workflow.done,
@@ -80,6 +83,7 @@ class Views:
         agents = [self._agent(workflow, place) for place in range(len(workflow.agents))]
         return {
             "workflow": workflow.name,
+            "tenant": workflow.tenant,
             "app": "app",
             "done": workflow.done,
             "total": len(agents),
@@ -112,12 +116,17 @@ class Views:
         def swing(tokens: int) -> int:
             return int(tokens * (0.8 + 0.2 * self.chance.random()))
 
-        names = [each.name for each in self.workflows[:8]]
-        tokens = [swing(240_000 // (2 + place)) for place in range(len(names))]
+        shown = self.workflows[:8]
+        tokens = [swing(240_000 // (2 + place)) for place in range(len(shown))]
         scale = min(1.0, 0.8 * POOL_TOKENS / sum(tokens))
         owners = [
-            {"workflow": name, "device": int(each * scale), "host": 9_000}
-            for name, each in zip(names, tokens, strict=True)
+            {
+                "workflow": workflow.name,
+                "tenant": workflow.tenant,
+                "device": int(each * scale),
+                "host": 9_000,
+            }
+            for workflow, each in zip(shown, tokens, strict=True)
         ]
         held = int(sum(tokens) * scale) + 30_000
         expected, ordinary = held // 2, held // 4

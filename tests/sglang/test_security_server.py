@@ -15,6 +15,8 @@ import pytest
 from kvflow_agents.hints import encode_body
 from kvflow_agents.servers import Server
 from kvflow_sglang.server_process import ServerProcess
+from tests.dashboard.browser import FLAGS as BROWSER_FLAGS
+from tests.dashboard.browser import find_chromium
 from tests.sglang.agents_in_turn import FLAGS
 from tests.sglang.kvflow_client import Client, Reply, Run, completion_body
 
@@ -82,6 +84,28 @@ def test_what_everybody_does_is_shown_to_the_admin_key_alone(client: Client) -> 
     view = operator.get("/kvflow/view").body["view"]
     assert any(row["workflow"] == "seen by the operator" for row in view["workflows"]["workflows"])
     assert operator.get("/kvflow/workflows").status == 401  # an ordinary endpoint: SGLang's rule
+
+
+async def test_the_operators_page_opens_every_tenants_workflow(client: Client) -> None:
+    playwright_api = pytest.importorskip("playwright.async_api", reason="no playwright")
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium on the PATH; KVFLOW_CHROMIUM can name one")
+    for salt in ("one", "two"):
+        complete(client, salt, Run("opened"), f"agent of {salt}")
+    async with playwright_api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=BROWSER_FLAGS)
+        page = await browser.new_page()
+        await page.goto(f"{client.base_url}/kvflow/")
+        await page.locator("#key-input").fill(ADMIN_KEY)
+        await page.keyboard.press("Enter")
+        opened = page.locator("#workflows tbody button", has_text="opened (tenant")
+        await playwright_api.expect(opened).to_have_count(2)
+        for place, salt in enumerate(("two", "one")):  # the one heard last first
+            await opened.nth(place).click()
+            agent = page.locator("#agents tbody th")
+            await playwright_api.expect(agent).to_have_text(f"agent of {salt}")
+        await browser.close()
 
 
 @pytest.mark.parametrize("path", ["/kvflow/forecast", "/kvflow/workflows?limit=x", "/kvflow/view"])

@@ -1,7 +1,7 @@
 // Two charts over time: who holds the pool, stacked; what was found, against LRU and MIN.
 
 import { Series } from "./series.js";
-import { compact, count, share } from "./text.js";
+import { compact, count, label, share } from "./text.js";
 import { Table, setText } from "./tables.js";
 
 const MOST_OWNERS = 6;
@@ -105,7 +105,7 @@ export class PoolPanel {
   owners(pools, tier) {
     const last = pools.findLast((each) => each !== null);
     const largest = [...last.owners].filter((each) => each[tier] > 0).sort((one, other) => other[tier] - one[tier]);
-    const names = largest.slice(0, MOST_OWNERS).map((each) => each.workflow);
+    const names = largest.slice(0, MOST_OWNERS).map(label);
     for (const name of this.colors.keys()) if (!names.includes(name)) this.colors.delete(name);
     for (const name of names) {
       if (this.colors.has(name)) continue;
@@ -131,7 +131,7 @@ function held(pool, tier, by, names) {
   const all = tokens.expected + tokens.ordinary + tokens.spent;
   const running = Math.max(0, tokens.tokens - tokens.free - all);
   if (by === "standing") return [...names.map((name) => tokens[name]), running];
-  const of = new Map(pool.owners.map((each) => [each.workflow, each[tier]]));
+  const of = new Map(pool.owners.map((each) => [label(each), each[tier]]));
   const own = names.map((name) => of.get(name) ?? 0);
   const rest = all - pool.shared[tier] - own.reduce((sum, each) => sum + each, 0);
   return [...own, Math.max(0, rest), pool.shared[tier], running];

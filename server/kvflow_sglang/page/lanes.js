@@ -1,7 +1,7 @@
 // Many agents: a lane for each number of steps, and in it a chip for each agent.
 
 import { makeBar, setBar, setText } from "./tables.js";
-import { byName, plural, steps } from "./text.js";
+import { byName, plural, scoped, steps } from "./text.js";
 
 const MOST_LANES = 8;
 
@@ -24,9 +24,9 @@ export class Lanes {
   }
 
   *render(workflow, selected) {
-    if (this.shown !== workflow.workflow || !this.element.querySelector(".lane")) {
+    if (this.shown !== scoped(workflow) || !this.element.querySelector(".lane")) {
       this.clear();
-      this.shown = workflow.workflow;
+      this.shown = scoped(workflow);
     }
     const known = new Set(workflow.agents.map((each) => each.agent));
     for (const [name, chip] of this.chips) {

@@ -5,7 +5,7 @@ import { Graph } from "./graph.js";
 import { Lanes, neighbours } from "./lanes.js";
 import { Source } from "./source.js";
 import { Pager, Table, found, setText } from "./tables.js";
-import { byName, count, duration, plural, share, steps } from "./text.js";
+import { byName, count, duration, label, plural, scoped, share, steps, unscoped } from "./text.js";
 
 const WORKFLOWS = 20;
 const AGENTS = 300;
@@ -32,7 +32,7 @@ const lanes = new Lanes(at("graph"), chooseAgent);
 const workflows = new Table(
   at("workflows"),
   [
-    { text: (row) => row.workflow },
+    { text: label },
     { text: (row) => (row.done ? "ended" : "running") },
     { text: (row) => count(row.known_agents), number: true },
     { text: (row) => count(row.sums.calls), number: true },
@@ -90,30 +90,34 @@ const agentsPager = new Pager(at("agents-pager"), "agents", {
   onPage: (offset) => turn({ agents_offset: offset, row: 0 }),
 });
 
-const source = new Source({ address, onView, onState });
+const source = new Source({ question, onView, onState });
 
-function address() {
+function question() {
   const query = new URLSearchParams({
     offset: chosen.offset,
     limit: WORKFLOWS,
     agents_offset: chosen.agents_offset,
     agents_limit: AGENTS,
   });
-  if (chosen.workflow !== null) query.set("workflow", chosen.workflow);
-  return `view?${query}`;
+  if (chosen.workflow !== null) {
+    const { tenant, workflow } = unscoped(chosen.workflow);
+    query.set("workflow", workflow);
+    if (tenant !== null) query.set("tenant", tenant);
+  }
+  return { address: `view?${query}`, workflow: chosen.workflow };
 }
 
-function onView(received) {
+function onView(received, asked) {
   const now_s = Date.now() / 1000;
   if (server !== null && received.server !== server) {
     notify(`The server was restarted; its counts began anew. Seen at ${clock()}.`);
     for (const panel of [pool, optimum]) panel.push(now_s, null);
   }
   server = received.server;
-  answer = received;
+  answer = { ...received, asked };
   const { view } = answer;
   if (chosen.workflow === null && view.workflows.workflows.length) {
-    chosen.workflow = view.workflows.workflows[0].workflow;
+    chosen.workflow = scoped(view.workflows.workflows[0]);
     source.ask();
   }
   pool.push(now_s, view.pool);
@@ -168,7 +172,7 @@ function drawPiece() {
 function* drawWorkflows() {
   const { total, workflows: rows } = answer.view.workflows;
   workflowsPager.render(chosen.offset, WORKFLOWS, rows.length, total);
-  yield* workflows.render(rows, { name: (row) => row.workflow, selected: chosen.workflow });
+  yield* workflows.render(rows, { name: scoped, selected: chosen.workflow });
 }
 
 function* drawCounters() {
@@ -178,9 +182,10 @@ function* drawCounters() {
 
 function* drawWorkflow() {
   const { workflow } = answer.view;
-  if (workflow === null || workflow.workflow !== chosen.workflow) {
+  const title = chosen.workflow === null ? "No workflow yet" : `Workflow ${label(unscoped(chosen.workflow))}`;
+  if (workflow === null || answer.asked.workflow !== chosen.workflow) {
     const isGone = workflow === null && chosen.workflow !== null;
-    setText(at("workflow-title"), chosen.workflow === null ? "No workflow yet" : `Workflow ${chosen.workflow}`);
+    setText(at("workflow-title"), title);
     setText(at("workflow-note"), isGone ? "The server does not know this workflow, or has forgotten it." : "");
     if (isGone) {
       lanes.clear();
@@ -189,7 +194,7 @@ function* drawWorkflow() {
     }
     return;
   }
-  setText(at("workflow-title"), `Workflow ${workflow.workflow}${workflow.done ? ", ended" : ""}`);
+  setText(at("workflow-title"), `${title}${workflow.done ? ", ended" : ""}`);
   at("agents-pager").hidden = workflow.total <= AGENTS;
   agentsPager.render(chosen.agents_offset, AGENTS, workflow.agents.length, workflow.total);
   const kind = chosen.kind ?? (workflow.agents.length > MOST_IN_GRAPH || !workflow.edges.length ? "lanes" : "graph");

@@ -7,9 +7,10 @@ const TIMEOUT_MS = 10000;
 const KEY = "kvflow-key";
 
 export class Source {
-  // `onView(answer)`, `onState(state)`: "live", "lost", "locked" or "paused".
-  constructor({ address, onView, onState }) {
-    this.address = address;
+  // `question()` has an `address`, and comes back with its answer: `onView(answer, question)`.
+  // `onState(state)`: "live", "lost", "locked" or "paused".
+  constructor({ question, onView, onState }) {
+    this.question = question;
     this.onView = onView;
     this.onState = onState;
     this.state = "";
@@ -49,7 +50,8 @@ export class Source {
     try {
       const headers = this.key === null ? {} : { Authorization: `Bearer ${this.key}` };
       const signal = AbortSignal.timeout(TIMEOUT_MS);
-      const response = await fetch(this.address(), { headers, signal, cache: "no-store" });
+      const question = this.question();
+      const response = await fetch(question.address, { headers, signal, cache: "no-store" });
       if (response.status === 401 || response.status === 403) {
         wait_ms = null;
         this.become("locked");
@@ -60,7 +62,7 @@ export class Source {
         this.retry_ms = FIRST_RETRY_MS;
         if (!this.paused) {
           this.become("live");
-          this.onView(answer);
+          this.onView(answer, question);
         }
       }
     } catch {

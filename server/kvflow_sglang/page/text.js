@@ -20,6 +20,15 @@ export function duration(ms) {
   return ms < 7200000 ? `${Math.round(ms / 60000)} min` : `${Math.round(ms / 3600000)} h`;
 }
 
+// Of a workflow, and with it of its tenant: names of two tenants may be equal. No name holds a NUL.
+export const scoped = ({ tenant, workflow }) => (tenant === null ? workflow : `${tenant}\0${workflow}`);
+export const unscoped = (name) => {
+  const end = name.indexOf("\0");
+  return end < 0 ? { tenant: null, workflow: name } : { tenant: name.slice(0, end), workflow: name.slice(end + 1) };
+};
+export const label = ({ tenant, workflow }) =>
+  tenant === null ? workflow : `${workflow} (tenant ${tenant.slice(0, 8)})`;
+
 export const plural = (value, noun) => `${counts.format(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 // In the order in which people count: agent-2 before agent-10.
