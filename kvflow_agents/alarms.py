@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 
-class Alarmed(Protocol):
+class Alarmed(Hashable, Protocol):
     """Has an alarm at most."""
 
     alarm_ms: int | None
@@ -20,31 +20,40 @@ Owner = TypeVar("Owner")
 class Alarms(Generic[Owner, A]):
     """Alarms of many, each with an owner; the earliest ring first, in the order they were set.
 
-    Setting and ringing cost O(log n), amortized. Whoever takes an alarm back sets `alarm_ms` to
-    None.
+    Kept by time: of one message many agents have the same. Setting one costs O(log n), amortized.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Owner, A]] = []
-        self._count = 0
-        self._most = 64
+        self._at: dict[int, dict[A, Owner]] = {}
+        self._times: list[int] = []  # a heap of the times in `_at`, or that were
 
     def set(self, owner: Owner, alarmed: A, at_ms: int) -> None:
         """Ring at some time, instead of the one that was set before."""
         if alarmed.alarm_ms == at_ms:
             return
+        self.take_back(alarmed)
         alarmed.alarm_ms = at_ms
-        self._count += 1
-        heapq.heappush(self._heap, (at_ms, self._count, owner, alarmed))
-        if len(self._heap) > self._most:
-            self._heap = [entry for entry in self._heap if entry[3].alarm_ms == entry[0]]
-            heapq.heapify(self._heap)
-            self._most = 2 * len(self._heap) + 64
+        if at_ms not in self._at:
+            self._at[at_ms] = {}
+            heapq.heappush(self._times, at_ms)
+            # Times at which nothing rings any more go when they come up, or when most are such.
+            if len(self._times) > 2 * len(self._at) + 64:
+                self._times = sorted(self._at)
+        self._at[at_ms][alarmed] = owner
+
+    def take_back(self, alarmed: A) -> None:
+        """Do not ring."""
+        if alarmed.alarm_ms is not None:
+            same_time = self._at[alarmed.alarm_ms]
+            del same_time[alarmed]
+            if not same_time:
+                del self._at[alarmed.alarm_ms]
+            alarmed.alarm_ms = None
 
     def rung(self, now_ms: int) -> Iterator[tuple[Owner, A]]:
         """Those whose time has come; their alarms are off."""
-        while self._heap and self._heap[0][0] <= now_ms:
-            at_ms, _, owner, alarmed = heapq.heappop(self._heap)
-            if alarmed.alarm_ms == at_ms:
+        while self._times and self._times[0] <= now_ms:
+            same_time = self._at.pop(heapq.heappop(self._times), {})
+            for alarmed in same_time:
                 alarmed.alarm_ms = None
-                yield owner, alarmed
+            yield from ((owner, alarmed) for alarmed, owner in same_time.items())

@@ -54,11 +54,12 @@ class Claim(Generic[N]):
 class _Label(Generic[N]):
     """What is known of one node: who has used it, who will, and who waits for what is below."""
 
-    __slots__ = ("distances", "idle", "users", "waiting")
+    __slots__ = ("distances", "idle", "nearest", "users", "waiting")
 
     def __init__(self) -> None:
         self.users: set[str | None] = set()
         self.distances: dict[int, int] = {}  # distance -> covering claims
+        self.nearest: int | None = None  # the least of them: many agents may share a node
         self.idle = 0  # covering claims without a distance
         self.waiting: dict[Hashable, set[Claim[N]]] = {}
 
@@ -67,14 +68,26 @@ class _Label(Generic[N]):
             self.idle += 1
         else:
             self.distances[distance] = self.distances.get(distance, 0) + 1
+            if self.nearest is None or distance < self.nearest:
+                self.nearest = distance
 
     def uncover(self, distance: int | None) -> None:
         if distance is None:
             self.idle -= 1
-        elif self.distances[distance] == 1:
-            del self.distances[distance]
-        else:
+        elif self.distances[distance] > 1:
             self.distances[distance] -= 1
+        else:
+            del self.distances[distance]
+            if distance == self.nearest:
+                self.nearest = min(self.distances, default=None)
+
+    def move(self, before: int | None, now: int | None) -> bool:
+        """A covering claim has another distance; whether the node's standing may be another."""
+        nearest, was_idle = self.nearest, self.idle > 0
+        # In this order who comes nearer leaves no gap to look for the next one in.
+        self.cover(now)
+        self.uncover(before)
+        return self.nearest != nearest or (self.idle > 0) != was_idle
 
 
 class ClaimLedger(Generic[N]):
@@ -100,8 +113,8 @@ class ClaimLedger(Generic[N]):
         label = self._labels.get(node.id)
         if label is None:
             return Standing.ORDINARY, None
-        if label.distances:
-            return Standing.EXPECTED, min(label.distances)
+        if label.nearest is not None:
+            return Standing.EXPECTED, label.nearest
         is_private = len(label.users) == 1 and None not in label.users
         if is_private and (self._doubted or self._doubted_tenants):
             is_private = not any(map(self._is_doubted, label.users))
@@ -117,7 +130,7 @@ class ClaimLedger(Generic[N]):
     def is_expected(self, node: N) -> bool:
         """Whether an agent is expected to use a node; `standing` tells more."""
         label = self._labels.get(node.id)
-        return label is not None and bool(label.distances)
+        return label is not None and label.nearest is not None
 
     def doubt(self, user: str) -> None:
         """Nothing is spent for being used by this workflow alone, until it is believed again."""
@@ -168,11 +181,7 @@ class ClaimLedger(Generic[N]):
         if now == claim.distance:
             return
         for node in self._covered(claim):
-            label = self._labels[node.id]
-            before = self.standing(node)
-            label.uncover(claim.distance)
-            label.cover(now)
-            if self.standing(node) != before:
+            if self._labels[node.id].move(claim.distance, now):
                 self._on_change(node)
         claim.distance = now
 
@@ -204,7 +213,7 @@ class ClaimLedger(Generic[N]):
         if label is not None:
             copy = self._labels[upper.id] = _Label()
             copy.users = set(label.users)
-            copy.distances = dict(label.distances)
+            copy.distances, copy.nearest = dict(label.distances), label.nearest
             copy.idle = label.idle
             self._on_change(upper)
             self._on_change(lower)
@@ -239,6 +248,7 @@ class ClaimLedger(Generic[N]):
             actual = covers.get(node_id, [])
             assert sorted(noted) == sorted(s for s in actual if s is not None), "distances are off"
             assert label.idle == actual.count(None), "idle claims are off"
+            assert label.nearest == min(label.distances, default=None), "the nearest is off"
 
     def _is_doubted(self, user: str | None) -> bool:
         if user is None:

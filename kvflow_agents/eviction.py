@@ -102,7 +102,9 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
         """Take note that a leaf's rank may have changed."""
         if leaf in self:
             now = self._rank_of(leaf)
-            if now != self._ranks[leaf]:
+            noted = self._ranks[leaf]
+            # One that goes later in the same heap is corrected when it comes up.
+            if now < noted or now.standing is not noted.standing:
                 self._push(leaf, now)
 
     def first(self, expected_goes: Preference = by_standing) -> Leaf | None:
@@ -148,5 +150,5 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
         heapq.heappush(heap, (now, leaf))
         # Superseded entries go when they come up; a heap of mostly such entries is rebuilt.
         if len(heap) > 2 * len(self._ranks) + 64:
-            heap[:] = [entry for entry in heap if self._ranks.get(entry[1]) == entry[0]]
+            heap[:] = [entry for entry in heap if self._ranks.get(entry[1]) is entry[0]]
             heapq.heapify(heap)

@@ -274,18 +274,17 @@ class Foresight(Generic[N]):
     def _set_steps(self, workflow: KnownWorkflow[N], name: str, agent: KnownAgent[N]) -> None:
         """Let an agent's claims say what is known of its next call."""
         steps = workflow.steps_of(name) if self._is_heeded else None
-        distance = other_distance = None
-        if self._is_timed and self._is_heeded:
-            growth = agent.history.growth(after_pause=workflow.is_paused)
-            chances = (growth, 1.0) if agent.history.grows else (1.0, growth)
-            now_ms = self._now_ms
-            distance, other_distance = (workflow.due_ms(name, each, now_ms) for each in chances)
-            if agent.claim is not None and distance is not None:
-                self._alarms.set((workflow, name), agent, distance)
+        is_timed = self._is_timed and self._is_heeded
+        growth = agent.history.growth(after_pause=workflow.is_paused)
+        chance, other_chance = (growth, 1.0) if agent.history.grows else (1.0, growth)
         if agent.claim is not None:
-            self._ledger.set_steps(agent.claim, steps, distance)
+            due_ms = workflow.due_ms(name, chance, self._now_ms) if is_timed else None
+            if due_ms is not None:
+                self._alarms.set((workflow, name), agent, due_ms)
+            self._ledger.set_steps(agent.claim, steps, due_ms)
         if agent.other is not None:
-            self._ledger.set_steps(agent.other, None, other_distance)
+            due_ms = workflow.due_ms(name, other_chance, self._now_ms) if is_timed else None
+            self._ledger.set_steps(agent.other, None, due_ms)
 
     def _look_at_overdue(self) -> None:
         """Expect later whoever has not called when it was due."""
@@ -447,7 +446,7 @@ class Foresight(Generic[N]):
     def _give_up_agent(self, agent: KnownAgent[N]) -> None:
         self._remembered_agents -= 1
         self._remembered_tokens -= agent.history.tokens_kept
-        agent.alarm_ms = None
+        self._alarms.take_back(agent)
         for claim in agent.claims:
             self._ledger.remove(claim)
 

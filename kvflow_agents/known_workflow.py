@@ -23,7 +23,7 @@ LEAST_STEP = 0.1
 OVERDUE = 0.5
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class KnownAgent(Generic[N]):
     """One agent of one workflow: its prompts, its claims, and whether it keeps its promises."""
 

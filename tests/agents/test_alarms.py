@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvflow_agents.alarms import Alarms
 
 
-@dataclass
+@dataclass(eq=False)
 class Sleeper:
     name: str
     alarm_ms: int | None = None
@@ -21,7 +21,7 @@ def test_the_earliest_rings_first_and_once() -> None:
     late, soon, never = Sleeper("late"), Sleeper("soon"), Sleeper("never")
     for sleeper, at_ms in ((late, 20), (soon, 10), (never, 15)):
         alarms.set("owner", sleeper, at_ms)
-    never.alarm_ms = None
+    alarms.take_back(never)
     assert list(alarms.rung(9)) == []
     assert list(alarms.rung(20)) == [("owner", soon), ("owner", late)]
     assert list(alarms.rung(30)) == []
@@ -38,6 +38,16 @@ def test_an_alarm_takes_the_place_of_the_one_before() -> None:
     assert list(alarms.rung(30)) == [("owner", sleeper)]
 
 
+def test_who_rings_may_take_back_who_would_at_the_same_time() -> None:
+    alarms: Alarms[str, Sleeper] = Alarms()
+    one, other = Sleeper("one"), Sleeper("other")
+    alarms.set("owner", one, 10)
+    alarms.set("owner", other, 10)
+    for _, sleeper in alarms.rung(10):
+        alarms.set("owner", other if sleeper is one else one, 20)
+    assert {sleeper for _, sleeper in alarms.rung(20)} == {one, other}
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.one_of(st.none(), st.integers(0, 9)))))
 def test_those_ring_whose_time_has_come(changes: list[tuple[int, int | None]]) -> None:
     alarms: Alarms[int, Sleeper] = Alarms()
@@ -46,7 +56,7 @@ def test_those_ring_whose_time_has_come(changes: list[tuple[int, int | None]]) -
     for who, at_ms in changes:
         wanted.pop(who, None)
         if at_ms is None:
-            sleepers[who].alarm_ms = None
+            alarms.take_back(sleepers[who])
         else:
             wanted[who] = at_ms
             alarms.set(who, sleepers[who], at_ms)
@@ -60,4 +70,5 @@ def test_alarms_that_were_set_again_and_again_take_no_room() -> None:
     sleeper = Sleeper("a")
     for at_ms in range(10_000):
         alarms.set("owner", sleeper, at_ms)
-    assert len(alarms._heap) <= 2 + 64
+    assert len(alarms._times) <= 2 + 64
+    assert len(alarms._at) == 1
