@@ -80,15 +80,10 @@ class App:
         graph = self.graph
         if is_start and any(_says_what_follows(graph, source) for source in before):
             return
-        sources = _sources(graph, before)
-        edges = {
-            (source, agent)
-            for agent in planned
-            if not any(join.sources & set(before) for join in graph.joins_into(agent))
-            for source in sources
-        }
-        if edges:
-            self._add(edges)
+        unexplained = [agent for agent in planned if not _follows(graph, agent, before)]
+        if unexplained:
+            sources = _sources(graph, before)
+            self._add({(source, agent) for agent in unexplained for source in sources})
 
     def learn_caller(self, agent: str) -> None:
         """An agent calls the model: if the graph has only the scope it holds, it has both now."""
@@ -129,6 +124,14 @@ class App:
 
 def _says_what_follows(graph: StepGraph, node: str) -> bool:
     return bool(graph.joins_from(node)) and node not in graph.open_agents
+
+
+def _follows(graph: StepGraph, agent: str, before: Collection[str]) -> bool:
+    """Whether a join leads from any of `before` to an agent."""
+    for join in graph.joins_into(agent):
+        if not join.sources.isdisjoint(before):
+            return True
+    return False
 
 
 def _sources(graph: StepGraph, before: Collection[str]) -> Collection[str]:

@@ -31,7 +31,7 @@ from kvflow_agents.servers import AllowedServers, Server, root_of
 from kvflow_agents.spans import mark_span
 
 HINTED_PATHS = ("/chat/completions", "/completions")
-# Bounds what is remembered of calls under way and of workflows that have not ended.
+# Bounds what is remembered of workflows that have not ended.
 MAX_REMEMBERED = 4096
 
 
@@ -90,7 +90,6 @@ class Carrier:
         self._report_failsafe = Failsafe("the report")
         self._recorder = call_recorder()
         self._recorder_failsafe = Failsafe("the recording of calls")
-        self._calls: OrderedDict[str, None] = OrderedDict()
         self._workflow_servers: OrderedDict[str, set[Server]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -127,9 +126,8 @@ class Carrier:
         additions = DIALECTS[dialect](said).with_headers(self._routers.headers(server, said))
         if not _add(client, options, body, additions):
             return False
-        self._remember(options, hint, server, takes_forecasts=dialect in TAKES_FORECASTS)
+        self._remember(hint, server, takes_forecasts=dialect in TAKES_FORECASTS)
         self._report_failsafe(_report, hint, server)
-        self._report_failsafe(mark_span, hint)
         if self._recorder is not None:
             self._recorder_failsafe(_record, self._recorder, hint, body)
         if self._lint is not None:
@@ -159,23 +157,18 @@ class Carrier:
         with self._lock:
             return tuple(self._workflow_servers.get(workflow, ()))
 
-    def _remember(self, options: Any, hint: Hint, server: Server, *, takes_forecasts: bool) -> None:
-        # The SDK makes one idempotency key per call and keeps it for the call's retries.
-        key = options.idempotency_key
+    def _remember(self, hint: Hint, server: Server, *, takes_forecasts: bool) -> None:
+        made = attempt.get()
         with self._lock:
-            if key is not None and key in self._calls:
+            if made is not None and made.hinted_server is not None:
                 self.counts.retried += 1
                 return
             self.counts.hinted += 1
-            if key is not None:
-                self._calls[key] = None
             if takes_forecasts:
-                servers = self._workflow_servers.setdefault(hint.workflow, set())
+                self._workflow_servers.setdefault(hint.workflow, set()).add(server)
                 self._workflow_servers.move_to_end(hint.workflow)
-                servers.add(server)
-            for remembered in (self._calls, self._workflow_servers):
-                while len(remembered) > MAX_REMEMBERED:
-                    remembered.popitem(last=False)
+                if len(self._workflow_servers) > MAX_REMEMBERED:
+                    self._workflow_servers.popitem(last=False)
         if takes_forecasts and self._routers.behind(server):
             # The call reaches one of them; any may have KV of the workflow's other agents.
             self.post(server, hint)
@@ -210,6 +203,7 @@ def _report(hint: Hint, server: Server) -> None:
     made = attempt.get()
     if made is not None and made.call is None:  # its retries are the same call
         made.call = call_records.begin(hint, server, made.started_s)
+    mark_span(hint)
 
 
 def _record(recorder: Recorder, hint: Hint, body: Mapping[str, Any]) -> None:

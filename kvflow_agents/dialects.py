@@ -34,7 +34,7 @@ class Additions:
 
     def with_headers(self, headers: Mapping[str, str]) -> Additions:
         """The same, and these headers."""
-        return replace(self, headers={**self.headers, **headers})
+        return replace(self, headers={**self.headers, **headers}) if headers else self
 
 
 Encode = Callable[[Hint], Additions]

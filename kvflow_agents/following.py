@@ -54,8 +54,12 @@ class Following:
         self._unit = unit = self._unit * GROWTH
         self._fates += unit
         _add(self._next, next(iter(followers), END), unit)
+        again = self._again
         for follower in followers:
-            _add(self._again, follower, unit)
+            if follower in again:
+                again[follower] += unit
+            else:
+                _add(again, follower, unit)
         if unit > _LARGEST_UNIT:
             self._scale(1.0 / unit)
 

@@ -20,7 +20,9 @@ _LARGEST_UNIT = 1e9
 
 def bin_of(ms: float) -> int:
     """Where a time is counted."""
-    return int(math.log2(min(max(ms, 0.0), LONGEST_MS) + 1.0) * BINS_PER_OCTAVE)
+    if not 0.0 <= ms <= LONGEST_MS:
+        ms = LONGEST_MS if ms > 0.0 else 0.0
+    return int(math.log2(ms + 1.0) * BINS_PER_OCTAVE)
 
 
 class Histogram:

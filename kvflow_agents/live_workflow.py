@@ -14,6 +14,8 @@ from kvflow_agents.step_graph import Join
 from kvflow_agents.trail import PAUSE, Clock
 
 ROOT = ""
+INNER_START = f"/{START}"
+"""How the start of a subgraph ends."""
 
 
 class Workflow:
@@ -200,8 +202,9 @@ class Workflow:
 
     def _exit(self, name: str) -> str:
         """What of the graph has run when `name` has: a subgraph ends at its end."""
-        scope, _, last = name.rpartition("/")
-        return end_of(scope) if last == START and scope else name
+        if not name.endswith(INNER_START):
+            return name
+        return end_of(name.removesuffix(INNER_START))
 
     def _note_arrivals(self, state: _Scope, before: Iterable[str]) -> None:
         """Remember what AND joins have seen, and forget what they have used up."""
@@ -219,6 +222,8 @@ class Workflow:
 
     def _forget_inside(self, scope: str, holder: str, run: str) -> None:
         """Drop what nobody left of the scopes that `holder` held, unless other runs hold some."""
+        if len(self._scopes) == 1 and (scope, run) in self._scopes:
+            return
         if any(path == scope and other != run for path, other in self._scopes):
             return
         for path, inner_run in list(self._scopes):
