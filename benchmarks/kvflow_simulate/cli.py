@@ -16,7 +16,7 @@ app = typer.Typer(help=__doc__, add_completion=False)
 
 @app.callback(invoke_without_command=True)
 def simulate_command(
-    preset: Annotated[str, typer.Option(help="cpu or h100: workloads and pools.")] = "h100",
+    preset: Annotated[str, typer.Option(help="cpu, h100, lora-cpu or lora-h100.")] = "h100",
     workload: Annotated[
         list[str] | None, typer.Option(help="One of the preset's; repeatable. Default: all.")
     ] = None,
@@ -25,6 +25,7 @@ def simulate_command(
     link_gb_per_s: Annotated[float | None, typer.Option(help="Host link.")] = None,
     pool_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     host_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="For LoRA adapters.")] = None,
     workflows: Annotated[int | None, typer.Option(help="At once.")] = None,
     agents: Annotated[int | None, typer.Option(help="In each workflow.")] = None,
     fixed_tokens: Annotated[int | None, typer.Option(help="Of each agent's prompt.")] = None,
@@ -35,8 +36,8 @@ def simulate_command(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
 ) -> None:
-    """Compare policies: lru, hicache, papers, ours, ours-device, ours-noprefetch, optimum and
-    optimum-device; the ceiling, where everything fits, is always run."""
+    """Compare policies: lru, lru-overlap, hicache, papers, ours, ours-device, ours-noprefetch,
+    optimum and optimum-device; the ceiling, where everything fits, is always run."""
     from kvflow_bench import presets
     from kvflow_simulate import machine as machines
     from kvflow_simulate import policies, simulate, tables
@@ -57,8 +58,9 @@ def simulate_command(
         if link_gb_per_s is not None:
             speed = replace(speed, link_bytes_per_s=link_gb_per_s * 1e9)
         pool = pool_tokens or chosen.pool_tokens
-        pools = simulate.Sizes(pool, host_tokens or simulate.host_tokens(chosen, speed, pool))
-        sides = policies.chosen(policy or list(simulate.DEFAULT_POLICIES))
+        host = host_tokens or simulate.host_tokens(chosen, speed, pool)
+        pools = simulate.Sizes(pool, host, slots or chosen.slots)
+        sides = policies.chosen(policy or list(simulate.policies_for(workloads)))
         outcomes = simulate.compare(workloads, sides, speed, pools)
     except KVFlowError as error:
         raise typer.BadParameter(str(error)) from error

@@ -8,8 +8,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kvflow_agents.adapters import Adapter
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.prefix import Tokens
+from kvflow_simulate.adapters import AdapterSlots
 from kvflow_simulate.early_loads import FEWEST_TOKENS, MOST_WAITS, EarlyLoads, Flight
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Policy
@@ -36,6 +38,7 @@ class _Job:
     prefetched_tokens: int = 0
     loaded_tokens: int = 0
     first_token_s: float = 0.0
+    adapter_ready_s: float = 0.0
 
     @property
     def slots_to_come(self) -> int:
@@ -57,7 +60,11 @@ class Engine:
         pool_tokens: int,
         host_tokens: int,
         policy: Callable[[PrefixTree], Policy],
+        slots: int = 1,
+        overlaps_loras: bool = False,
+        is_stock: bool = True,
     ) -> None:
+        """`slots`: for LoRA adapters, the base model included."""
         self.now_s = 0.0
         self.counts: Counter[str] = Counter()
         self._machine = machine
@@ -71,6 +78,14 @@ class Engine:
         self.policy = made[0]
         self.early = EarlyLoads(self.tree, self.policy, make_room=self._make_room)
         self.tree.on_split = self.early.split
+        self.adapters = AdapterSlots(
+            slots,
+            self.policy,
+            overlaps=overlaps_loras,
+            # SGLang does not hear of uses while it loads beside its computation.
+            counts_uses=not (is_stock and overlaps_loras),
+            load=lambda: self._occupy_link_s(machine.adapter_s),
+        )
         self._private_tokens = 0
         self._link_free_s = 0.0
         self._frontend_free_s = 0.0
@@ -101,7 +116,7 @@ class Engine:
     def _pass(self) -> bool:
         """One pass of the scheduler; False if there is nothing left to do."""
         self._take_arrivals()
-        self._finish_copy()
+        self._finish_copies()
         self._start_copy()
         batch = self._admit()
         if batch:
@@ -121,7 +136,8 @@ class Engine:
         """When something comes from outside: a request, or the end of a copy."""
         arrival_s = self._arrivals[0][0] if self._arrivals else math.inf
         flight = self.early.flight
-        return min(arrival_s, math.inf if flight is None else flight.ends_s)
+        flight_s = math.inf if flight is None else flight.ends_s
+        return min(arrival_s, flight_s, self.adapters.next_end_s)
 
     def _send(self, request: Request) -> None:
         job = _Job(request, self.now_s, left_tokens=len(request.answer) + 1)
@@ -137,22 +153,28 @@ class Engine:
             self.early.request_arrived()
             self._waiting.append(job)
 
-    def _finish_copy(self) -> None:
+    def _finish_copies(self) -> None:
+        self.adapters.land(self.now_s)
         flight = self.early.flight
         if flight is not None and flight.ends_s <= self.now_s:
             self.early.land()
 
     def _start_copy(self) -> None:
+        """One copy ahead in all; an adapter's goes first, for nothing can run without it."""
+        chunked = [] if self._chunked is None else [self._chunked]
+        needed = _adapters_of(*self._running, *chunked, *self._waiting)
+        self.adapters.load_ahead(needed, link_is_free=self.early.flight is None)
+        if self.adapters.needs_link or self.adapters.loading:
+            return
         parts = self.early.next_copy()
         if parts:
             self.now_s += self._machine.launch_s
             tokens = sum(part.tokens for part in parts)
-            self.early.flight = Flight(parts, self._occupy_link(tokens))
+            self.early.flight = Flight(parts, self._occupy_link_s(self._machine.load_s(tokens)))
 
-    def _occupy_link(self, tokens: int) -> float:
+    def _occupy_link_s(self, seconds: float) -> float:
         """Queue a copy behind what is on the link; when it ends."""
-        begins_s = max(self.now_s, self._link_free_s)
-        self._link_free_s = begins_s + self._machine.load_s(tokens)
+        self._link_free_s = max(self.now_s, self._link_free_s) + seconds
         return self._link_free_s
 
     def _admit(self) -> list[_Job]:
@@ -163,9 +185,13 @@ class Engine:
             job, self._chunked = self._chunked, None
             budget -= self._take(job, budget)
             batch.append(job)
+        in_use = _adapters_of(*self._running, *batch)
         passed_over: list[_Job] = []
         while self._waiting and budget > 0 and len(self._running) + len(batch) < most:
             job = self._waiting[0]
+            if not self.adapters.admits(job.request.adapter, in_use):
+                passed_over.append(self._waiting.popleft())
+                continue
             match = self.tree.match(job.request.prompt[:-1])
             if self._should_wait(job, match):
                 passed_over.append(self._waiting.popleft())
@@ -175,6 +201,7 @@ class Engine:
             self._waiting.popleft()
             budget -= self._take(job, budget)
             batch.append(job)
+            in_use.add(job.request.adapter)
         self._waiting.extendleft(reversed(passed_over))
         return batch
 
@@ -215,6 +242,7 @@ class Engine:
         job.prefetched_tokens = self.early.read(match.device, waited=job.waits > 0)
         job.kept_tokens -= job.prefetched_tokens
         self.policy.found(job.request, job.done_tokens)
+        job.adapter_ready_s = self.adapters.use(job.request.adapter)
         return True
 
     def _take(self, job: _Job, most: int) -> int:
@@ -228,8 +256,9 @@ class Engine:
         loaded = sum(job.loaded_tokens for job in batch if job.first_token_s == 0.0)
         computed = sum(job.take_tokens for job in batch)
         seconds = self._machine.prefill_s(computed)
+        self.now_s = max(self.now_s, *(job.adapter_ready_s for job in batch))
         if loaded:
-            load_s = self._occupy_link(loaded) - self.now_s
+            load_s = self._occupy_link_s(self._machine.load_s(loaded)) - self.now_s
             seconds = self._machine.overlapped_s(load_s, seconds)
         self.now_s += seconds
         for job in batch:
@@ -323,3 +352,7 @@ class Engine:
             evicted = self.tree.evict(tokens, displacing_for_distance=displacing_for_distance)
             self.counts["evicted_tokens"] += evicted
             self.policy.turn_over(evicted)
+
+
+def _adapters_of(*jobs: _Job) -> set[Adapter]:
+    return {job.request.adapter for job in jobs}

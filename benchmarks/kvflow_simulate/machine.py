@@ -25,6 +25,8 @@ class Machine:
     """From the host tier to the device."""
     token_bytes: int = 131_072
     """KV of one token, all layers."""
+    adapter_bytes: int = 335_000_000
+    """One LoRA adapter, as it is copied into a slot: of rank 64, for every projection."""
     layers: int = 32
     """In so many pieces a load overlaps with the prefill that waits for it."""
     chunk_tokens: int = 8192
@@ -38,7 +40,13 @@ class Machine:
     """What starting an early copy takes of the scheduler's time."""
 
     def __post_init__(self) -> None:
-        positive = ("prefill_tokens_per_s", "link_bytes_per_s", "token_bytes", "layers")
+        positive = (
+            "prefill_tokens_per_s",
+            "link_bytes_per_s",
+            "token_bytes",
+            "layers",
+            "adapter_bytes",
+        )
         for name in (*positive, "chunk_tokens", "most_running"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be more than 0")
@@ -63,6 +71,11 @@ class Machine:
     def load_s(self, tokens: int) -> float:
         """One load from the host tier."""
         return tokens * self.token_bytes / self.link_bytes_per_s
+
+    @property
+    def adapter_s(self) -> float:
+        """One load of an adapter."""
+        return self.adapter_bytes / self.link_bytes_per_s
 
     def overlapped_s(self, load_s: float, prefill_s: float) -> float:
         """A prefill whose layers each wait for their part of a load that begins with it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.eviction import Preference, Rank, Standing, by_recency, by_standing, rank
@@ -17,12 +19,16 @@ from kvflow_agents.prefix import Tokens
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.shadow import Shadow, checksums
 from kvflow_sglang.settings import Settings
+from kvflow_simulate.adapters import AdapterOrder
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.tree import PAGE_SIZE, Node, Order, PrefixTree, TokenKey
 
+# Below so many evictions a forecast of adapters does not grow old.
+LIFETIME_EVICTIONS = 256
 
-class Policy(Order, Protocol):
-    """An order of eviction that hears of requests."""
+
+class Policy(Order, AdapterOrder, Protocol):
+    """An order of eviction, of KV and of adapters, that hears of requests."""
 
     queue: PrefetchQueue[Node] | None
     """What to load ahead; None: nothing."""
@@ -43,6 +49,7 @@ class Recency:
 
     queue: PrefetchQueue[Node] | None = None
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
+    lora_prefetch_steps: int | None = None
 
     def __init__(self, tree: PrefixTree) -> None:
         self.tree = tree
@@ -65,6 +72,14 @@ class Recency:
     def prompt_cached(self, request: Request, leaf: Node) -> None: ...
     def answer_cached(self, request: Request, leaf: Node) -> None: ...
     def turn_over(self, evicted_tokens: int) -> None: ...
+
+    def adapter_steps(self, adapter: Adapter) -> int | None:
+        return None
+
+    def adapters_by_nearness(self) -> Iterable[Adapter]:
+        return ()
+
+    def adapter_evicted(self) -> None: ...
 
 
 class Claimed(Recency):
@@ -107,6 +122,8 @@ class Foretold(Claimed):
                 most_agents=self._settings.prefetch_agents,
                 most_tokens=self._settings.prefetch_tokens,
             )
+        self.lora_prefetch_steps = self._settings.lora_prefetch_steps
+        self._adapters = AdapterLedger(lifetime_evictions=LIFETIME_EVICTIONS)
         self._reuse = Reuse(MessageClock(lambda: tree.accesses), order=self._settings.order)
         self.foresight: Foresight[Node] = Foresight(
             self.ledger,
@@ -115,6 +132,7 @@ class Foretold(Claimed):
             lifetime_tokens=int(self._settings.lifetime_pools * tree.device_tokens),
             prefetch=self.queue,
             reuse=self._reuse,
+            adapters=self._adapters,
         )
         self._guard = Guard()
         self._shadow = Shadow.of_pool(tree.device_tokens + tree.host_tokens)
@@ -135,6 +153,7 @@ class Foretold(Claimed):
     def arrived(self, request: Request, now_s: float) -> None:
         if request.hint is not None:
             self.told(request.hint, now_s)
+            self.foresight.called_with(request.hint, request.adapter)
 
     def told(self, hint: Hint, now_s: float) -> None:
         self.foresight.hear(replace(hint, at_ms=int(1000 * now_s)))
@@ -162,6 +181,15 @@ class Foretold(Claimed):
 
     def turn_over(self, evicted_tokens: int) -> None:
         self.foresight.turn_over(evicted_tokens)
+
+    def adapter_steps(self, adapter: Adapter) -> int | None:
+        return self._adapters.steps_of(adapter)
+
+    def adapters_by_nearness(self) -> Iterable[Adapter]:
+        return self._adapters.by_nearness()
+
+    def adapter_evicted(self) -> None:
+        self._adapters.turn_over()
 
     def changed(self, node: Node) -> None:
         super().changed(node)
@@ -240,6 +268,7 @@ class Future:
             self.uses[request.id] = Use(index, kept, None if after is None else after[0].id)
             following[owner] = request, key
         self.first = [request for request, _ in following.values()]
+        self.adapters = [(request.id, request.adapter) for request in requests]
 
 
 class Clairvoyant(Claimed):
@@ -252,8 +281,18 @@ class Clairvoyant(Claimed):
         super().__init__(tree)
         self._future = future
         self._claims: dict[tuple[int, str], Claim[Node]] = {}
+        self._adapter_calls: dict[Adapter, deque[CallId]] = {}
+        for call, adapter in future.adapters:
+            self._adapter_calls.setdefault(adapter, deque()).append(call)
         for request in future.first:
             self._place(request, len(request.prompt), future.uses[request.id].index)
+
+    def found(self, request: Request, cached_tokens: int) -> None:
+        self._adapter_calls[request.adapter].remove(request.id)
+
+    def adapter_steps(self, adapter: Adapter) -> int | None:
+        calls = self._adapter_calls.get(adapter)
+        return self._future.uses[calls[0]].index if calls else None
 
     def prompt_cached(self, request: Request, leaf: Node) -> None:
         self.ledger.remove(self._claims.pop((request.id.workflow, request.agent)))
@@ -289,6 +328,8 @@ class Side:
     is_hinted: bool = False
     knows_the_future: bool = False
     fits_everything: bool = False
+    overlaps_loras: bool = True
+    """Whether adapters are loaded beside the computation."""
 
 
 def _clairvoyant(tree: PrefixTree, future: Future | None) -> Policy:
@@ -299,8 +340,9 @@ def _clairvoyant(tree: PrefixTree, future: Future | None) -> Policy:
 SIDES: Mapping[str, Side] = {
     side.name: side
     for side in (
-        Side("lru", lambda tree, _: Recency(tree), has_host_tier=False),
-        Side("hicache", lambda tree, _: Recency(tree), has_host_tier=True),
+        Side("lru", lambda tree, _: Recency(tree), has_host_tier=False, overlaps_loras=False),
+        Side("lru-overlap", lambda tree, _: Recency(tree), has_host_tier=False),
+        Side("hicache", lambda tree, _: Recency(tree), has_host_tier=True, overlaps_loras=False),
         Side("papers", lambda tree, _: Papers(tree), has_host_tier=True, is_hinted=True),
         Side("ours", lambda tree, _: Foretold(tree), has_host_tier=True, is_hinted=True),
         Side("ours-device", lambda tree, _: Foretold(tree), has_host_tier=False, is_hinted=True),
@@ -312,7 +354,7 @@ SIDES: Mapping[str, Side] = {
         ),
         Side(
             "ours-noprefetch",
-            lambda tree, _: Foretold(tree, Settings(prefetch_steps=None)),
+            lambda tree, _: Foretold(tree, Settings(prefetch_steps=None, lora_prefetch_steps=None)),
             has_host_tier=True,
             is_hinted=True,
         ),

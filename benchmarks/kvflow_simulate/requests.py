@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from kvflow_agents.adapters import Adapter
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
 
@@ -26,6 +27,7 @@ class Request:
     prompt: Tokens
     answer: Tokens
     hint: Hint | None = None
+    adapter: Adapter = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class Sizes:
 
     pool_tokens: int
     host_tokens: int
+    slots: int = 1
+    """For LoRA adapters, the base model included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Outcome:
     warm_up: tuple[Served, ...]
     elapsed_s: float
     counts: Mapping[str, int]
-    """Tokens evicted, loaded on demand, loaded ahead, and of those read and wasted; waits."""
+    """Tokens evicted, loaded on demand, loaded ahead, and of those read and wasted; waits; the
+    same of adapters."""
 
     def total(self, name: str) -> int:
         """The sum of one of the calls' counts."""
@@ -77,6 +80,9 @@ def simulate(
         pool_tokens=workload.footprint_tokens() if side.fits_everything else sizes.pool_tokens,
         host_tokens=sizes.host_tokens if side.has_host_tier else 0,
         policy=lambda tree: side.make(tree, future),
+        slots=workload.parameters.adapters + 1 if side.fits_everything else sizes.slots,
+        overlaps_loras=side.overlaps_loras,
+        is_stock=not (side.is_hinted or side.knows_the_future),
     )
     traffic = WorkloadTraffic(workload, hinted=side.is_hinted)
     warm_up = engine.run(traffic)
@@ -111,6 +117,7 @@ def counts_of(engine: Engine) -> dict[str, int]:
         "prefetch_used_tokens": early["used_tokens"],
         "prefetch_wasted_tokens": early["wasted_tokens"],
         "waits": early["waits"],
+        **{name: engine.adapters.counts[name] for name in ADAPTER_COUNTS},
     }
 
 
@@ -130,7 +137,21 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "host_tokens": outcome.total("loaded_tokens"),
         "computed_tokens": outcome.total("computed_tokens"),
         **outcome.counts,
+        "adapter_hit_share": _adapter_hit_share(outcome),
     }
+
+
+def _adapter_hit_share(outcome: Outcome) -> float | None:
+    """The share of calls for which nothing had to be loaded; None if all use the base model."""
+    if all(call.request.adapter is None for call in outcome.served):
+        return None
+    return 1 - outcome.counts["adapter_loads"] / len(outcome.served)
+
+
+def policies_for(workloads: Iterable[Workload]) -> Sequence[str]:
+    """The policies that are compared if nobody says which."""
+    has_adapters = any(workload.parameters.adapters for workload in workloads)
+    return LORA_POLICIES if has_adapters else DEFAULT_POLICIES
 
 
 def with_ratios(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -148,6 +169,8 @@ def with_ratios(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def host_tokens(preset: Preset, machine: Machine, pool_tokens: int) -> int:
     """The host tier that a preset's flags give a server of SGLang's."""
+    if not preset.host_flags:
+        return 0
     option, value = preset.host_flags
     if option == "--hicache-ratio":
         return int(float(value) * pool_tokens)
@@ -156,3 +179,10 @@ def host_tokens(preset: Preset, machine: Machine, pool_tokens: int) -> int:
 
 
 DEFAULT_POLICIES = ("lru", "hicache", "papers", "ours", "optimum")
+LORA_POLICIES = ("lru", "lru-overlap", "ours-device", "optimum-device")
+ADAPTER_COUNTS = (
+    "adapter_loads",
+    "adapter_prefetches",
+    "adapter_prefetches_used",
+    "adapter_prefetches_wasted",
+)

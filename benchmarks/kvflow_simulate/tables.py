@@ -22,6 +22,17 @@ COLUMNS = {
     "wasted": "prefetch_wasted_tokens",
     "waits": "waits",
 }
+LORA_COLUMNS = {
+    "latency, ms": "mean_latency_ms",
+    "TTFT, ms": "mean_ttft_ms",
+    "/ ceiling": "latency_of_ceiling",
+    "kept": "kept_tokens",
+    "computed": "computed_tokens",
+    "adapter there": "adapter_hit_share",
+    "loaded": "adapter_loads",
+    "ahead": "adapter_prefetches",
+    "used": "adapter_prefetches_used",
+}
 # Where nobody sees the edge of a terminal.
 PIPE_COLUMNS = 180
 
@@ -38,10 +49,12 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("policy")
-    for column in COLUMNS:
+    has_adapters = any(row["adapter_hit_share"] is not None for row in rows)
+    columns = LORA_COLUMNS if has_adapters else COLUMNS
+    for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(row["policy"], *(_cell(row[key]) for key in COLUMNS.values()))
+        table.add_row(row["policy"], *(_cell(row[key]) for key in columns.values()))
     return table
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
-from kvflow_bench.workloads import Stage, Workflow, Workload
+from kvflow_bench.workloads import Call, Stage, Workflow, Workload
 from kvflow_simulate.requests import CallId, Request
 
 # Answers are nobody's prompt: their tokens begin where those of prompts have ended.
@@ -68,15 +69,24 @@ class WorkloadTraffic:
                 Request(
                     CallId(player.workflow.number, number),
                     call.agent,
-                    Tokens("q", call.prompt),
+                    _prompt(call),
                     _answer(player.workflow, number),
                     Hint(name, forecast, agent=call.agent, app=player.app)
                     if self._hinted
                     else None,
+                    call.adapter,
                 )
             )
         player.unanswered = len(requests)
         return requests
+
+
+def _prompt(call: Call) -> Tokens:
+    """Its tokens; what was computed with another adapter is other KV, and so has other tokens."""
+    if call.adapter is None:
+        return Tokens("q", call.prompt)
+    first = (1 + zlib.crc32(call.adapter.encode())) << 16
+    return Tokens("q", (first + token for token in call.prompt))
 
 
 def _answer(workflow: Workflow, number: int) -> Tokens:

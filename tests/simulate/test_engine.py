@@ -110,6 +110,7 @@ class _Checked(WorkloadTraffic):
 
     def answered(self, request: Request) -> list[Request]:
         self.engine.tree.check()
+        self.engine.adapters.check()
         assert self.engine.free_tokens >= 0
         return list(super().answered(request))
 
@@ -117,7 +118,7 @@ class _Checked(WorkloadTraffic):
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
-    policy=st.sampled_from(["lru", "hicache", "papers", "ours", "ours-device"]),
+    policy=st.sampled_from(["lru", "lru-overlap", "hicache", "papers", "ours", "ours-device"]),
     sizes=st.builds(
         Parameters,
         workflows=st.integers(1, 3),
@@ -126,6 +127,7 @@ class _Checked(WorkloadTraffic):
         fixed_tokens=st.integers(20, 60),
         dynamic_tokens=st.integers(1, 12),
         output_tokens=st.integers(1, 6),
+        adapters=st.integers(0, 4),
         rounds=st.just(2),
         seed=st.integers(0, 5),
     ),
@@ -133,6 +135,7 @@ class _Checked(WorkloadTraffic):
     host_tokens=st.integers(1, 900),
     chunk_tokens=st.integers(8, 200),
     link=st.sampled_from([5.0, 50.0, 5000.0]),
+    slots=st.integers(1, 5),
 )
 def test_the_books_are_right_whatever_happens(
     kind: str,
@@ -142,14 +145,17 @@ def test_the_books_are_right_whatever_happens(
     host_tokens: int,
     chunk_tokens: int,
     link: float,
+    slots: int,
 ) -> None:
     side = SIDES[policy]
     traffic = _Checked(Workload("any", kind, sizes), hinted=side.is_hinted)
     engine = traffic.engine = Engine(
-        replace(MACHINE, chunk_tokens=chunk_tokens, link_bytes_per_s=link),
+        replace(MACHINE, chunk_tokens=chunk_tokens, link_bytes_per_s=link, adapter_bytes=50),
         pool_tokens=pool_tokens,
         host_tokens=host_tokens if side.has_host_tier else 0,
         policy=lambda tree: side.make(tree, None),
+        slots=slots,
+        overlaps_loras=side.overlaps_loras,
     )
     served = engine.run(traffic)
     traffic.count()
