@@ -78,6 +78,7 @@ def find_seams() -> Seams:
     from autogen_agentchat.teams._group_chat._base_group_chat_manager import BaseGroupChatManager
     from autogen_core import BaseAgent
 
+    _classes()
     return Seams(
         run_team=Seam(BaseGroupChat, "run_stream", _RUN),
         reset_team=Seam(BaseGroupChat, "reset", ()),
@@ -130,20 +131,24 @@ def name_of(handler: HandlerId) -> str:
     return str(handler.type).removesuffix(f"_{handler.key}")
 
 
-def asked_in(message: Any, topic: Any) -> str | None:
-    """The participant that a message asks to speak."""
-    if not isinstance(message, _classes().request):
-        return None
+def is_request(message: object) -> bool:
+    """Whether a message asks a participant to speak."""
+    return type(message) is _classes().request
+
+
+def is_answer(message: object) -> bool:
+    """Whether a message is what a participant has said."""
+    return type(message) in _classes().answers
+
+
+def asked_in(topic: Any) -> str:
+    """The participant that a request goes to, by its topic."""
     return str(topic.type).removesuffix(f"_{topic.source}")
 
 
-def _name_in(message: Any) -> str:
-    return str(message.name)
-
-
-def answered_in(message: Any) -> str | None:
+def answered_in(message: Any) -> str:
     """The participant whose answer a message is."""
-    return _name_in(message) if isinstance(message, _classes().answers) else None
+    return str(message.name)
 
 
 def is_last(item: object) -> bool:
@@ -189,7 +194,8 @@ def most_turns_of(team: Team) -> int | None:
 
 def team_inside(agent: Agent) -> Team | None:
     """The team that an agent runs before it answers."""
-    return agent._team if isinstance(agent, _classes().society) else None
+    # Its base is a protocol, whose `isinstance` takes longer than all else that a call needs here.
+    return agent._team if _classes().society in type(agent).__mro__ else None
 
 
 def wraps(agent: Agent, inner: Agent) -> bool:

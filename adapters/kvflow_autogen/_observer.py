@@ -129,19 +129,17 @@ class Observer:
             agents = [_agent_name((*scope.path, speaker)) for speaker in speakers]
             scope.run.workflow.plan(scope.name, agents, run=scope.key)
 
-    def published(self, actor: Actor, message: Any, topic: Any) -> None:
-        """An actor is about to publish: that somebody is to speak, or what somebody has said."""
-        asked = internals.asked_in(message, topic)
-        speaker = asked or internals.answered_in(message)
-        if speaker is None:
-            return
+    def asked(self, manager: Actor, speaker: str) -> None:
+        """A manager is about to ask somebody to speak."""
+        scope = self._scopes.get(internals.team_id_of(manager.id))
+        if scope is not None:
+            _join(scope, _agent_name((*scope.path, speaker)))
+
+    def answered(self, actor: Actor, speaker: str) -> None:
+        """An actor is about to tell what its participant has said."""
         scope = self._scopes.get(internals.team_id_of(actor.id))
-        if scope is None:
-            return
-        agent = _agent_name((*scope.path, speaker))
-        if asked:
-            _join(scope, agent)
-        else:
+        if scope is not None:
+            agent = _agent_name((*scope.path, speaker))
             scope.run.workflow.finish(scope.name, agent, run=scope.key)
 
     def reset(self, team: Team) -> None:

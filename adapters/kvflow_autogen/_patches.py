@@ -8,7 +8,15 @@ from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.patches import Method, Patch
-from kvflow_autogen._internals import find_seams, is_last, require_autogen
+from kvflow_autogen._internals import (
+    answered_in,
+    asked_in,
+    find_seams,
+    is_answer,
+    is_last,
+    is_request,
+    require_autogen,
+)
 from kvflow_autogen._observer import Observer, Place
 
 
@@ -99,10 +107,20 @@ class _Wrappers:
         async def publish_message(
             actor: Any, message: Any, topic_id: Any, *args: Any, **kwargs: Any
         ) -> Any:
-            self._failsafe(self._observer.published, actor, message, topic_id)
+            # Of all that actors publish, these two tell of turns.
+            if is_request(message):
+                self._failsafe(self._asked, actor, topic_id)
+            elif is_answer(message):
+                self._failsafe(self._answered, actor, message)
             return await original(actor, message, topic_id, *args, **kwargs)
 
         return publish_message
+
+    def _asked(self, manager: Any, topic: Any) -> None:
+        self._observer.asked(manager, asked_in(topic))
+
+    def _answered(self, actor: Any, message: Any) -> None:
+        self._observer.answered(actor, answered_in(message))
 
     async def _drive(
         self, stream: AsyncGenerator[Any, None], place: Place | None
