@@ -156,38 +156,39 @@ class _Promised:
 
     Intervals end now, whenever they began. So of two requests only the later one counts if as
     much was held then: what is kept is a falling sequence of peaks, at most one for each block of
-    the capacity.
+    the capacity. Each is written as its drop to the next one, the last as it is: to hold more from
+    some request on then changes two figures, not all that follow.
     """
 
     def __init__(self) -> None:
         self._times: list[int] = []
-        self._held: list[int] = []
+        self._drops: list[int] = []
 
     def most_since(self, time: int) -> int:
         """The most that was held at any request after `time`."""
-        first = bisect_right(self._times, time)
-        return self._held[first] if first < len(self._held) else 0
+        return sum(self._drops[bisect_right(self._times, time) :])
 
     def keep(self, time: int, blocks: int) -> None:
         """Hold more blocks at all requests after `time`."""
         first = bisect_right(self._times, time)
-        if first == len(self._held) or not blocks:
-            return
-        for index in range(first, len(self._held)):
-            self._held[index] += blocks
-        self._drop_lower(first, self._held[first])
+        if first < len(self._drops):
+            self._drops[-1] += blocks
+            self._lessen(first, blocks)
 
     def use(self, time: int, blocks: int) -> None:
         """A request holds its own blocks."""
-        self._drop_lower(len(self._held), blocks)
+        self._lessen(len(self._drops), blocks)
         self._times.append(time)
-        self._held.append(blocks)
+        self._drops.append(blocks)
 
-    def _drop_lower(self, end: int, held: int) -> None:
-        start = end
-        while start and self._held[start - 1] <= held:
-            start -= 1
-        del self._held[start:end], self._times[start:end]
+    def _lessen(self, end: int, blocks: int) -> None:
+        """What was held up to `end` exceeds what follows by so much less, or no more."""
+        while end and self._drops[end - 1] <= blocks:
+            end -= 1
+            blocks -= self._drops.pop(end)
+            del self._times[end]
+        if end:
+            self._drops[end - 1] -= blocks
 
 
 def _leading(

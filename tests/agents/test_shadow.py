@@ -129,7 +129,7 @@ def test_memory_is_bounded_over_endless_traffic() -> None:
         shadow.see(prompt, 0)
     assert len(shadow._last_use) <= 300
     assert len(shadow._lru) <= 100
-    assert len(shadow._promised._held) <= 100
+    assert len(shadow._promised._drops) <= 100
     assert shadow.recent().requests == 50
 
 
