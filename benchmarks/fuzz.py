@@ -312,6 +312,8 @@ def _fuzz_one_tree(found: Findings, cases: int, seed: int, *, has_host: bool) ->
 def make_app(cache: Any, found: Findings) -> Any:
     """The routes over a cache in this process, behind SGLang's own check of keys."""
     from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
+    from sglang.srt.entrypoints.http_server import validation_exception_handler
     from sglang.srt.utils.auth import add_api_key_middleware
 
     from kvflow_sglang import compat, endpoints, messages
@@ -337,17 +339,19 @@ def make_app(cache: Any, found: Findings) -> Any:
     app = FastAPI(title="kvflow", openapi_url="/openapi.json")
     router = endpoints.make_router(doorman, interpreter, [], of_all=True)
     compat.add_routes(app, router)
+    app.add_exception_handler(RequestValidationError, validation_exception_handler)
     add_api_key_middleware(app, api_key=KEY, admin_api_key=ADMIN_KEY)
     return app
 
 
 def fuzz_endpoints(cases: int, seed: int) -> Findings:
-    """What the document allows, and what it does not, to every route: never a status of 500."""
+    """What the document allows, and what it does not, to every route: never a status of 500, and
+    every answer as the document says."""
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as with_seed
     from hypothesis.errors import Unsatisfiable
-    from schemathesis import GenerationMode
+    from schemathesis import GenerationMode, checks
     from starlette.testclient import TestClient
 
     found = Findings()
@@ -357,6 +361,11 @@ def fuzz_endpoints(cases: int, seed: int) -> Findings:
     schema = schemathesis.openapi.from_dict(app.openapi())
     operations: list[Any] = [each.ok() for each in schema.get_all_operations()]  # type: ignore[union-attr]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    as_described = [
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+    ]
     kinds = [(operation, mode) for operation in operations for mode in modes]
 
     def send(case: Any) -> None:
@@ -373,6 +382,7 @@ def fuzz_endpoints(cases: int, seed: int) -> Findings:
         answer = client.request(method, url, headers=headers, **kwargs)
         found.outcomes[f"{case.path} {answer.status_code}"] += 1
         assert answer.status_code < 500, f"{answer.status_code} for {url} {kwargs}"
+        case.validate_response(answer, checks=as_described)
 
     def fuzz_one(operation: Any, mode: Any) -> None:
         @with_seed(seed)

@@ -12,20 +12,9 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Resp
 from kvflow_agents import __version__
 from kvflow_agents.envelope import SPEAKS
 from kvflow_agents.errors import HintError
-from kvflow_agents.hints import (
-    MAX_AGENT_BYTES,
-    MAX_APP_BYTES,
-    MAX_CHANCE,
-    MAX_DUE_MS,
-    MAX_SEQ,
-    MAX_STEPS,
-    MAX_WORKFLOW_BYTES,
-    VERSION,
-    decode_body,
-)
-from kvflow_agents.hints import MAX_AGENTS as MAX_AGENTS_TOLD
+from kvflow_agents.hints import decode_body
 from kvflow_agents.receipts import MAX_PAGE
-from kvflow_sglang import dashboard
+from kvflow_sglang import dashboard, openapi
 from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers, for_operators
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.interpreter import Interpreter
@@ -36,32 +25,6 @@ from kvflow_sglang.view import MAX_AGENTS
 MAX_BODY_BYTES = 3_000_000
 # Names are the clients' own: no browser may take them for a page.
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
-
-# Read and checked by hand, after the key and within the limit: here for who reads the document.
-_AGENTS = {"type": "object", "maxProperties": MAX_AGENTS_TOLD}
-_STEPS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_STEPS}, {"type": "null"}]}
-_FORECAST = {
-    "type": "object",
-    "required": ["v", "workflow", "seq"],
-    "properties": {
-        "v": {"const": VERSION},
-        "workflow": {"type": "string", "minLength": 1, "maxLength": MAX_WORKFLOW_BYTES},
-        "app": {"type": "string", "minLength": 1, "maxLength": MAX_APP_BYTES},
-        "agent": {"type": "string", "minLength": 1, "maxLength": MAX_AGENT_BYTES},
-        "seq": {"type": "integer", "minimum": 0, "maximum": MAX_SEQ},
-        "steps": _AGENTS | {"additionalProperties": _STEPS},
-        "due_ms": _AGENTS
-        | {"additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_DUE_MS}},
-        "chance": _AGENTS
-        | {"additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_CHANCE}},
-        "changes": {"type": "boolean"},
-        "done": {"type": "boolean"},
-    },
-}
-FORECAST_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _FORECAST}}},
-    "responses": {"400": {"description": "Malformed."}, "413": {"description": "Too large."}},
-}
 
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -78,7 +41,12 @@ def make_router(
     router = APIRouter(prefix="/kvflow")
     server = secrets.token_hex(8)
 
-    @router.post("/forecast", openapi_extra=FORECAST_BODY)
+    # The body is read and checked by hand, within the limit.
+    @router.post(
+        "/forecast",
+        openapi_extra=openapi.requests(openapi.FORECAST),
+        responses=openapi.responses(openapi.OUTCOME, dict.fromkeys((400, 413), openapi.REFUSED)),
+    )
     async def forecast(request: Request) -> JSONResponse:
         """Take a forecast that no request carries. 200 with its outcome, or 400 with a reason."""
         try:
@@ -91,7 +59,7 @@ def make_router(
         answers = await ask_schedulers("kvflow_forecast", message)
         return JSONResponse({"outcome": answers[0].outcome})
 
-    @router.get("/status")
+    @router.get("/status", responses=openapi.responses(openapi.STATUS))
     async def status() -> JSONResponse:
         """What kvflow is, has hooked, knows and protects; one entry of `ranks` per scheduler."""
         answers = await ask_schedulers("kvflow_status", StatusRequest())
@@ -108,13 +76,21 @@ def make_router(
             }
         )
 
-    @router.get("/workflows")
+    @router.get(
+        "/workflows",
+        responses=openapi.responses(openapi.WORKFLOWS, {400: openapi.BAD_PARAMETERS}),
+    )
     async def workflows(request: Request, offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
         """The caller's workflows heard last, newest first, with what their calls add up to."""
         tenant = doorman.identity.of_call(request.headers)
         return await _receipts(ReceiptsRequest(offset=offset, limit=limit, tenant=tenant))
 
-    @router.get("/workflows/{name:path}")
+    @router.get(
+        "/workflows/{name:path}",
+        responses=openapi.responses(
+            openapi.WORKFLOW, {400: openapi.BAD_PARAMETERS, 404: openapi.UNKNOWN}
+        ),
+    )
     async def workflow(
         request: Request, name: str, offset: Offset = 0, limit: Limit = MAX_PAGE
     ) -> Response:
@@ -125,7 +101,7 @@ def make_router(
             ReceiptsRequest(workflow=known, offset=offset, limit=limit, tenant=tenant)
         )
 
-    @router.get("/view")
+    @router.get("/view", responses=openapi.responses(openapi.VIEW, {400: openapi.BAD_PARAMETERS}))
     @for_operators
     async def view(
         request: Request,

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
+import jsonschema_rs
 import openai
 import pytest
 
@@ -261,6 +262,26 @@ def test_a_response_has_no_receipt_where_nobody_asks_or_none_is_known(sdk: opena
         answer = sdk.completions.with_raw_response.create(**said, **without)
         assert answer.status_code == 200
         assert "x-kvflow-receipt" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/kvflow/status", "/kvflow/status"),
+        ("/kvflow/workflows", "/kvflow/workflows"),
+        ("/kvflow/workflows/{name}", "/kvflow/workflows/described"),
+        ("/kvflow/workflows/{name}", "/kvflow/workflows/described?limit=0"),
+        ("/kvflow/workflows/{name}", "/kvflow/workflows/unheard%20of"),
+        ("/kvflow/view", "/kvflow/view?workflow=described"),
+    ],
+)
+def test_answers_are_as_the_openapi_document_says(client: Client, path: str, asked: str) -> None:
+    params = Run("described").params({"writer": 1, "critic": 2}, "writer")
+    client.complete("hello", custom_params=params)
+    reply = client.get(asked)
+    operation = client.get("/openapi.json").body["paths"][path]["get"]
+    said = operation["responses"][str(reply.status)]["content"]["application/json"]
+    jsonschema_rs.validate(said["schema"], reply.body)
 
 
 def test_receipts_are_json_alone(client: Client) -> None:
