@@ -121,10 +121,15 @@ class Questioner:
             pass
 
     async def status(self) -> dict[str, int]:
-        """What the scheduler counts."""
-        async with self.session.get("/kvflow/status") as answer:
-            counts: dict[str, int] = json.loads(await answer.text())["ranks"][0]
-            return counts
+        """What the scheduler counts; nothing if it is a stock one, or does not answer."""
+        try:
+            async with self.session.get("/kvflow/status") as answer:
+                if answer.status != 200:
+                    return {}
+                counts: dict[str, int] = json.loads(await answer.text())["ranks"][0]
+                return counts
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return {}
 
 
 async def _complete(session: aiohttp.ClientSession, body: Mapping[str, Any]) -> str:

@@ -16,15 +16,15 @@ import typer
 from kvflow_agents.errors import KVFlowError
 
 if TYPE_CHECKING:
-    from kvflow_faults.suite import Stage
+    from kvflow_faults.stage import Stage
 
 # Room on the device for half of what runs at once and on the host for half of all prompts.
 POOL_TOKENS = 2_400
 FLAGS = (
     *("--engine", "cpu", "--skip-server-warmup"),
     *("--max-total-tokens", str(POOL_TOKENS)),
+    *("--host-tier", "--hicache-ratio", "2"),
 )
-KVFLOW_FLAGS = ("--host-tier", "--hicache-ratio", "2")
 
 # A group without commands, because `kvflow` adds each as a group; the callback is it.
 app = typer.Typer(help=__doc__, add_completion=False, subcommand_metavar="")
@@ -37,41 +37,56 @@ def faults_command(
     soak_s: Annotated[
         float, typer.Option(min=0, help="So long all at once, at the end: hours, if wanted.")
     ] = 60.0,
+    control: Annotated[
+        bool, typer.Option(help="The same faults happen to a stock server first.")
+    ] = True,
     seed: int = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
 ) -> None:
-    """Learn a stock server's answers, then ask a kvflow server while faults happen to it.
+    """Learn a stock server's answers, then ask it and a kvflow server while faults happen to them.
 
-    Fails unless every answer is right, none is lost but to a killed server, and the server's own
-    checks of its slots and tables find nothing.
+    Fails unless every answer of kvflow's is right, none is lost that the stock server does not
+    lose, its own checks of its slots and tables find nothing, and nothing grows in the soak.
     """
     from kvflow_faults.faults import FAULTS
+    from kvflow_faults.results import Results
 
     chosen = fault or list(FAULTS)
     if unknown := sorted(set(chosen) - set(FAULTS)):
         raise typer.BadParameter(f"{unknown}: there are {sorted(FAULTS)}", param_hint="--fault")
-    finished: list[Stage] = []
+    results = Results()
 
-    def done(stage: Stage) -> None:
-        finished.append(stage)
-        _show(stage)
+    def done(stage: Stage, is_stock: bool) -> None:
+        (results.control if is_stock else results.stages).append(stage)
+        _show(stage, "stock" if is_stock else "kvflow")
         if json_file is not None:  # after each stage: a run that is cut off leaves what it has
-            results = _document(finished, requests, soak_s, seed)
-            json_file.write_text(json.dumps(results, indent=1) + "\n")
+            about = _about(requests, soak_s, seed)
+            json_file.write_text(json.dumps(results.document(about), indent=1) + "\n")
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with tempfile.TemporaryDirectory(prefix="kvflow-faults-") as folder:
         try:
-            stages = asyncio.run(
-                _run(Path(folder), chosen, requests=requests, soak_s=soak_s, seed=seed, done=done)
+            asyncio.run(
+                _run(
+                    Path(folder),
+                    chosen,
+                    requests=requests,
+                    soak_s=soak_s,
+                    seed=seed,
+                    control=control,
+                    done=done,
+                )
             )
         except KVFlowError as error:
             typer.echo(f"kvflow faults: {error}", err=True)
             raise typer.Exit(1) from error
-    if not all(stage.is_passed for stage in stages):
-        raise typer.Exit(1)
+        except asyncio.CancelledError as error:
+            raise typer.Exit(128 + signal.SIGTERM) from error
+    harms = results.harms()
+    for harm in harms:
+        typer.echo(f"failed: {harm}")
+    raise typer.Exit(1 if harms else 0)
 
 
 async def _run(
@@ -81,60 +96,65 @@ async def _run(
     requests: int,
     soak_s: float,
     seed: int,
-    done: Callable[[Stage], None],
-) -> list[Stage]:
+    control: bool,
+    done: Callable[[Stage, bool], None],
+) -> None:
     from kvflow_faults import suite
     from kvflow_faults.answers import learn
     from kvflow_faults.victim import Victim
     from kvflow_sglang import model, tiny_model
-    from kvflow_sglang.server_process import ServerProcess
 
+    running = asyncio.current_task()
+    assert running is not None, "this runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     await asyncio.to_thread(model.make, folder / "tiny", tiny_model.write)
-    reference = ServerProcess(folder / "tiny", ["--stock", *FLAGS], log=folder / "reference.log")
-    typer.echo("A stock server answers every prompt")
-    try:
-        await asyncio.to_thread(reference.start)
-        known = await learn(reference.base_url)
-    finally:
-        await asyncio.to_thread(reference.stop)
-    victim = Victim(folder / "tiny", [*KVFLOW_FLAGS, *FLAGS], folder)
-    try:
-        await victim.start()
-        stages = await suite.run(
-            victim, known, chosen, requests=requests, soak_s=soak_s, seed=seed, done=done
+    async with Victim(folder / "tiny", ["--stock", *FLAGS], folder / "stock") as stock:
+        typer.echo("A stock server answers every prompt")
+        await stock.live_with()
+        known = await learn(stock.base_url)
+        if control:
+            await suite.run(
+                stock,
+                known,
+                chosen,
+                requests=requests,
+                seed=seed,
+                done=lambda stage: done(stage, True),
+            )
+    async with Victim(folder / "tiny", FLAGS, folder / "kvflow") as victim:
+        await suite.run(
+            victim,
+            known,
+            chosen,
+            requests=requests,
+            seed=seed,
+            done=lambda stage: done(stage, False),
         )
-    except* KVFlowError as errors:
-        await victim.stop()
-        said = "; ".join(str(error) for error in errors.exceptions)
-        raise KVFlowError("\n".join([said, *victim.log_tails()])) from errors
-    finally:
-        await victim.stop()
-    return stages
+        if soak_s:
+            done(await suite.soak(victim, known, seconds=soak_s, seed=seed), False)
 
 
-def _show(stage: Stage) -> None:
+def _show(stage: Stage, server: str) -> None:
     injected = ", ".join(f"{count} x {name}" for name, count in sorted(stage.injected.items()))
-    memory = f"{stage.resident_mib[0]} to {stage.resident_mib[-1]} MiB"
+    memory = ", ".join(
+        f"{name} {mib[0]} to {mib[-1]} MiB" for name, mib in stage.resident_mib.items() if mib
+    )
     typer.echo(
-        f"{stage.fault}: {stage.answered} answered, {stage.wrong} wrong, {stage.lost} lost, "
-        f"{stage.outage} made again after a kill, {stage.deaths} deaths; {stage.seconds:.0f} s, "
-        f"median {stage.median_ms:.0f} ms, p99 {stage.p99_ms:.0f} ms; {memory}; {injected}"
+        f"{server}, {stage.fault}: {stage.answered} answered, {stage.wrong} wrong, "
+        f"{stage.lost} lost, {stage.outage} made again after a kill, {stage.deaths} deaths; "
+        f"{stage.seconds:.0f} s, median {stage.median_ms:.0f} ms, p99 {stage.p99_ms:.0f} ms; "
+        f"{memory}; {injected}"
     )
     for sample in stage.samples:
         typer.echo(f"  {sample}")
-    for name in stage.leftovers:
-        typer.echo(f"  too large for a server with nothing to do: {name}")
 
 
-def _document(stages: list[Stage], requests: int, soak_s: float, seed: int) -> dict[str, Any]:
-    from kvflow_faults import suite
-
-    about = {
+def _about(requests: int, soak_s: float, seed: int) -> dict[str, Any]:
+    return {
         "requests": requests,
         "soak_s": soak_s,
         "seed": seed,
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        "flags": [*KVFLOW_FLAGS, *FLAGS],
+        "flags": FLAGS,
     }
-    return suite.document(stages, about)

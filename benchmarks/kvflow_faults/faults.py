@@ -24,6 +24,10 @@ PAUSE_S = 0.2
 # Long enough that the traffic is at work again, and prefixes are being loaded ahead.
 CALM_BEFORE_KILL_S = 3.0
 KILLS = 1
+# A host tier for two or three prefixes.
+SMALL_HOST_TIER = ("--hicache-ratio", "0.25")
+# What a server remembers of forecasts is then as much as it ever will be: a million agents.
+FILLING_FORECASTS = 1_500
 
 
 @dataclass
@@ -72,7 +76,23 @@ async def hint_floods(scene: Scene) -> None:
         return misuse.flood(scene.victim, scene.random)
 
     await asyncio.gather(
-        *(_repeat(scene, "flooding forecast", flood, pause_s=0.0) for _ in range(FLOODERS))
+        *(_repeat(scene, "flooding forecast", flood, pause_s=0.05) for _ in range(FLOODERS))
+    )
+
+
+async def fill(scene: Scene) -> None:
+    """Flood until the tables of forecasts are full."""
+    flooding = asyncio.create_task(hint_floods(scene))
+    while scene.injected["flooding forecast"] < FILLING_FORECASTS and not scene.victim.has_died:
+        await asyncio.wait([flooding], timeout=PAUSE_S)
+    flooding.cancel()
+    await asyncio.wait([flooding])
+
+
+async def full_host_tier(scene: Scene) -> None:
+    """Strangers push their KV into both tiers, where the host's is small (`FLAGS`)."""
+    await _repeat(
+        scene, "stranger", lambda: misuse.be_strange(scene.victim, scene.random), pause_s=0.05
     )
 
 
@@ -149,5 +169,9 @@ FAULTS: dict[str, Fault | None] = {
     "kills-in-prefetch": kills_in_prefetch,
     "kills": kills,
     "several-at-once": several_at_once,
+    "full-host-tier": full_host_tier,
 }
 """The traffic alone comes first: what follows is measured against it."""
+
+FLAGS: dict[str, tuple[str, ...]] = {"full-host-tier": SMALL_HOST_TIER}
+"""What a server is started with besides."""

@@ -17,6 +17,7 @@ from kvflow_faults.victim import Victim
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 LONG_TOKENS = 64
+STRANGE_TOKENS = 180
 SLOW_S = 0.02
 PIECES = 8
 FORECAST = "/kvflow/forecast"
@@ -57,6 +58,15 @@ async def be_slow(victim: Victim, call: Call, questioner: Questioner) -> None:
             answer += crumb
             await asyncio.sleep(SLOW_S / 4)
     questioner.judge(call.prompt, _text_of(answer))
+
+
+async def be_strange(victim: Victim, random: Random) -> None:
+    """Ask, without a hint, what nobody has asked before or will again."""
+    prompt = f"{random.randrange(10**9):09d}" * (STRANGE_TOKENS // 9)
+    async with _connected(victim) as (reader, writer):
+        writer.write(_post(COMPLETIONS, body_of(prompt, None)))
+        await writer.drain()
+        await reader.read()
 
 
 async def flood(victim: Victim, random: Random) -> None:

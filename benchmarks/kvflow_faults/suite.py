@@ -6,138 +6,111 @@ import asyncio
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
 from random import Random
-from typing import Any
 
 from kvflow_faults import traffic
-from kvflow_faults.answers import Questioner
-from kvflow_faults.faults import FAULTS, FINITE, Fault, Scene, several_at_once
+from kvflow_faults.answers import Questioner, VictimDiedError
+from kvflow_faults.faults import FAULTS, FINITE, FLAGS, Fault, Scene, fill, several_at_once
+from kvflow_faults.instruments import FREE_HOST_TOKENS
+from kvflow_faults.samples import Sample, series
+from kvflow_faults.stage import EMPTY_WHEN_IDLE, MEMORY, Stage, growths
 from kvflow_faults.victim import Victim
 
-WORKFLOWS_AT_ONCE = 6
-SAMPLE_S = 2.0
+WORKFLOWS_AT_ONCE = 4
+SAMPLE_S = 3.0
+MOST_SAMPLES = 60
 SETTLE_S = 60.0
 MIB = 1 << 20
-# Tables that must not grow, and those that must be empty when nothing goes on.
-TABLES = ("workflows", "agents", "device_leaves", "host_leaves")
-EMPTY_WHEN_IDLE = ("load_tokens_under_way",)
-# What is remembered of workflows and agents at most (`foresight.Limits`).
-MOST = {"workflows": 4096, "agents": 65_536}
-
-
-@dataclass(slots=True)
-class Stage:
-    """One fault, and how the traffic fared beside it."""
-
-    fault: str
-    answered: int
-    wrong: int
-    lost: int
-    outage: int
-    deaths: int
-    """Of the server or one of its processes, other than by a kill."""
-    seconds: float
-    median_ms: float
-    p99_ms: float
-    injected: dict[str, int]
-    tables: dict[str, int]
-    resident_mib: list[int]
-    counts: dict[str, int] = field(default_factory=dict)
-    samples: list[str] = field(default_factory=list)
-
-    @property
-    def is_passed(self) -> bool:
-        return not (self.wrong or self.lost or self.deaths or self.leftovers)
-
-    @property
-    def leftovers(self) -> list[str]:
-        """Tables that are too large for a server with nothing to do."""
-        return [
-            *(name for name in EMPTY_WHEN_IDLE if self.counts.get(name)),
-            *(name for name, most in MOST.items() if self.tables.get(name, 0) > most),
-        ]
 
 
 async def run(
     victim: Victim,
     known: Mapping[str, str],
-    faults: list[str],
+    chosen: Sequence[str],
     *,
     requests: int,
-    soak_s: float,
     seed: int,
     done: Callable[[Stage], None],
-) -> list[Stage]:
-    """One stage for each fault, `requests` over all of them, then a soak of all at once."""
-    stages = []
-    for number, name in enumerate(faults):
-        share = requests // len(faults) + (number < requests % len(faults))
-        random = Random(f"{seed}/{name}")
-        stages.append(await _stage(victim, known, name, FAULTS[name], share, None, random))
-        done(stages[-1])
-    if soak_s:
-        random = Random(f"{seed}/soak")
-        stages.append(await _stage(victim, known, "soak", several_at_once, None, soak_s, random))
-        done(stages[-1])
-    return stages
+) -> None:
+    """One stage for each fault, `requests` over all of them; the same for every server."""
+    for number, name in enumerate(chosen):
+        await victim.live_with(*FLAGS.get(name, ()))
+        share = requests // len(chosen) + (number < requests % len(chosen))
+        scene = _scene(victim, known, f"{seed}/{name}")
+        done(await _stage(name, scene, FAULTS[name], _so_many(share)))
+
+
+async def soak(victim: Victim, known: Mapping[str, str], *, seconds: float, seed: int) -> Stage:
+    """All that a server lives through at once, from full tables on; and what grows meanwhile."""
+    await victim.live_with()
+    scene = _scene(victim, known, f"{seed}/soak")
+    await fill(scene)
+    every_s = max(SAMPLE_S, seconds / MOST_SAMPLES)
+    return await _stage("soak", scene, several_at_once, _so_long(seconds), every_s, is_soak=True)
+
+
+def _scene(victim: Victim, known: Mapping[str, str], seed: str) -> Scene:
+    return Scene(victim, Questioner(victim, known), Random(seed), Counter())
+
+
+def _so_many(requests: int) -> Callable[[], bool]:
+    left = iter(range(requests))
+    return lambda: next(left, None) is not None
+
+
+def _so_long(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() < end
 
 
 async def _stage(
-    victim: Victim,
-    known: Mapping[str, str],
     name: str,
+    scene: Scene,
     fault: Fault | None,
-    requests: int | None,
-    seconds: float | None,
-    random: Random,
+    has_more: Callable[[], bool],
+    every_s: float = SAMPLE_S,
+    *,
+    is_soak: bool = False,
 ) -> Stage:
-    questioner = Questioner(victim, known)
-    scene = Scene(victim, questioner, random, Counter())
-    memory: list[int] = []
+    """Traffic while `has_more`, and until a fault that ends of itself has ended."""
+    victim, questioner = scene.victim, scene.questioner
+    samples: list[Sample] = []
     lives, processes = victim.lives, victim.processes()
     began = time.monotonic()
     async with questioner.session:
-        async with _beside(fault, scene, memory) as is_done:
-            names = (f"{name}-{number}" for number in range(10**9))
-            goes_on = _budget(requests, seconds, is_done)
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(WORKFLOWS_AT_ONCE):
-                    workers.create_task(_work(questioner, names, goes_on, random))
+        try:
+            async with _beside(fault, scene, samples, every_s) as is_done:
+                names = (f"{name}-{number}" for number in range(10**9))
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(WORKFLOWS_AT_ONCE):
+                        goes_on = lambda: has_more() or not is_done()  # noqa: E731
+                        workers.create_task(_work(questioner, names, goes_on, scene.random))
+        except* VictimDiedError:
+            questioner.tally.samples.append(victim.log_tail())
         took_s = time.monotonic() - began
         counts = await _settled(questioner)
     tally = questioner.tally
-    has_died = victim.lives == lives and not processes <= victim.processes()
+    latencies_ms = [1000 * latency_s for latency_s in sorted(tally.latencies_s)] or [0.0]
+    has_died = victim.has_died or (victim.lives == lives and not processes <= victim.processes())
     return Stage(
         fault=name,
         answered=tally.answered,
         wrong=tally.wrong,
         lost=tally.lost,
         outage=tally.outage,
-        deaths=int(has_died or not counts),
+        deaths=int(has_died or not (counts or victim.is_stock)),
         seconds=round(took_s, 1),
-        median_ms=round(statistics.median(tally.latencies_s) * 1000, 1),
-        p99_ms=round(sorted(tally.latencies_s)[len(tally.latencies_s) * 99 // 100] * 1000, 1),
+        median_ms=round(statistics.median(latencies_ms), 1),
+        p99_ms=round(latencies_ms[len(latencies_ms) * 99 // 100], 1),
         injected=dict(scene.injected),
-        tables={table: counts.get(table, 0) for table in TABLES},
-        resident_mib=memory,
+        resident_mib=_resident_mib(samples),
+        free_host_tokens=[] if victim.is_stock else series(samples, FREE_HOST_TOKENS),
+        growths=growths(samples) if is_soak else {},
         counts=counts,
         samples=tally.samples,
     )
-
-
-def _budget(
-    requests: int | None, seconds: float | None, is_done: Callable[[], bool]
-) -> Callable[[], bool]:
-    """Whether there is another request to be made: so many and until it is done, or for so long."""
-    if requests is None:
-        assert seconds is not None, "a stage has an end"
-        end = time.monotonic() + seconds
-        return lambda: time.monotonic() < end
-    left = iter(range(requests))
-    return lambda: next(left, None) is not None or not is_done()
 
 
 async def _work(
@@ -157,13 +130,13 @@ async def _work(
 
 @asynccontextmanager
 async def _beside(
-    fault: Fault | None, scene: Scene, memory: list[int]
+    fault: Fault | None, scene: Scene, samples: list[Sample], every_s: float
 ) -> AsyncIterator[Callable[[], bool]]:
-    """The fault and the measuring of memory, as long as the traffic goes on.
+    """The fault and the measuring, as long as the traffic goes on.
 
     Gives whether a fault that ends of itself has ended.
     """
-    measuring = asyncio.create_task(_measure(scene.victim, memory))
+    measuring = asyncio.create_task(_measure(scene, samples, every_s))
     injecting = None if fault is None else asyncio.create_task(fault(scene))
     try:
         yield lambda: fault not in FINITE or injecting is None or injecting.done()
@@ -176,31 +149,29 @@ async def _beside(
                 await asyncio.wait([task])
 
 
-async def _measure(victim: Victim, memory: list[int]) -> None:
+async def _measure(scene: Scene, samples: list[Sample], every_s: float) -> None:
+    victim = scene.victim
     while True:
-        memory.append(victim.resident_bytes() // MIB)
-        await asyncio.sleep(SAMPLE_S)
+        counts = await scene.questioner.status()
+        if counts or victim.is_stock:  # a sample without tables would look as if they were empty
+            memory = victim.resident_bytes().items()
+            samples.append({**counts, **{f"{MEMORY}{name}": size for name, size in memory}})
+        await asyncio.sleep(every_s)
+
+
+def _resident_mib(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    names = sorted({name for sample in samples for name in sample if name.startswith(MEMORY)})
+    return {
+        name.removeprefix(MEMORY): [size // MIB for size in series(samples, name)] for name in names
+    }
 
 
 async def _settled(questioner: Questioner) -> dict[str, int]:
-    """The counts of a server with nothing left to do; empty if it does not answer any more."""
+    """The counts of a server with nothing left to do; empty if it does not tell any."""
     until = time.monotonic() + SETTLE_S
-    counts: dict[str, int] = {}
-    while time.monotonic() < until:
-        try:
-            counts = await questioner.status()
-        except (OSError, TimeoutError, ValueError, KeyError):
-            counts = {}
-        if counts and not any(counts.get(name) for name in EMPTY_WHEN_IDLE):
-            break
+    while True:
+        counts = await questioner.status()
+        is_idle = not any(counts.get(name) for name in EMPTY_WHEN_IDLE)
+        if is_idle or time.monotonic() > until:
+            return counts
         await asyncio.sleep(0.5)
-    return counts
-
-
-def document(stages: list[Stage], about: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as JSON."""
-    total = {
-        name: sum(getattr(stage, name) for stage in stages)
-        for name in ("answered", "wrong", "lost", "outage", "deaths")
-    }
-    return {**about, "total": total, "stages": [asdict(stage) for stage in stages]}

@@ -10,7 +10,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 
 AGENTS = 24
-TAILS = 6
+TAILS = 3
 FIXED_TOKENS = 200
 TAIL_TOKENS = 20
 ANSWER_TOKENS = 4

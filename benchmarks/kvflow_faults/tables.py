@@ -1,0 +1,58 @@
+"""How much a scheduler remembers: every table of ours, found by looking, so that none is missed."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Set
+from itertools import chain
+from typing import Any
+
+from kvflow_agents import foresight, receipts, transitions
+
+OURS = ("kvflow_agents", "kvflow_sglang")
+_PLAIN = (int, float, str, bytes, type(None))
+
+_FORESIGHT, _RECEIPTS = foresight.Limits(), receipts.Limits()
+# Tables that fill slowly up to a limit, which they may reach; no other may grow.
+LIMITS = {
+    "Foresight._ended": _FORESIGHT.most_workflows,
+    "Receipts._under_way": _RECEIPTS.most_under_way,
+    "Receipts._workflows": _RECEIPTS.most_workflows,
+    "Transitions._fronts": transitions.Limits().most_workflows,
+}
+
+
+def sizes(root: object) -> dict[str, int]:
+    """The number of entries by class and attribute; those of the same attribute add up.
+
+    Looks into objects of ours and into containers, not into another library's objects.
+    """
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("", root)]
+    while waiting:
+        name, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if type(value).__module__.partition(".")[0] in OURS:
+            waiting += _attributes(value)
+        elif isinstance(value, Mapping | Set | list | tuple | deque | array):
+            found[name] += len(value)
+            waiting += ((name, inner) for inner in _entries(value))
+    return dict(sorted(found.items()))
+
+
+def _attributes(value: object) -> Iterator[tuple[str, Any]]:
+    slots = chain.from_iterable(getattr(each, "__slots__", ()) for each in type(value).__mro__)
+    names = {*slots, *getattr(value, "__dict__", ())} - {"__weakref__", "__dict__"}
+    kind = type(value).__name__
+    return ((f"{kind}.{name}", getattr(value, name)) for name in names if hasattr(value, name))
+
+
+def _entries(table: Any) -> Iterator[object]:
+    """What is in a container; nothing where its first entry is plain: then all are."""
+    values = table.values() if isinstance(table, Mapping) else table
+    is_plain = isinstance(next(iter(values), None), _PLAIN)
+    return iter(()) if is_plain else iter(list(values))

@@ -1,0 +1,28 @@
+"""The fault suite's look at a scheduler's tables: none is missed."""
+
+from __future__ import annotations
+
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
+from kvflow_agents.receipts import Receipts
+from kvflow_faults.tables import LIMITS, sizes
+from kvflow_sglang.standalone import StandaloneCache
+
+
+def test_tables_are_found_wherever_they_are() -> None:
+    receipts = Receipts()
+    for workflow in ("one", "two"):
+        hint = Hint(workflow, Forecast(1, {"a": 1, "b": 2}), agent="a")
+        receipts.arrived(f"request of {workflow}", hint, "accepted", is_trusted=True)
+    found = sizes([receipts])
+    assert found["Receipts._workflows"] == found["Receipts._under_way"] == 2
+    assert found["Expectations.steps"] == 4
+
+
+def test_tables_with_a_limit_are_those_of_a_cache() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=100, host_ratio=2.0)
+    hint = Hint("w", Forecast(1, {"a": 1, "b": 2}), agent="a")
+    cache.run(range(50), hint=hint)
+    found = sizes(cache.cache)
+    assert found.keys() >= LIMITS.keys()
+    assert found["KnownWorkflow.agents"] == 1 and found["Transitions._fronts"] == 1
