@@ -81,18 +81,19 @@ class Questioner:
         )
 
     async def ask(self, call: Call) -> None:
-        """Send a request until it is answered; a failure is an outage's or a loss.
+        """Send a request until it is answered; its failures are an outage's or losses.
 
-        VictimDiedError if there will be no answer.
+        Nobody waits for a server that starts: it starts under load. VictimDiedError if there will
+        be no answer.
         """
+        was_dead = False
         while True:
-            await self._victim.ready()
             began = time.monotonic()
             try:
                 text = await _complete(self.session, body_of(call.prompt, call.hint))
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 if self._victim.was_dead(began, time.monotonic()):
-                    self.tally.outage += 1
+                    was_dead = True
                 else:
                     self.tally.lost += 1
                     self.tally.note(f"lost: {error!r}")
@@ -100,6 +101,7 @@ class Questioner:
                     raise VictimDiedError("the server has ended of itself") from error
                 await asyncio.sleep(RETRY_S)
                 continue
+            self.tally.outage += was_dead
             self.tally.latencies_s.append(time.monotonic() - began)
             self.judge(call.prompt, text)
             return
@@ -113,7 +115,6 @@ class Questioner:
 
     async def tell(self, hint: Hint) -> None:
         """Post a forecast; as with every hint, it does not matter if it is lost."""
-        await self._victim.ready()
         try:
             async with self.session.post("/kvflow/forecast", json=encode_body(hint)) as answer:
                 await answer.read()

@@ -144,7 +144,6 @@ async def _repeat(
     is_answered: bool = False,
 ) -> None:
     while True:
-        await scene.victim.ready()
         try:
             await inject()
             scene.injected[name] += 1

@@ -39,7 +39,6 @@ class Victim:
         self.base_url = f"http://127.0.0.1:{self._port}"
         self.lives = 0
         self.outages: list[tuple[float, float | None]] = []
-        self._ready = asyncio.Event()
         self._process: ServerProcess | None = None
 
     async def __aenter__(self) -> Self:
@@ -54,10 +53,6 @@ class Victim:
             self._more_flags = flags
             await self._stop()
             await self._start()
-
-    async def ready(self) -> None:
-        """Wait until it is not known to be dead."""
-        await self._ready.wait()
 
     async def kill_and_restart(self) -> None:
         """SIGKILL to all of its processes, and a new life."""
@@ -130,7 +125,6 @@ class Victim:
         await asyncio.to_thread(self._process.start)
         if self.outages and self.outages[-1][1] is None:
             self.outages[-1] = (self.outages[-1][0], time.monotonic())
-        self._ready.set()
 
     async def _stop(self) -> None:
         if self._process is not None:
@@ -138,7 +132,6 @@ class Victim:
 
     async def _restart(self) -> None:
         assert self._process is not None, "it was never started"
-        self._ready.clear()
         await asyncio.to_thread(self._process.kill)
         await self._start()
 
