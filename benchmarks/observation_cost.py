@@ -1,9 +1,10 @@
-"""What receipts and metrics cost the scheduler's thread, against none, with no GPU.
+"""What receipts, metrics and the shadow of LRU and MIN cost the scheduler's thread, with no GPU.
 
 Run in the server's environment: `.venv-server/bin/python benchmarks/observation_cost.py`.
 
 The same requests as in `scheduler_cost.py` go through two caches in turn, each first every other
 time; the difference of each pair counts, in CPU time. Four passes are counted for each request.
+What it costs to look at all that on a real server is what `watching_cost.py` measures.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import Receipts
 from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.standalone import StandaloneCache
+from kvflow_sglang.view import View
 from scheduler_cost import AGENTS, PREFIX_TOKENS, TAIL_TOKENS, requests
 
 PASSES = 4
@@ -38,6 +40,16 @@ class NoReceipts(Receipts):
         pass
 
 
+class NoView(View):
+    """Sees nothing, so that there is no shadow either, and no guard."""
+
+    def heard(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def computed(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
 def make(workflows: int, *, observed: bool) -> StandaloneCache:
     pool_tokens = workflows * AGENTS * PREFIX_TOKENS // 4
     made = StandaloneCache("kvflow", pool_tokens=pool_tokens, host_ratio=8.0)
@@ -45,6 +57,7 @@ def make(workflows: int, *, observed: bool) -> StandaloneCache:
         made.cache.metrics = Metrics(made.cache, {"cache_type": "kvflow"})
     else:
         made.cache.tenants.nobody.receipts = NoReceipts()
+        made.cache.view = NoView(made.cache)
     return made
 
 
@@ -64,7 +77,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=2, help="Of all agents; one is not counted.")] = 6,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
-    """Measure paired requests with receipts and metrics on, and off."""
+    """Measure paired requests with all of it on, and off."""
     logging.disable(logging.WARNING)
     on, off = make(workflows, observed=True), make(workflows, observed=False)
     pairs = []

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 CALLS = "Number(document.querySelector('#workflows td:nth-child(4)').textContent)"
 SCREENSHOTS = os.environ.get("KVFLOW_SCREENSHOTS")
+CHART_POINTS = 900
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
@@ -159,6 +160,28 @@ async def test_a_server_that_goes_and_comes_back_is_told_of(page: Page) -> None:
         await server.stop()
 
 
+async def test_a_page_that_stays_open_holds_no_more_than_before(page: Page) -> None:
+    # A second passes in no time: more views than the charts have points, and some more.
+    await page.add_init_script(
+        "const later = window.setTimeout;"
+        "window.setTimeout = (task, ms) => later(task, ms === 1000 ? 0 : ms);"
+    )
+    views = Views([team("w", 12)])
+    session = await page.context.new_cdp_session(page)
+    held: list[int] = []
+    elements: list[int] = []
+    async with PageServer(views) as server:
+        await page.goto(server.url)
+        for asked in (CHART_POINTS + 20, CHART_POINTS + 420):
+            while views.asked < asked:
+                await page.wait_for_event("requestfinished")
+            await session.send("HeapProfiler.collectGarbage")
+            held.append((await session.send("Runtime.getHeapUsage"))["usedSize"])
+            elements.append(await page.evaluate("document.querySelectorAll('*').length"))
+    assert held[1] < 1.1 * held[0]
+    assert elements[0] == elements[1]
+
+
 async def test_the_key_is_asked_for_and_kept_in_the_tab(page: Page) -> None:
     async with PageServer(Views([team("w", 3)]), key="sesame") as server:
         await page.goto(server.url)
@@ -219,9 +242,10 @@ async def test_a_screen_reader_finds_titles_tables_and_their_headers(page: Page)
 
 async def test_a_long_list_is_turned_page_by_page_and_a_workflow_can_be_linked(page: Page) -> None:
     workflows = [team(f"w{n}", 4) for n in range(45)]
+    workflows[44].done = True
     async with PageServer(Views(workflows)) as server:
         await page.goto(f"{server.url}#w44")
-        await expect(page.locator("#workflow-title")).to_have_text("Workflow w44")
+        await expect(page.locator("#workflow-title")).to_have_text("Workflow w44, ended")
         await page.get_by_role("button", name="Next workflows").click()
         await page.get_by_role("button", name="Next workflows").click()
         await expect(page.locator("#workflows tbody tr")).to_have_count(5)
