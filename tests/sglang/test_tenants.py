@@ -135,6 +135,42 @@ def test_a_flood_that_is_all_needed_now_costs_another_tenant_nothing() -> None:
     assert told[0] >= 0.9 * untold[0]
 
 
+def left_after_flood(calls: int, *, flood_hinted: bool, mine_hinted: bool) -> list[int]:
+    """What is still cached of my four agents' prompts, after so many of another tenant's."""
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    agents = "abcd"
+    for now, agent in enumerate(agents):
+        steps = {each: (at - now) % 4 for at, each in enumerate(agents)}
+        hint = Hint("run", Forecast(now, steps), agent, "app", at_ms=now, tenant="mine")
+        tokens = prompt(ord(agent), 0)
+        cache.run(tokens, hint=hint if mine_hinted else None, tenant="mine")
+    for call in range(calls):
+        now_all = {f"h{each}": 0 for each in range(20)}
+        hint = Hint("flood", Forecast(call, now_all), f"h{call}", "app", 10 + call, "hostile")
+        tokens = prompt(500 + call, call)
+        cache.run(tokens, hint=hint if flood_hinted else None, tenant="hostile")
+    return [cache.match(prompt(ord(agent), 0)).device_prefix_len for agent in agents]
+
+
+@pytest.mark.parametrize(
+    ("calls", "by_recency", "by_my_hints"),
+    [
+        # Nine prompts of 101 tokens fit into the pool.
+        (5, [101, 101, 101, 101], [101, 101, 101, 101]),
+        # The last call said: a next, then b, then c.
+        (6, [0, 101, 101, 101], [101, 101, 0, 101]),
+        (7, [0, 0, 101, 101], [101, 0, 0, 101]),
+        (9, [0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_a_flood_takes_the_very_tokens_that_recency_would(
+    calls: int, by_recency: list[int], by_my_hints: list[int]
+) -> None:
+    for flood_hinted in (False, True):
+        assert left_after_flood(calls, flood_hinted=flood_hinted, mine_hinted=False) == by_recency
+        assert left_after_flood(calls, flood_hinted=flood_hinted, mine_hinted=True) == by_my_hints
+
+
 def test_wrong_forecasts_of_one_tenant_switch_off_its_own_alone(cache: StandaloneCache) -> None:
     right, wrong = Caller(cache, "right", 0), Caller(cache, "wrong", 300)
     for _ in range(4):
