@@ -145,7 +145,8 @@ def _admit(
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
     from kvflow_sglang import receipt_header
 
-    body, headers = compat.json_body(request), getattr(request, "headers", {})
+    # A dictionary: each look-up in Starlette's headers reads them all, and most names are missing.
+    body, headers = compat.json_body(request), dict(getattr(request, "headers", {}).items())
     interpreter.take_envelopes(obj, body)
     doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
