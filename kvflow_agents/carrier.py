@@ -149,7 +149,7 @@ class Carrier:
     def post(self, server: Server, hint: Hint) -> None:
         """Post a hint in the background: to a server, or to all behind a router."""
         said = self._pseudonyms.hide(hint)
-        for each in self._routers.behind(server) or (server,):
+        for each in self._routers.reached(server):
             self.courier.send(each, said)
 
     def servers_of(self, workflow: str) -> tuple[Server, ...]:

@@ -6,9 +6,10 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from kvflow_agents import pseudonyms
+from kvflow_agents import pseudonyms, routers
 from kvflow_agents.call_records import AgentCalls, CallRecords, Usage, call_records
 from kvflow_agents.receipt_reader import read_receipts
 from kvflow_agents.report_table import rich_table, text_table
@@ -109,8 +110,11 @@ def report(
     kept = records.agents()
     if not receipts:
         return Report(tuple(_agent(app, agent, calls, None) for app, agent, calls in kept))
-    names = pseudonyms.from_environment()
-    seen = [(names.of(workflow), app, servers) for workflow, app, servers in records.workflows()]
+    names, reached = pseudonyms.from_environment(), routers.from_environment().reached
+    seen = [
+        (names.of(workflow), app, tuple(chain.from_iterable(map(reached, servers))))
+        for workflow, app, servers in records.workflows()
+    ]
     found = read_receipts(seen, timeout_s)
     return Report(
         tuple(

@@ -33,6 +33,10 @@ class Routers:
             replace(server, root_url=worker) for worker in self._workers.get(server.root_url, ())
         )
 
+    def reached(self, server: Server) -> tuple[Server, ...]:
+        """Who answers for a server's calls: those behind it if it is a router, else itself."""
+        return self.behind(server) or (server,)
+
     def headers(self, server: Server, hint: Hint) -> dict[str, str]:
         """By which a router may send an agent's calls where its prefix is; none if this is none."""
         if server.root_url not in self._workers or hint.agent is None:

@@ -8,9 +8,11 @@ from dataclasses import replace
 import openai
 import pytest
 
-from kvflow_agents import ConfigurationError, Forecast, Hint
+from kvflow_agents import ConfigurationError, Forecast, Hint, report
+from kvflow_agents.call_records import CallRecords
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import FORECAST_PATH, Courier
+from kvflow_agents.receipt_reader import WORKFLOW_PATH
 from kvflow_agents.routers import (
     ROUTING_KEY_HEADER,
     WORKERS_VARIABLE,
@@ -18,7 +20,7 @@ from kvflow_agents.routers import (
     from_environment,
 )
 from kvflow_agents.servers import Server
-from tests.agents.fake_server import FakeServer
+from tests.agents.fake_server import ANSWERS, FakeServer
 
 HINT = Hint("run", Forecast(1, {"a": 1}))
 
@@ -129,3 +131,16 @@ def test_every_server_behind_a_router_hears_of_each_call(
         assert len(keys) == 1 and keys.isdisjoint({None, *other_agent.values()})
         # The router gets the calls alone: it has no such endpoint.
         assert not [request for request in router.requests if request.path == FORECAST_PATH]
+
+
+def test_a_report_adds_up_the_receipts_of_all_servers_behind_a_router(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = {"agents": [{"agent": "a", "sums": {"calls": 2}}]}
+    monkeypatch.setitem(ANSWERS, f"{WORKFLOW_PATH}run", page)
+    with FakeServer() as other:
+        workers = f"{server.root_url},{other.root_url}"
+        monkeypatch.setenv(WORKERS_VARIABLE, f"http://router={workers}")
+        records = CallRecords()
+        records.begin(replace(HINT, agent="a"), Server("http://router"), 0.0)
+        assert report(receipts=True, records=records)["a"].receipts == {"calls": 4}
