@@ -172,13 +172,14 @@ async def test_a_page_that_stays_open_holds_no_more_than_before(page: Page) -> N
     elements: list[int] = []
     async with PageServer(views) as server:
         await page.goto(server.url)
-        for asked in (CHART_POINTS + 20, CHART_POINTS + 420):
+        for asked in (CHART_POINTS + 20, CHART_POINTS + 820):
             while views.asked < asked:
                 await page.wait_for_event("requestfinished")
             await session.send("HeapProfiler.collectGarbage")
             held.append((await session.send("Runtime.getHeapUsage"))["usedSize"])
             elements.append(await page.evaluate("document.querySelectorAll('*').length"))
-    assert held[1] < 1.1 * held[0]
+    # To keep the views of the second part would take half as much again.
+    assert held[1] < 1.25 * held[0]
     assert elements[0] == elements[1]
 
 

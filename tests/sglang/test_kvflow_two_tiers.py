@@ -89,14 +89,21 @@ def test_metrics_count_calls_that_are_scraped_between(client: Client) -> None:
 def test_the_grafana_dashboard_asks_for_what_the_server_exports(client: Client) -> None:
     call_in_turn(client, Run("dashboard"))
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = {
-        name
-        for panel in dashboard["panels"]
-        for target in panel.get("targets", ())
-        for name in re.findall(r"sglang:\w+", target["expr"])
-    }
-    assert len(asked) > 10
-    wait_until(lambda: asked <= {name for name, _ in _scrape(client)})
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    names = {name for expression in asked for name in _names_in(expression)}
+    assert len(names) > 10
+    wait_until(lambda: names <= {name for name, _ in _scrape(client)})
+    exported = _scrape(client)
+    for expression in asked:
+        name = _names_in(expression)[0]
+        samples = [labels for each, labels in exported if each == name]
+        for label in re.findall(r"(?:by \(|,)(\w+)", expression):
+            assert any(f'{label}="' in labels for labels in samples), expression
+
+
+def _names_in(expression: str) -> list[str]:
+    """Of metrics; Prometheus before version 3 gets them with an underscore for the colon."""
+    return [f"sglang:{name}" for name in re.findall(r'__name__=~"sglang\.(\w+)"', expression)]
 
 
 def _scrape(client: Client) -> dict[tuple[str, str], float]:
