@@ -156,6 +156,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.prefetcher is not None:
             self.prefetcher.request_arrived()
 
+    def catch_up(self) -> None:
+        """Do what has waited for a moment in which the device has work and nobody waits."""
+        if self.inferred is not None:
+            self.inferred.catch_up()
+
     def _hear_request(self, request_id: str, custom_params: Any, lora_id: str | None) -> None:
         try:
             hint = decode_request(custom_params)

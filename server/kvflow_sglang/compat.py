@@ -64,6 +64,7 @@ AUTH_HOOK = "sglang.srt.utils.auth.decide_request_auth"
 DISPATCH_HOOK = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
 ADMISSION_HOOK = "sglang.srt.managers.scheduler.Scheduler.get_prefill_adder_class"
 PASS_HOOK = "sglang.srt.managers.scheduler.Scheduler.get_new_batch_prefill"
+RESULT_HOOK = "sglang.srt.managers.scheduler.Scheduler.process_batch_result"
 LORA_HOOK = "sglang.srt.managers.scheduler.Scheduler.init_lora_overlap_loader"
 LORA_BATCH_HOOK = "sglang.srt.lora.mem_pool.LoRAMemoryPool.prepare_lora_batch"
 

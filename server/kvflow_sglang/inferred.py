@@ -90,14 +90,14 @@ class InferredCallers:
         if request.session_params is None and request.input_ids:
             self._arrivals.append(request)
 
-    def caller_of(self, req: Any) -> Hint | None:
-        """Who has sent a request, None where that is not sure.
-
-        Only here arrivals are looked at: by now their prompts are computed, and the device has
-        other work. Before that it would have had to wait.
-        """
+    def catch_up(self) -> None:
+        """Look at what has arrived, now that the device works on it and need not wait for that."""
         while self._arrivals:
             self._safely(self._arrived, self._arrivals.popleft())
+
+    def caller_of(self, req: Any) -> Hint | None:
+        """Who has sent a request, None where that is not sure."""
+        self.catch_up()
         call = self._calls.get(req.rid)
         return None if call is None else call.caller
 

@@ -20,6 +20,7 @@ SCHEDULER_HOOKS = [
     compat.DISPATCH_HOOK,
     compat.ADMISSION_HOOK,
     compat.PASS_HOOK,
+    compat.RESULT_HOOK,
     compat.LORA_HOOK,
     compat.LORA_BATCH_HOOK,
 ]
@@ -63,6 +64,7 @@ def make_cache(context: Any) -> Any:
     HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.register(compat.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
     HookRegistry.register(compat.PASS_HOOK, _begin_pass, HookType.BEFORE)
+    HookRegistry.register(compat.RESULT_HOOK, _catch_up, HookType.BEFORE)
     HookRegistry.register(compat.LORA_HOOK, _manage_adapters, HookType.AFTER)
     HookRegistry.register(compat.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
@@ -192,6 +194,11 @@ def _begin_pass(scheduler: Any, running_batch: Any) -> None:
         cache.lora.step(running_batch)
     if cache.metrics is not None:
         cache.metrics.step(is_idle=not scheduler.waiting_queue and running_batch.is_empty())
+
+
+def _catch_up(scheduler: Any, *args: Any, **kwargs: Any) -> None:
+    """Before `Scheduler.process_batch_result`, which then waits for the device."""
+    scheduler.tree_cache.catch_up()
 
 
 def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:
