@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from array import array
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_sglang.inferred import note_origin
 from kvflow_sglang.settings import VARIABLE
-from kvflow_sglang.standalone import Core, StandaloneCache
+from kvflow_sglang.standalone import Core, Request, StandaloneCache
 
 SYSTEM_TOKENS = 200
 POOL_TOKENS = 1_500
@@ -83,6 +84,15 @@ def test_a_request_with_a_hint_is_not_inferred() -> None:
     status = cache.cache.status()
     assert status["inferred_calls"] == status["inferred_abstained"] == 0
     assert status["workflows"] == 1
+
+
+def test_arrivals_are_looked_at_when_the_device_is_at_work() -> None:
+    cache = cache_of("kvflow").cache
+    sampling_params = SimpleNamespace(custom_params=None)
+    cache.hear_arrival(Request(array("q", range(100)), sampling_params, rid="1"))
+    assert cache.status()["inferred_abstained"] == 0
+    cache.catch_up()
+    assert cache.status()["inferred_abstained"] == 1
 
 
 def test_flushing_forgets_what_was_inferred() -> None:
