@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,10 +92,12 @@ class Shadow:
 
         No cache has more than `findable_tokens`: a prompt's last token is always computed.
         """
-        blocks = list(self._sampled(prompt))[: self._capacity]
-        findable = len(blocks) if findable_tokens is None else self._whole(prompt, findable_tokens)
-        cached = self._whole(prompt, cached_tokens)
-        wanted = blocks[:findable]
+        sampled = self._sampled(prompt)
+        blocks = [prompt[place] for place in sampled[: self._capacity]]
+        cached = bisect_left(sampled, cached_tokens // self.block_tokens)
+        wanted = blocks
+        if findable_tokens is not None:
+            wanted = blocks[: bisect_left(sampled, findable_tokens // self.block_tokens)]
         self._now += 1
         lru = sum(1 for _ in _leading(wanted, self._lru))
         optimum = self._found_by_min(wanted)
@@ -116,14 +118,12 @@ class Shadow:
             sum(each.optimum for each in rows),
         )
 
-    def _whole(self, prompt: Sequence[int], tokens: int) -> int:
-        """How many sampled blocks the first tokens of a prompt fill."""
-        return sum(1 for _ in self._sampled(prompt[: tokens // self.block_tokens]))
-
-    def _sampled(self, prompt: Sequence[int]) -> Iterator[int]:
+    def _sampled(self, prompt: Sequence[int]) -> Sequence[int]:
+        """Which of a prompt's blocks are in the sample, by their places."""
         if self.rate == 1:
-            return iter(prompt)
-        return (each for each in prompt if each * _SPREAD % _HASHES < self._threshold)
+            return range(len(prompt))
+        threshold = self._threshold
+        return [at for at, each in enumerate(prompt) if each * _SPREAD % _HASHES < threshold]
 
     def _found_by_min(self, blocks: Sequence[int]) -> int:
         found = 0
