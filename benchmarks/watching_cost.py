@@ -13,6 +13,7 @@ throughput, but not in the CPU time of the server's processes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shlex
@@ -119,13 +120,12 @@ def measure(server: ServerProcess, load: Load, calls: int, workflows: int, watch
 
 
 def change(pairs: Sequence[tuple[Block, Block]], figure: str) -> dict[str, float]:
-    """By how many percent a figure is larger when it is watched, pair by pair."""
-    changes = [100 * (getattr(on, figure) / getattr(off, figure) - 1) for on, off in pairs]
+    """By how many percent a figure is larger when it is watched; the geometric mean of the pairs."""
+    changes = [math.log(getattr(on, figure) / getattr(off, figure)) for on, off in pairs]
     return {
         "left_alone_median": statistics.median(getattr(off, figure) for _, off in pairs),
-        "change_mean_percent": statistics.mean(changes),
-        "change_median_percent": statistics.median(changes),
-        "standard_error_percent": statistics.stdev(changes) / len(changes) ** 0.5,
+        "change_percent": 100 * math.expm1(statistics.mean(changes)),
+        "standard_error_percent": 100 * statistics.stdev(changes) / len(changes) ** 0.5,
     }
 
 
