@@ -120,7 +120,7 @@ def measure(server: ServerProcess, load: Load, calls: int, workflows: int, watch
 
 
 def change(pairs: Sequence[tuple[Block, Block]], figure: str) -> dict[str, float]:
-    """By how many percent a figure is larger when it is watched; the geometric mean of the pairs."""
+    """By how many percent a figure is larger when watched; the geometric mean of the pairs."""
     changes = [math.log(getattr(on, figure) / getattr(off, figure)) for on, off in pairs]
     return {
         "left_alone_median": statistics.median(getattr(off, figure) for _, off in pairs),
