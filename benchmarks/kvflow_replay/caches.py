@@ -61,7 +61,8 @@ class PolicyCache:
         tree.lock(prompt)
         tree.unlock(match.node)
         policy.prompt_cached(request, prompt)
-        policy.answer_cached(request, tree.insert(request.prompt + request.answer))
+        whole = tree.insert(request.prompt + request.answer, len(request.prompt))
+        policy.answer_cached(request, whole)
         tree.unlock(prompt)
         return Found(match.device_tokens, match.host_tokens)
 

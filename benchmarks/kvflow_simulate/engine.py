@@ -29,6 +29,8 @@ class _Job:
     """Of the prompt, cached or computed."""
     take_tokens: int = 0
     """Computed in the batch at hand."""
+    inserted_tokens: int = 0
+    """What of it and its answer has entered the tree."""
     held: Node | None = None
     left_tokens: int = 0
     """Answer tokens to come, the last one included, which is not cached."""
@@ -326,7 +328,8 @@ class Engine:
         """What a request has computed enters the tree; what was there already is freed."""
         self._private_tokens -= private_tokens
         self.policy.inserting(job.request)
-        leaf = self.tree.insert(tokens)
+        leaf = self.tree.insert(tokens, job.inserted_tokens)
+        job.inserted_tokens = len(tokens)
         self.tree.lock(leaf)
         assert job.held is not None
         self.tree.unlock(job.held)

@@ -57,6 +57,9 @@ class Recency:
     def rank(self, node: Node) -> Rank:
         return rank(Standing.ORDINARY, None, node.last_access, node.id)
 
+    def backs_up(self, node: Node) -> bool:
+        return True
+
     def preference(self, *, on_host: bool) -> Preference:
         return by_standing
 
@@ -135,9 +138,15 @@ class Foretold(Claimed):
             adapters=self._adapters,
         )
         self._guard = Guard()
+        self._found_tokens: dict[CallId, int] = {}
         self._shadow = Shadow.of_pool(tree.device_tokens + tree.host_tokens)
         self.expected_device_tokens = self.expected_host_tokens = 0
         self._expected: dict[int, tuple[int, int]] = {}
+
+    def backs_up(self, node: Node) -> bool:
+        """As in the server: nobody will ask the host for what is spent, as far as it is told so."""
+        is_told = self.user is not None and self.foresight.is_trusted(self.user)
+        return not (is_told and self.ledger.standing(node)[0] is Standing.SPENT)
 
     def preference(self, *, on_host: bool) -> Preference:
         share = self._settings.expected_share
@@ -159,9 +168,7 @@ class Foretold(Claimed):
         self.foresight.hear(replace(hint, at_ms=int(1000 * now_s)))
 
     def found(self, request: Request, cached_tokens: int) -> None:
-        blocks = checksums(request.prompt, self._shadow.block_tokens)
-        if self._guard.note(self._shadow.see(blocks, cached_tokens, len(request.prompt) - 1)):
-            self.foresight.heed(self._guard.heeds)
+        self._found_tokens[request.id] = cached_tokens
 
     def inserting(self, request: Request) -> None:
         self.user = None if request.hint is None else request.hint.workflow
@@ -171,6 +178,11 @@ class Foretold(Claimed):
             self.ledger.use(leaf, None)
         else:
             self.foresight.prompt_cached(request.hint, request.prompt, Namespace(), leaf)
+        # Not before: in the server too a request is still admitted by what was believed then.
+        blocks = checksums(request.prompt, self._shadow.block_tokens)
+        found_tokens = self._found_tokens.pop(request.id)
+        if self._guard.note(self._shadow.see(blocks, found_tokens, len(request.prompt) - 1)):
+            self.foresight.heed(self._guard.heeds)
 
     def answer_cached(self, request: Request, leaf: Node) -> None:
         if request.hint is None:
@@ -238,6 +250,9 @@ class Papers(Foretold):
         if standing is not Standing.EXPECTED:
             standing = Standing.SPENT
         return rank(standing, distance, node.last_access, node.id)
+
+    def backs_up(self, node: Node) -> bool:
+        return True
 
     def preference(self, *, on_host: bool) -> Preference:
         return by_standing

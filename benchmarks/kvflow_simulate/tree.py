@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from kvflow_agents.eviction import EvictionQueue, Preference, Rank, may_displace
+from kvflow_agents.eviction import EvictionQueue, Preference, Rank, Standing, may_displace
 from kvflow_agents.prefix import Tokens, common_prefix_tokens
 
 PAGE_SIZE = 1
@@ -61,6 +61,7 @@ class Order(Protocol):
     """What decides who goes first, and hears of each node that is made, cut, moved or dropped."""
 
     def rank(self, node: Node) -> Rank: ...
+    def backs_up(self, node: Node) -> bool: ...
     def added(self, node: Node) -> None: ...
     def split(self, upper: Node, lower: Node) -> None: ...
     def moved(self, node: Node) -> None: ...
@@ -72,6 +73,7 @@ class Order(Protocol):
 class PrefixTree:
     """A radix tree over tokens, with a write-through host tier if `host_tokens` is not 0.
 
+    A new node that its order does not back up is, once it is not spent any more or used again.
     A node is on the device only if all above it are, on the host likewise. A lock on a node holds
     all above it. Writing to the host takes no time.
     """
@@ -89,6 +91,8 @@ class PrefixTree:
         self.accesses = 0
         self._is_evicting = False
         self.on_split: Callable[[Node, Node], None] = lambda upper, lower: None
+        self._not_backed_up: set[int] = set()
+        self._wanted_backups: list[Node] = []
         self._order = order(self)
         self._device_leaves: EvictionQueue[Node] = EvictionQueue(
             self._order.rank,
@@ -98,6 +102,7 @@ class PrefixTree:
 
     def match(self, tokens: Tokens) -> Match:
         """The longest cached prefix, cut and touched where it ends."""
+        self._back_up_wanted()
         node = self._walk(tokens, len(tokens))
         device, device_tokens, total_tokens = node, 0, 0
         for each in path(node):
@@ -112,17 +117,26 @@ class PrefixTree:
         """Make a node end where a key ends, as far as the tree holds the key."""
         self._walk(key.tokens, len(key))
 
-    def insert(self, tokens: Tokens) -> Node:
-        """Cache a sequence whose KV is on the device; the node at its end."""
+    def insert(self, tokens: Tokens, inserted_tokens: int = 0) -> Node:
+        """Cache a sequence whose KV is on the device; the node at its end.
+
+        So much of it the same request has cached before.
+        """
+        self._back_up_wanted()
         node = self._walk(tokens, len(tokens))
         nodes = [*path(node)][::-1]
         done = sum(len(each.key) for each in nodes)
-        if done < len(tokens):
+        is_new = done < len(tokens)
+        if is_new:
             nodes.append(self._add(node, tokens[done:]))
+        end = 0
         for each in nodes:
+            end += len(each.key)
             if not each.on_device:
                 self._set_device(each, True)
-            if not each.on_host:
+            if is_new and each is nodes[-1] and not self._order.backs_up(each):
+                self._not_backed_up.add(each.id)
+            elif not each.on_host and end > inserted_tokens:
                 self._back_up(each)
         return nodes[-1] if nodes else node
 
@@ -153,6 +167,7 @@ class PrefixTree:
 
         With `displacing_for_distance` nothing that is needed as soon.
         """
+        self._back_up_wanted()
         freed = 0
         while freed < tokens:
             victim = self._device_leaves.first(self._order.preference(on_host=False))
@@ -173,6 +188,10 @@ class PrefixTree:
 
     def refresh(self, node: Node) -> None:
         """A node's rank may have changed."""
+        is_spent = self._order.rank(node).standing is Standing.SPENT
+        if node.id in self._not_backed_up and not is_spent:
+            self._not_backed_up.discard(node.id)
+            self._wanted_backups.append(node)
         self._device_leaves.refresh(node)
         self._host_leaves.refresh(node)
 
@@ -240,6 +259,8 @@ class PrefixTree:
         )
         parent.children[whole[0]] = upper
         lower.key, lower.parent = TokenKey(whole[tokens:]), upper
+        if lower.id in self._not_backed_up:
+            self._not_backed_up.add(upper.id)
         self._touch(lower)  # as SGLang's tree does it
         self._order.split(upper, lower)
         self.on_split(upper, lower)
@@ -256,8 +277,15 @@ class PrefixTree:
     def _remove(self, node: Node) -> None:
         assert node.parent is not None and not node.children
         del node.parent.children[node.key.tokens[0]]
+        self._not_backed_up.discard(node.id)
         self._order.removed(node)
         self._sort(node.parent)
+
+    def _back_up_wanted(self) -> None:
+        wanted, self._wanted_backups = self._wanted_backups, []
+        for node in wanted:
+            if node.on_device and not node.on_host:
+                self._back_up(node)
 
     def _back_up(self, node: Node) -> None:
         assert node.parent is not None

@@ -9,6 +9,7 @@ import pytest
 
 from kvflow_agents.hints import Hint
 from kvflow_bench.workloads import Parameters, Workload
+from kvflow_sglang import settings
 from kvflow_sglang.standalone import Core, StandaloneCache
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
@@ -61,13 +62,22 @@ class Replay:
         ("ours-device", "kvflow", None),
         ("ours", "kvflow", 4.0),
         ("ours-noprefetch", "kvflow", 4.0),
+        ("ours-noprefetch", "kvflow", 1.5),
     ],
 )
 def test_as_many_tokens_are_cached(
-    workload: Workload, policy: str, core: Core, host_ratio: float | None
+    workload: Workload,
+    policy: str,
+    core: Core,
+    host_ratio: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if policy == "ours-noprefetch":
+        monkeypatch.setenv(settings.VARIABLE, '{"prefetch_steps": null}')
     real, simulated = cached_tokens(workload, policy, core, host_ratio)
-    assert sum(simulated) == pytest.approx(sum(real), rel=0.02)
+    # One prompt may be found by one of the two alone, where a guard has just tripped.
+    most_apart = max(0.02 * sum(real), workload.parameters.fixed_tokens)
+    assert sum(simulated) == pytest.approx(sum(real), abs=most_apart)
 
 
 def cached_tokens(
