@@ -18,6 +18,7 @@ from kvflow_faults.victim import Victim
 
 TIMEOUT = aiohttp.ClientTimeout(total=120)
 COMPLETIONS = "/v1/completions"
+LEARNED_AT_ONCE = 4
 MOST_SAMPLES = 20
 RETRY_S = 0.2
 
@@ -61,12 +62,11 @@ def body_of(
 
 
 async def learn(base_url: str) -> dict[str, str]:
-    """What a server answers to every prompt of the traffic, one after another."""
-    known = {}
-    async with aiohttp.ClientSession(base_url, timeout=TIMEOUT) as session:
-        for prompt in prompts():
-            known[prompt] = await _complete(session, body_of(prompt, None))
-    return known
+    """What a server answers to every prompt of the traffic, a few at a time."""
+    few = aiohttp.TCPConnector(limit=LEARNED_AT_ONCE)
+    async with aiohttp.ClientSession(base_url, timeout=TIMEOUT, connector=few) as session:
+        asked = [_complete(session, body_of(prompt, None)) for prompt in prompts()]
+        return dict(zip(prompts(), await asyncio.gather(*asked), strict=True))
 
 
 class Questioner:

@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +19,15 @@ from kvflow_agents.errors import KVFlowError
 if TYPE_CHECKING:
     from kvflow_faults.stage import Stage
 
-# Room on the device for half of what runs at once and on the host for half of all prompts.
+# Room on the device for half of what runs at once, and on the host for most of all prompts.
 POOL_TOKENS = 2_400
 FLAGS = (
     *("--engine", "cpu", "--skip-server-warmup"),
     *("--max-total-tokens", str(POOL_TOKENS)),
     *("--host-tier", "--hicache-ratio", "2"),
 )
+
+STOCK, KVFLOW = "stock", "kvflow"
 
 # A group without commands, because `kvflow` adds each as a group; the callback is it.
 app = typer.Typer(help=__doc__, add_completion=False, subcommand_metavar="")
@@ -58,26 +61,16 @@ def faults_command(
         raise typer.BadParameter(f"{unknown}: there are {sorted(FAULTS)}", param_hint="--fault")
     results = Results()
 
-    def done(stage: Stage, is_stock: bool) -> None:
-        (results.control if is_stock else results.stages).append(stage)
-        _show(stage, "stock" if is_stock else "kvflow")
+    def done(server: str, stage: Stage) -> None:
+        (results.control if server == STOCK else results.stages).append(stage)
+        _show(server, stage)
         if json_file is not None:  # after each stage: a run that is cut off leaves what it has
             about = _about(requests, soak_s, seed)
             json_file.write_text(json.dumps(results.document(about), indent=1) + "\n")
 
     with tempfile.TemporaryDirectory(prefix="kvflow-faults-") as folder:
         try:
-            asyncio.run(
-                _run(
-                    Path(folder),
-                    chosen,
-                    requests=requests,
-                    soak_s=soak_s,
-                    seed=seed,
-                    control=control,
-                    done=done,
-                )
-            )
+            asyncio.run(_run(Path(folder), chosen, requests, soak_s, seed, control, done))
         except KVFlowError as error:
             typer.echo(f"kvflow faults: {error}", err=True)
             raise typer.Exit(1) from error
@@ -92,12 +85,11 @@ def faults_command(
 async def _run(
     folder: Path,
     chosen: list[str],
-    *,
     requests: int,
     soak_s: float,
     seed: int,
     control: bool,
-    done: Callable[[Stage, bool], None],
+    done: Callable[[str, Stage], None],
 ) -> None:
     from kvflow_faults import suite
     from kvflow_faults.answers import learn
@@ -108,33 +100,20 @@ async def _run(
     assert running is not None, "this runs in a task"
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     await asyncio.to_thread(model.make, folder / "tiny", tiny_model.write)
+    run = partial(suite.run, chosen=chosen, requests=requests, seed=seed)
     async with Victim(folder / "tiny", ["--stock", *FLAGS], folder / "stock") as stock:
         typer.echo("A stock server answers every prompt")
         await stock.live_with()
         known = await learn(stock.base_url)
         if control:
-            await suite.run(
-                stock,
-                known,
-                chosen,
-                requests=requests,
-                seed=seed,
-                done=lambda stage: done(stage, True),
-            )
+            await run(stock, known, done=partial(done, STOCK))
     async with Victim(folder / "tiny", FLAGS, folder / "kvflow") as victim:
-        await suite.run(
-            victim,
-            known,
-            chosen,
-            requests=requests,
-            seed=seed,
-            done=lambda stage: done(stage, False),
-        )
+        await run(victim, known, done=partial(done, KVFLOW))
         if soak_s:
-            done(await suite.soak(victim, known, seconds=soak_s, seed=seed), False)
+            done(KVFLOW, await suite.soak(victim, known, seconds=soak_s, seed=seed))
 
 
-def _show(stage: Stage, server: str) -> None:
+def _show(server: str, stage: Stage) -> None:
     injected = ", ".join(f"{count} x {name}" for name, count in sorted(stage.injected.items()))
     memory = ", ".join(
         f"{name} {mib[0]} to {mib[-1]} MiB" for name, mib in stage.resident_mib.items() if mib
@@ -145,6 +124,8 @@ def _show(stage: Stage, server: str) -> None:
         f"{stage.seconds:.0f} s, median {stage.median_ms:.0f} ms, p99 {stage.p99_ms:.0f} ms; "
         f"{memory}; {injected}"
     )
+    if stage.filling:
+        typer.echo(f"  too short to say what grows: {', '.join(stage.filling)} still filled")
     for sample in stage.samples:
         typer.echo(f"  {sample}")
 

@@ -24,8 +24,8 @@ PAUSE_S = 0.2
 # Long enough that the traffic is at work again, and prefixes are being loaded ahead.
 CALM_BEFORE_KILL_S = 3.0
 KILLS = 1
-# A host tier for two or three prefixes.
-SMALL_HOST_TIER = ("--hicache-ratio", "0.25")
+# A host tier for five prefixes.
+SMALL_HOST_TIER = ("--hicache-ratio", "0.5")
 # What a server remembers of forecasts is then as much as it ever will be: a million agents.
 FILLING_FORECASTS = 1_500
 

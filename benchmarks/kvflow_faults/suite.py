@@ -14,6 +14,7 @@ from kvflow_faults import traffic
 from kvflow_faults.answers import Questioner, VictimDiedError
 from kvflow_faults.faults import FAULTS, FINITE, FLAGS, Fault, Scene, fill, several_at_once
 from kvflow_faults.instruments import FREE_HOST_TOKENS
+from kvflow_faults.misuse import flush
 from kvflow_faults.samples import Sample, series
 from kvflow_faults.stage import EMPTY_WHEN_IDLE, MEMORY, Stage, growths
 from kvflow_faults.victim import Victim
@@ -22,21 +23,22 @@ WORKFLOWS_AT_ONCE = 4
 SAMPLE_S = 3.0
 MOST_SAMPLES = 60
 SETTLE_S = 60.0
+SETTLE_POLL_S = 0.5
 MIB = 1 << 20
 
 
 async def run(
     victim: Victim,
     known: Mapping[str, str],
-    chosen: Sequence[str],
     *,
+    chosen: Sequence[str],
     requests: int,
     seed: int,
     done: Callable[[Stage], None],
 ) -> None:
     """One stage for each fault, `requests` over all of them; the same for every server."""
     for number, name in enumerate(chosen):
-        await victim.live_with(*FLAGS.get(name, ()))
+        await _begin(victim, *FLAGS.get(name, ()))
         share = requests // len(chosen) + (number < requests % len(chosen))
         scene = _scene(victim, known, f"{seed}/{name}")
         done(await _stage(name, scene, FAULTS[name], _so_many(share)))
@@ -44,11 +46,19 @@ async def run(
 
 async def soak(victim: Victim, known: Mapping[str, str], *, seconds: float, seed: int) -> Stage:
     """All that a server lives through at once, from full tables on; and what grows meanwhile."""
-    await victim.live_with()
+    await _begin(victim)
     scene = _scene(victim, known, f"{seed}/soak")
     await fill(scene)
     every_s = max(SAMPLE_S, seconds / MOST_SAMPLES)
     return await _stage("soak", scene, several_at_once, _so_long(seconds), every_s, is_soak=True)
+
+
+async def _begin(victim: Victim, *flags: str) -> None:
+    """Live, with an empty cache and no doubts about forecasts from the stage before."""
+    await victim.live_with(*flags)
+    until = time.monotonic() + SETTLE_S
+    while not await flush(victim) and time.monotonic() < until:
+        await asyncio.sleep(SETTLE_POLL_S)
 
 
 def _scene(victim: Victim, known: Mapping[str, str], seed: str) -> Scene:
@@ -174,4 +184,4 @@ async def _settled(questioner: Questioner) -> dict[str, int]:
         is_idle = not any(counts.get(name) for name in EMPTY_WHEN_IDLE)
         if is_idle or time.monotonic() > until:
             return counts
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(SETTLE_POLL_S)

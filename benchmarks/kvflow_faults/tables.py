@@ -14,9 +14,11 @@ OURS = ("kvflow_agents", "kvflow_sglang")
 _PLAIN = (int, float, str, bytes, type(None))
 
 _FORESIGHT, _RECEIPTS = foresight.Limits(), receipts.Limits()
-# Tables that fill slowly up to a limit, which they may reach; no other may grow.
+# Tables that fill slowly, up to a limit. While one does, so does what hangs on its entries.
 LIMITS = {
     "Foresight._ended": _FORESIGHT.most_workflows,
+    "Foresight._live": _FORESIGHT.most_workflows,
+    "KnownWorkflow.agents": _FORESIGHT.most_agents,
     "Receipts._under_way": _RECEIPTS.most_under_way,
     "Receipts._workflows": _RECEIPTS.most_workflows,
     "Transitions._fronts": transitions.Limits().most_workflows,

@@ -19,7 +19,7 @@ from kvflow_sglang.server_process import ServerProcess, free_port
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 POLL_S = 0.1
 TAIL_LINES = 30
-DEATH_S = 60.0
+DEATH_S = 120.0
 
 
 class Victim:
