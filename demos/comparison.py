@@ -187,6 +187,11 @@ def _run_given_server(demo: Demo, base_url: str, api_key: str) -> None:
         demo.run_on(endpoint, policy, host_tier, info["max_total_num_tokens"])
 
 
+def model_folder(model: str) -> Path:
+    """Where a model of the command line is."""
+    return MODELS / model if model in ("smollm2", "tiny") else Path(model)
+
+
 def compare_policies(
     scale: Scale,
     model: str,
@@ -204,8 +209,7 @@ def compare_policies(
         if base_url is not None:
             _run_given_server(demo, base_url, api_key)
         else:
-            folder = MODELS / model if model in ("smollm2", "tiny") else Path(model)
-            _run_own_servers(demo, folder)
+            _run_own_servers(demo, model_folder(model))
     demo.report(json_file)
     return demo
 

@@ -46,6 +46,7 @@ class RunFigures:
     evicted_tokens: int
     load_back_tokens: int
     prefetched_tokens: int
+    adapter_loads: int | None
     optimum_cached_tokens: int
     latency_ms: dict[str, float]
     warm_latency_ms: dict[str, float]
@@ -83,6 +84,7 @@ def figures_of(
         evicted_tokens=counted.evicted_tokens,
         load_back_tokens=counted.loaded_tokens,
         prefetched_tokens=counted.prefetched_tokens,
+        adapter_loads=counted.adapter_loads,
         optimum_cached_tokens=optimum_cached_tokens(prompts, pool_tokens),
         latency_ms=_summary([call.latency_ms for call in calls]),
         warm_latency_ms=_summary([call.latency_ms for call in warm]),

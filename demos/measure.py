@@ -17,6 +17,8 @@ from kvflow_agents.prefix import common_prefix_tokens
 TIMEOUT_S = 60.0
 COUNTERS = ("sglang:evicted_tokens_total", "sglang:load_back_tokens_total")
 
+STATUS_COUNTERS = ("prefetched_tokens", "lora_loads")
+
 
 @dataclass(slots=True)
 class CallRecord:
@@ -78,6 +80,8 @@ class Counted(NamedTuple):
     """Back to the device because a request asked for them."""
     prefetched_tokens: int
     """Back to the device before one did."""
+    adapter_loads: int | None
+    """Of LoRA adapters that a request asked for and that were not there; stock does not count."""
 
 
 class ServerFigures:
@@ -96,8 +100,10 @@ class ServerFigures:
     def counted(self) -> Counted:
         """What it has counted."""
         before, now = self._at_reset, self._counters()
-        evicted, loaded, prefetched = (int(now[name] - before.get(name, 0)) for name in now)
-        return Counted(evicted, loaded - prefetched, prefetched)
+        counts = {name: int(now[name] - before.get(name, 0)) for name in now}
+        evicted, loaded = (counts[name] for name in COUNTERS)
+        prefetched = counts.get("prefetched_tokens", 0)
+        return Counted(evicted, loaded - prefetched, prefetched, counts.get("lora_loads"))
 
     def tokenize(self, call: CallRecord) -> None:
         """Fill in the tokens of a call's prompt."""
@@ -119,14 +125,14 @@ class ServerFigures:
             bare = name.partition("{")[0]
             if bare in totals:
                 totals[bare] += float(value)
-        return totals | {"prefetched_tokens": self._prefetched_tokens()}
+        return totals | self._status()
 
-    def _prefetched_tokens(self) -> float:
+    def _status(self) -> dict[str, float]:
         try:
             ranks = json.loads(self._get("/kvflow/status"))["ranks"]
         except urllib.error.HTTPError:  # a stock server
-            return 0.0
-        return float(ranks[0].get("prefetched_tokens", 0))
+            return {}
+        return {name: float(ranks[0][name]) for name in STATUS_COUNTERS if name in ranks[0]}
 
     def _get(self, path: str, body: bytes | None = None) -> str:
         headers = {**self._headers, "Content-Type": "application/json"}

@@ -1,18 +1,20 @@
 """A town of simulated people against stock SGLang and against kvflow, with a map at the end.
 
-    .venv/bin/python demos/town.py [--people 200] [--ticks 30] [--map town.png]
+    .venv/bin/python demos/town.py [--people 200] [--ticks 30] [--map town.png] [--adapters 200]
 
 `./scripts/demo` has to have run once: it sets up what this needs, `kvflow model tiny .models/tiny`
 makes the model. About a fifth of the people call it in each tick (`demos/society.py`), and the
 pool holds the prompts of about a quarter. With kvflow the simulation tells how many ticks each is
-from the next call (`docs/simulations.md`); the calls are the same.
+from the next call (`docs/simulations.md`); the calls are the same. With `--adapters` everybody
+calls with a LoRA adapter (`docs/lora.md`), and the device has slots for a quarter of those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +22,16 @@ from typing import Annotated
 import openai
 import typer
 
-from demos.comparison import Demo, Endpoint, compare_policies
+from demos.comparison import Demo, Endpoint, compare_policies, model_folder
 from demos.measure import CallLog
 from demos.sdk_recorder import recorded_call
 from demos.society import Society, Turn
 from demos.town_map import draw
 from kvflow_agents import Simulation
+from kvflow_bench.adapters import Adapters
+from kvflow_bench.adapters import name as adapter_name
+from kvflow_bench.arms import ServerKind
+from kvflow_sglang.server_process import ServerProcess
 
 CALLERS_AT_ONCE = 8
 RESIDENT_SHARE = 0.25
@@ -41,6 +47,8 @@ class Town:
     ticks: int
     words: int
     seed: int
+    adapters: int = 0
+    """LoRA adapters, dealt out to the people in turn; 0: the base model answers everybody."""
     answer_tokens: int = 8
     name: str = field(default="town", init=False)
 
@@ -48,6 +56,11 @@ class Town:
     def pool_tokens(self) -> int:
         """Room for the prompts of a share of the people."""
         return int(RESIDENT_SHARE * self.people * self.words * TOKENS_PER_WORD)
+
+    @property
+    def slots(self) -> int:
+        """Room for as large a share of the adapters, and for those of all who call at once."""
+        return max(int(RESIDENT_SHARE * self.adapters), CALLERS_AT_ONCE)
 
     @property
     def calls(self) -> int:
@@ -77,7 +90,8 @@ class Town:
             simulation or nullcontext(),
             ThreadPoolExecutor(CALLERS_AT_ONCE) as pool,
         ):
-            day = _Day(society, sdk, endpoint, simulation, log)
+            models = self._models(endpoint.model)
+            day = _Day(society, sdk, endpoint, models, simulation, log)
             for _ in range(self.ticks):
                 turns = society.tick()
                 if simulation is not None:
@@ -86,12 +100,20 @@ class Town:
                 society.go_on(turns)
         return log
 
+    def _models(self, base: str) -> dict[str, str]:
+        """What each person calls."""
+        return {
+            person: f"{base}:{adapter_name(number % self.adapters)}" if self.adapters else base
+            for number, person in enumerate(self.society().people)
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class _Day:
     society: Society
     sdk: openai.OpenAI
     endpoint: Endpoint
+    models: dict[str, str]
     simulation: Simulation | None
     log: CallLog
 
@@ -107,7 +129,7 @@ class _Day:
                     self.sdk,
                     "town",
                     turn.agent,
-                    model=self.endpoint.model,
+                    model=self.models[turn.agent],
                     messages=messages,
                     max_tokens=self.endpoint.answer_tokens,
                 )
@@ -135,6 +157,35 @@ def found_shares(demo: Demo) -> dict[str, dict[str, float]]:
     }
 
 
+def adapter_hit_shares(demo: Demo) -> dict[str, float]:
+    """By policy, the share of calls whose adapter was in a slot, where the server counts it."""
+    return {
+        run.policy: 1 - run.adapter_loads / run.calls
+        for run in demo.runs
+        if run.adapter_loads is not None
+    }
+
+
+def lora_flags(town: Town, model: Path) -> list[str]:
+    """The options of one server for both policies: what stock loads, stock does not count.
+
+    Without hints it evicts adapters as SGLang does. ConfigurationError if an adapter is missing.
+    """
+    held = Adapters(model, town.adapters, town.slots)
+    held.check()
+    kind = ServerKind("town", is_stock=False, has_host_tier=False, config={"infer": False})
+    flags = ["--max-total-tokens", str(town.pool_tokens), "--enable-metrics"]
+    return [*flags, "--skip-server-warmup", *kind.options({}), *held.options(kind)]
+
+
+@contextmanager
+def _server(town: Town, model: Path) -> Iterator[str]:
+    log = Path(tempfile.mkdtemp(prefix="kvflow-town-")) / "server.log"
+    print(f"Starting a server that logs to {log}")
+    with ServerProcess(model, lora_flags(town, model), log=log) as server:
+        yield server.base_url
+
+
 def main(
     people: Annotated[int, typer.Option(help="How many live in the town.", min=2)] = 200,
     ticks: Annotated[int, typer.Option(help="How long it is watched.", min=1)] = 30,
@@ -144,13 +195,21 @@ def main(
     base_url: Annotated[
         str | None, typer.Option(help="A server already running, started with --enable-metrics.")
     ] = None,
+    adapters: Annotated[
+        int, typer.Option(help="So many LoRA adapters, of `kvflow model tiny --adapters`.", min=0)
+    ] = 0,
     map_file: Annotated[Path | None, typer.Option("--map", help="Draw the town (PNG).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Watch a town under both policies, and compare."""
-    town = Town(people, ticks, words, seed)
+    town = Town(people, ticks, words, seed, adapters)
     print(f"{people} people, of whom {town.active_share:.0%} call in a tick; {town.calls} calls")
-    demo = compare_policies(town, model, json_file, base_url=base_url)
+    own_server = adapters and base_url is None
+    with _server(town, model_folder(model)) if own_server else nullcontext(base_url) as url:
+        demo = compare_policies(town, model, json_file, base_url=url)
+    if adapters:
+        for policy, share in adapter_hit_shares(demo).items():
+            print(f"{policy}: {share:.0%} of the calls found their adapter in a slot")
     if map_file is not None:
         society = town.society()
         for _ in range(ticks):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,14 @@ from rich.console import Console
 
 from demos.comparison import POLICIES, Demo, Endpoint
 from demos.society import LONGEST_ACTIVITY_TICKS, PLACES, Society
-from demos.town import Town, found_shares
+from demos.town import Town, adapter_hit_shares, found_shares, lora_flags
 from demos.town_map import draw
 from kvflow_agents.distance import measure
 from kvflow_sglang.server_process import ServerProcess, server_python
 
 SMALL = Town(people=24, ticks=12, words=60, seed=3)
+# An adapter each, and slots for a third of them.
+ADAPTED = replace(SMALL, adapters=24)
 
 
 def test_the_default_town_is_as_large_and_as_busy_as_it_says() -> None:
@@ -85,20 +89,32 @@ def test_the_map_is_drawn(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """A small town on one server, without hints and with them."""
-    folder = tmp_path_factory.mktemp("town")
-    make = [str(server_python().with_name("kvflow")), "model", "tiny", str(folder / "tiny")]
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with adapters."""
+    folder = tmp_path_factory.mktemp("town") / "tiny"
+    make = [str(server_python().with_name("kvflow")), "model", "tiny", str(folder)]
+    make += ["--adapters", str(ADAPTED.adapters)]
     subprocess.run(make, check=True, capture_output=True)
-    pool_tokens = 3_600
-    demo = Demo(SMALL, Console(quiet=True))
-    flags = ["--enable-metrics", "--skip-server-warmup", "--max-total-tokens", str(pool_tokens)]
-    flags += ["--kvflow-config", '{"infer": false}']
-    with ServerProcess(folder / "tiny", flags, log=folder / "server.log") as server:
-        endpoint = Endpoint(server.base_url, "demo", "none", SMALL.answer_tokens)
+    return folder
+
+
+def run(town: Town, model: Path, flags: Sequence[str], pool_tokens: int) -> Demo:
+    """A small town on one server, without hints and with them."""
+    demo = Demo(town, Console(quiet=True))
+    with ServerProcess(model, flags, log=model.with_name("server.log")) as server:
+        endpoint = Endpoint(server.base_url, model.name, "none", town.answer_tokens)
         for policy in POLICIES:
             demo.run_on(endpoint, policy, False, pool_tokens)
     return demo
+
+
+@pytest.fixture(scope="module")
+def demo(model: Path) -> Demo:
+    """Without adapters."""
+    pool_tokens = 3_600
+    flags = ["--enable-metrics", "--skip-server-warmup", "--max-total-tokens", str(pool_tokens)]
+    flags += ["--kvflow-config", '{"infer": false}']
+    return run(SMALL, model, flags, pool_tokens)
 
 
 def test_a_small_town_finds_more_prompts_with_hints(demo: Demo) -> None:
@@ -112,3 +128,12 @@ def test_a_small_town_finds_more_prompts_with_hints(demo: Demo) -> None:
 def test_its_answers_do_not_depend_on_the_hints(demo: Demo) -> None:
     found = demo.compare()
     assert (found.compared, found.different) == (SMALL.calls, 0)
+
+
+def test_people_with_adapters_find_them_more_often_with_hints(model: Path) -> None:
+    # The pool holds all KV, so that nothing but adapters differs.
+    flags = ["--engine", "cpu", *lora_flags(ADAPTED, model), "--max-total-tokens", "40000"]
+    adapted = run(ADAPTED, model, flags, 40_000)
+    shares = adapter_hit_shares(adapted)
+    assert shares["kvflow"] > shares["stock"]
+    assert adapted.compare() == (ADAPTED.calls, 0, 0)
