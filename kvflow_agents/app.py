@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 from kvflow_agents.timing import Timing
@@ -91,11 +91,21 @@ class App:
         if start in self.graph.passive:
             self._add({(start, agent)})
 
-    def adopt(self, holder: str, start: str, inner: StepGraph) -> None:
-        """Add a graph that was found at work inside an agent; `start` is where it begins.
+    def adopt(
+        self, holder: str, scope: str, structure: Callable[[], StepGraph] | None = None
+    ) -> None:
+        """Add a scope that was found at work inside an agent, and its graph if it is new.
 
-        Whatever leads to the holder leads to that start, which takes no step of its own.
+        Without a structure anything may follow its start. Whatever leads to the holder leads to
+        that start, which takes no step of its own.
         """
+        start = start_of(scope)
+        if start in self.graph.passive:
+            inner = StepGraph()
+        elif structure is None:
+            inner = StepGraph(passive=[start], open_agents=[start])
+        else:
+            inner = structure()
         with self._lock:
             graph = self.graph
             entry = start_of(holder) if start_of(holder) in graph.passive else holder

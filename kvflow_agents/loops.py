@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from kvflow_agents.adapter import Subscriptions
-from kvflow_agents.app import END, START, App, start_of
+from kvflow_agents.app import END, START, App
 from kvflow_agents.apps import MAX_APPS
 from kvflow_agents.carrier import Carrier
 from kvflow_agents.errors import ConfigurationError
@@ -241,8 +241,7 @@ class LoopAgent:
     def _begin(self, outer: Place, agent: str) -> None:
         workflow = outer.run.workflow
         if outer.path:
-            start = start_of(outer.scope)
-            workflow.app.adopt(outer.agent, start, StepGraph(passive=[start], open_agents=[start]))
+            workflow.app.adopt(outer.agent, outer.scope)
         workflow.join(outer.scope, agent)
 
 

@@ -19,7 +19,7 @@ Method: TypeAlias = Callable[..., Any]
 class Seam:
     """A method to patch, or a module's function, and the parameters it must have after its first.
 
-    One that `may_take_more` has others besides, in any order.
+    One that `may_take_more` has others besides, in any order: it is passed on as it is called.
     """
 
     owner: type | ModuleType

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 import kvflow_agents
 from kvflow_agents.adapter import Subscriptions
 from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.framework import FrameworkAdapter
 from kvflow_agents.live_workflow import Workflow
 from tests.fake_openai import FakeOpenAI, Request
 
@@ -59,6 +61,32 @@ class Driver(ABC):
     def is_empty(self) -> bool:
         """Whether the adapter remembers nothing of runs that are over."""
         return True
+
+
+class FrameworkDriver(Driver):
+    """A driver of an adapter that patches its framework."""
+
+    def __init__(self, adapter: FrameworkAdapter[Any]) -> None:
+        self.adapter = adapter
+        self.subscriptions = adapter.subscriptions
+        self.failsafes = [adapter.failsafe]
+
+    def turn_on(self, base_urls: list[str]) -> None:
+        self.adapter.subscriptions.subscribe_process(base_urls)
+
+    def turn_off(self) -> None:
+        self.adapter.subscriptions.unsubscribe_process()
+
+    def patched(self) -> list[object]:
+        seams = [seam for seam, _ in self.adapter.patches._find()]
+        return [seam.owner.__dict__.get(seam.name) for seam in seams]
+
+    async def close(self, app: App) -> None:
+        """Unless it says otherwise, a run is over when it is over."""
+
+    def is_empty(self) -> bool:
+        gc.collect()
+        return not len(self.adapter.observer._runs)
 
 
 class AdapterContract:

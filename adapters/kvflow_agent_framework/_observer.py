@@ -16,8 +16,7 @@ from typing import Any
 from kvflow_agent_framework import _internals as internals
 from kvflow_agent_framework._internals import Agent, Context, Edges, Executor, Workflow
 from kvflow_agent_framework._structure import Path, structure_of
-from kvflow_agents import Carrier, StepGraph, agent_name
-from kvflow_agents.app import start_of
+from kvflow_agents import Carrier, agent_name
 from kvflow_agents.apps import Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
@@ -214,12 +213,9 @@ class Observer:
         # A tool, or an executor's own code, runs what the structure does not show.
         path = (*here.path, internals.name_of(subject))
         name = f"{here.agent}/*{internals.name_of(subject)}"
-        start = start_of(name)
-        is_known = start in run.workflow.app.graph.passive
         is_workflow = internals.is_workflow(subject)
         below = path if is_workflow else here.path
-        inner = StepGraph() if is_known else structure_of(subject, below, name)
-        run.workflow.app.adopt(here.agent, start, inner)
+        run.workflow.app.adopt(here.agent, name, lambda: structure_of(subject, below, name))
         return Scope(run, name, key, path, is_workflow)
 
     def _conversation_of(self, workflow: Workflow) -> Conversation:

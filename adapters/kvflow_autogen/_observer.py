@@ -13,8 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from kvflow_agents import Carrier, StepGraph, agent_name
-from kvflow_agents.app import start_of
+from kvflow_agents import Carrier, agent_name
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_autogen import _internals as internals
@@ -203,11 +202,8 @@ class Observer:
         # A tool, or an agent's own code, runs what the structure does not show.
         path = (*here.path, subject.name)
         name = f"{here.agent}/*{subject.name}"
-        start = start_of(name)
-        is_known = start in run.workflow.app.graph.passive
         below = path if internals.is_team(subject) else here.path
-        inner = StepGraph() if is_known else structure_of(subject, below, name)
-        run.workflow.app.adopt(here.agent, start, inner)
+        run.workflow.app.adopt(here.agent, name, lambda: structure_of(subject, below, name))
         return Scope(run, name, str(next(self._keys)), path, subject)
 
     def _conversation_of(self, subject: Team | Agent) -> Conversation:

@@ -5,7 +5,6 @@ Tested with crewai 1.15.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -50,25 +49,15 @@ def find_seams() -> Seams:
 
     return Seams(
         # All ways to kick a crew off end here, once its manager and its inputs are there.
-        run=_taking(Crew, "_execute_tasks", "tasks"),
-        arun=_taking(Crew, "_aexecute_tasks", "tasks"),
-        copy=_taking(Crew, "copy"),
-        do_task=_taking(Task, "_execute_core", "agent"),
-        ado_task=_taking(Task, "_aexecute_core", "agent"),
+        run=Seam(Crew, "_execute_tasks", ("tasks",), may_take_more=True),
+        arun=Seam(Crew, "_aexecute_tasks", ("tasks",), may_take_more=True),
+        copy=Seam(Crew, "copy", (), may_take_more=True),
+        do_task=Seam(Task, "_execute_core", ("agent",), may_take_more=True),
+        ado_task=Seam(Task, "_aexecute_core", ("agent",), may_take_more=True),
         # Also called by the tools with which agents delegate to one another.
-        ask_agent=_taking(Agent, "execute_task", "task"),
-        aask_agent=_taking(Agent, "aexecute_task", "task"),
+        ask_agent=Seam(Agent, "execute_task", ("task",), may_take_more=True),
+        aask_agent=Seam(Agent, "aexecute_task", ("task",), may_take_more=True),
     )
-
-
-def _taking(owner: type, name: str, *needed: str) -> Seam:
-    """A method that is passed on as it is called: it has to take what is read of that."""
-    if name not in owner.__dict__:
-        raise ImportError(f"{owner.__name__}.{name} is missing")
-    parameters = tuple(inspect.signature(owner.__dict__[name]).parameters)[1:]
-    if missing := [each for each in needed if each not in parameters]:
-        raise ImportError(f"{owner.__name__}.{name} takes no {missing[0]}")
-    return Seam(owner, name, parameters)
 
 
 @cache

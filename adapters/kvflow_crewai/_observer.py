@@ -14,8 +14,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kvflow_agents import Carrier, StepGraph, agent_name
-from kvflow_agents.app import start_of
+from kvflow_agents import Carrier, agent_name
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_crewai import _internals as internals
@@ -174,10 +173,7 @@ class Observer:
         """A tool runs a crew."""
         run, path = here.scope.run, here.path or ()
         name = f"{here.agent}/*{crew.name}"
-        start = start_of(name)
-        is_known = start in run.workflow.app.graph.passive
-        inner = StepGraph() if is_known else structure_of(crew, path, name)
-        run.workflow.app.adopt(here.agent, start, inner)
+        run.workflow.app.adopt(here.agent, name, lambda: structure_of(crew, path, name))
         return Scope(run, name, str(next(self._keys)), path, tasks)
 
     def _original(self, crew: Crew) -> Crew:

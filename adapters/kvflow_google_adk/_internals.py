@@ -5,7 +5,6 @@ Tested with google-adk 2.13.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -63,22 +62,12 @@ def find_seams() -> Seams:
 
     _classes()
     return Seams(
-        run=_taking(Runner, "run_async", "session_id"),
-        close=_taking(Runner, "close"),
-        run_agent=_taking(BaseAgent, "run_async", "parent_context"),
+        run=Seam(Runner, "run_async", ("session_id",), may_take_more=True),
+        close=Seam(Runner, "close", (), may_take_more=True),
+        run_agent=Seam(BaseAgent, "run_async", ("parent_context",), may_take_more=True),
         # Called for all nodes that are ready before the first of them runs.
-        start_node=_taking(Workflow, "_start_node_task", "node_name"),
+        start_node=Seam(Workflow, "_start_node_task", ("node_name",), may_take_more=True),
     )
-
-
-def _taking(owner: type, name: str, *needed: str) -> Seam:
-    """A method that is passed on as it is called: it has to take what is read of that."""
-    if name not in owner.__dict__:
-        raise ImportError(f"{owner.__name__}.{name} is missing")
-    parameters = tuple(inspect.signature(owner.__dict__[name]).parameters)[1:]
-    if missing := [each for each in needed if each not in parameters]:
-        raise ImportError(f"{owner.__name__}.{name} takes no {missing[0]}")
-    return Seam(owner, name, parameters)
 
 
 @cache

@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kvflow_agents import Carrier, StepGraph, agent_name
-from kvflow_agents.app import start_of
+from kvflow_agents import Carrier, agent_name
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_google_adk import _internals as internals
@@ -162,10 +161,7 @@ class Observer:
         run = here.scope.run
         path = (*here.scope.path, here.name or "")
         name = f"{here.agent}/*{internals.root_of(runner).name}"
-        start = start_of(name)
-        is_known = start in run.workflow.app.graph.passive
-        inner = StepGraph() if is_known else structure_of(runner, path, name)
-        run.workflow.app.adopt(here.agent, start, inner)
+        run.workflow.app.adopt(here.agent, name, lambda: structure_of(runner, path, name))
         return Scope(run, name, str(next(self._keys)), path)
 
     def _remember(self, runner: Runner, session: str, run: Run) -> None:

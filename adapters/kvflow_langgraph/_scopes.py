@@ -7,7 +7,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from kvflow_agents import App, StepGraph, agent_name
-from kvflow_agents.app import start_of
 from kvflow_langgraph._structure import Path, inner_path, structure_of
 
 MAX_SCOPES = 256
@@ -30,7 +29,12 @@ class Scopes:
                 scopes[app.name, holder] = _find_scope(app, holder, graph)
             scope = scopes[app.name, holder]
         if scope != agent_name(holder):
-            _adopt(app, holder, scope, graph)
+            # Each time: what leads to the holder may have been learned since the last.
+            app.adopt(
+                agent_name(holder),
+                scope,
+                lambda: structure_of(graph, inner_path(holder, graph), scope),
+            )
         return scope
 
 
@@ -41,14 +45,6 @@ def _find_scope(app: App, holder: Path, graph: Any) -> str:
     if _contains(app.graph, structure_of(graph, path, agent)):
         return agent
     return f"{agent}/*{structure_of(graph, path).fingerprint()[:8]}"
-
-
-def _adopt(app: App, holder: Path, scope: str, graph: Any) -> None:
-    # Each time: what leads to the holder may have been learned since the last.
-    start = start_of(scope)
-    is_known = start in app.graph.passive
-    inner = StepGraph() if is_known else structure_of(graph, inner_path(holder, graph), scope)
-    app.adopt(agent_name(holder), start, inner)
 
 
 def _contains(graph: StepGraph, inner: StepGraph) -> bool:

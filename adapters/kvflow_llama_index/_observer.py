@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kvflow_agents import Carrier, StepGraph, agent_name
-from kvflow_agents.app import start_of
+from kvflow_agents import Carrier, agent_name
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_llama_index import _internals as internals
@@ -160,10 +159,7 @@ class Observer:
         run, label = here.scope.run, internals.name_of(workflow)
         name = f"{here.agent}/*{label}"
         path = here.path if internals.is_agent(workflow) else (*here.path, label)
-        start = start_of(name)
-        is_known = start in run.workflow.app.graph.passive
-        inner = StepGraph() if is_known else structure_of(workflow, path, name)
-        run.workflow.app.adopt(here.agent, start, inner)
+        run.workflow.app.adopt(here.agent, name, lambda: structure_of(workflow, path, name))
         return Scope(run, name, str(next(self._keys)), path, workflow, _has_turns(workflow))
 
 

@@ -2,36 +2,8 @@
 
 from __future__ import annotations
 
-from kvflow_agents.adapter import Subscriptions
-from kvflow_agents.failsafe import Failsafe
-from kvflow_agents.patches import Patches
-from kvflow_agents.runs import Caller
+from kvflow_agents.framework import FrameworkAdapter
 from kvflow_openai_agents import _patches
 from kvflow_openai_agents._observer import Observer
 
-
-class OpenAIAgentsAdapter:
-    """The OpenAI Agents SDK's part of the contract (`kvflow_agents.adapter`)."""
-
-    def __init__(self) -> None:
-        self.failsafe = Failsafe("a run of the OpenAI Agents SDK")
-        self.observer = Observer(lambda built: self.subscriptions.carriers(built))
-        self.patches = Patches(
-            "OpenAI Agents SDK", lambda: _patches.find(self.observer, self.failsafe)
-        )
-        self.subscriptions = Subscriptions(self)
-
-    def turn_on(self) -> bool:
-        """Watch every run."""
-        return self.patches.apply()
-
-    def turn_off(self) -> None:
-        """Give the Agents SDK its own functions back."""
-        self.patches.remove()
-
-    def caller(self) -> Caller | None:
-        """The agent in whose turn a call is made."""
-        return self.observer.caller()
-
-
-adapter = OpenAIAgentsAdapter()
+adapter = FrameworkAdapter("OpenAI Agents SDK", Observer, _patches.find)

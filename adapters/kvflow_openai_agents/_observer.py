@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from kvflow_agents import App, Carrier, StepGraph, agent_name
-from kvflow_agents.app import END, START, start_of
+from kvflow_agents.app import END, START
 from kvflow_agents.apps import MAX_APPS, Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
@@ -170,10 +170,7 @@ class Observer:
     def _inside(self, here: Place) -> Scope:
         """A tool of an agent, or a guardrail, runs agents."""
         scope = Scope(here.scope.conversation, here.path, is_whole=False)
-        app = scope.conversation.run.workflow.app
-        start = start_of(scope.name)
-        if start not in app.graph.passive:
-            app.adopt(here.agent, start, StepGraph(passive=[start], open_agents=[start]))
+        scope.conversation.run.workflow.app.adopt(here.agent, scope.name)
         return scope
 
     def _leave(self, scope: Scope, result: object | None) -> None:

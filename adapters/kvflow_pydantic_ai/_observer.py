@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import kvflow_agents
 from kvflow_agents import Carrier, Join, StepGraph, agent_name, loops
-from kvflow_agents.app import END, START, start_of
+from kvflow_agents.app import END, START
 from kvflow_agents.apps import Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.loops import LoopAgent
@@ -110,9 +110,7 @@ class Observer:
     def _inside(self, outer: Turn, agent: Agent) -> Turn:
         """A tool, or an output function, asks an agent: who that will be is learned."""
         turn = Turn(outer.run, (*outer.path, internals.name_of(agent)), outer, goes_on=False)
-        app, start = outer.run.workflow.app, start_of(turn.scope)
-        if start not in app.graph.passive:
-            app.adopt(outer.agent, start, StepGraph(passive=[start], open_agents=[start]))
+        outer.run.workflow.app.adopt(outer.agent, turn.scope)
         return turn
 
 

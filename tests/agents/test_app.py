@@ -89,7 +89,7 @@ def adopting() -> tuple[App, StepGraph]:
 
 def test_an_adopted_graph_begins_whenever_its_holder_runs() -> None:
     team, inner = adopting()
-    team.adopt("tools", "tools/x/__start__", inner)
+    team.adopt("tools", "tools/x", lambda: inner)
     assert "tools/x/c" not in team.graph.outlook(["a"]).steps
     assert team.graph.outlook(["a", "b"]).steps == {
         "a": 0,
@@ -102,12 +102,12 @@ def test_an_adopted_graph_begins_whenever_its_holder_runs() -> None:
 
 def test_adopting_a_graph_again_adds_only_what_leads_to_it_since() -> None:
     team, inner = adopting()
-    team.adopt("tools", "tools/x/__start__", inner)
+    team.adopt("tools", "tools/x", lambda: inner)
     adopted = team.graph
-    team.adopt("tools", "tools/x/__start__", StepGraph())
+    team.adopt("tools", "tools/x", StepGraph)
     assert team.graph is adopted
     team.learn({"e"}, {"tools"}, is_start=False)
-    team.adopt("tools", "tools/x/__start__", StepGraph())
+    team.adopt("tools", "tools/x", StepGraph)
     assert team.graph.outlook(["e"]).steps["tools/x/c"] == 1
 
 
@@ -116,7 +116,7 @@ def test_what_an_app_learns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     team = App(StepGraph([edge("a", "b")]))
     for number in range(10):
         team.learn({"a"}, {f"new {number}"}, is_start=False)
-        team.adopt("a", f"a/{number}/__start__", StepGraph([edge("c", f"d{number}")]))
+        team.adopt("a", f"a/{number}", lambda: StepGraph([edge("c", "d")]))
     assert len(team.graph.joins) == 4
 
 

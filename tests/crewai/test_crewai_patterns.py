@@ -10,9 +10,10 @@ from crewai import Crew
 from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tools import tool
 
+from kvflow_crewai._adapter import adapter
 from tests.adapter_contract import assert_foreseen
+from tests.adapter_fixtures import deliver
 from tests.crewai import crews
-from tests.crewai.conftest import deliver
 from tests.crewai.crews import mark
 from tests.fake_openai import FakeOpenAI, ToolCall
 
@@ -119,7 +120,7 @@ def test_one_run_for_each_input_is_a_workflow_each(instrumented: FakeOpenAI) -> 
     crews.line(instrumented, ["a", "b"]).kickoff_for_each([{}, {}])
     assert instrumented.agents == ["a", "b"] * 2
     assert len({request.workflow for request in instrumented.requests}) == 2
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [True, True]
 
 
@@ -132,6 +133,6 @@ def test_a_run_that_fails_is_over(instrumented: FakeOpenAI) -> None:
     crew.tasks[0].callback = fail
     with pytest.raises(LookupError, match="mine"):
         crew.kickoff()
-    deliver()
+    deliver(adapter)
     assert instrumented.agents == ["a"]
     assert [end.forecast.done for end in instrumented.forecasts] == [True]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from kvflow_google_adk._adapter import adapter
 from tests.adapter_contract import assert_foreseen
+from tests.adapter_fixtures import deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.google_adk import trees
-from tests.google_adk.conftest import deliver
 from tests.google_adk.trees import mark, transfer
 
 
@@ -76,7 +77,7 @@ async def test_a_transfer_to_nobody_is_no_transfer(instrumented: FakeOpenAI) -> 
         assert "nobody" in str(error)
     assert instrumented.agents[0] == "desk"
     assert set(instrumented.agents) <= {"desk", "history"}
-    deliver()
+    deliver(adapter)
     [end] = instrumented.forecasts
     assert set(end.forecast.steps.values()) == {None}
 
@@ -121,7 +122,7 @@ async def test_a_session_goes_on_under_its_name_until_its_runner_is_closed(
         await trees.run(made, session="talk")
     assert {request.workflow for request in instrumented.requests} == {"talk"}
     await made.close()
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [False, False, True]
 
 
@@ -139,6 +140,6 @@ async def test_a_run_that_fails_or_is_left_is_over(instrumented: FakeOpenAI) -> 
         break
     await stream.aclose()
     assert instrumented.agents == ["a"]
-    deliver()
+    deliver(adapter)
     [end] = instrumented.forecasts
     assert end.forecast.steps == {"a": None}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import kvflow_llama_index
-from kvflow_agents.apps import Apps
-from kvflow_llama_index._adapter import adapter
-from kvflow_llama_index._structure import structure_of
-from tests.fake_openai import FakeOpenAI
+from kvflow_llama_index import _adapter
+from tests.adapter_fixtures import (  # noqa: F401
+    AnyAdapter,
+    instrumented,
+    nothing_failed,
+    nothing_learned,
+    server,
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,35 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"))
 
 
-def deliver() -> None:
-    """Wait for the forecasts that travel in the background."""
-    assert adapter.subscriptions.courier.flush(10)
-
-
 @pytest.fixture
-def server() -> Iterator[FakeOpenAI]:
-    with FakeOpenAI() as server:
-        yield server
-        deliver()
-
-
-@pytest.fixture
-def instrumented(server: FakeOpenAI) -> Iterator[FakeOpenAI]:
-    """The server, with every run of the process hinted to it."""
-    kvflow_llama_index.instrument(base_urls=[server.base_url])
-    yield server
-    kvflow_llama_index.uninstrument()
-
-
-@pytest.fixture(autouse=True)
-def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test's runs teach is not known in the next."""
-    monkeypatch.setattr(adapter.observer, "_apps", Apps(structure_of))
-
-
-@pytest.fixture(autouse=True)
-def nothing_failed() -> Iterator[None]:
-    """Our part never fails; that it must not be noticed if it does is no excuse."""
-    before = adapter.failsafe.errors
-    yield
-    assert adapter.failsafe.errors == before
+def adapter() -> AnyAdapter:
+    return _adapter.adapter

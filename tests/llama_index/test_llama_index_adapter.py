@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-import kvflow_llama_index
-from kvflow_llama_index import _patches
 from kvflow_llama_index._adapter import adapter
-from tests.adapter_contract import AdapterContract, Driver
+from tests.adapter_contract import AdapterContract, Driver, FrameworkDriver
+from tests.adapter_lifecycle import AdapterLifecycle
 from tests.fake_openai import FakeOpenAI
 from tests.llama_index import workflows
 
 
-class LlamaIndexDriver(Driver):
-    def __init__(self) -> None:
-        self.subscriptions = adapter.subscriptions
-        self.failsafes = [adapter.failsafe]
-
-    def turn_on(self, base_urls: list[str]) -> None:
-        kvflow_llama_index.instrument(base_urls=base_urls)
-
-    def turn_off(self) -> None:
-        kvflow_llama_index.uninstrument()
-
-    def patched(self) -> list[object]:
-        seams = [seam for seam, _ in _patches.find(adapter.observer, adapter.failsafe)]
-        return [seam.owner.__dict__[seam.name] for seam in seams]
-
-    async def close(self, app: Any) -> None:
-        """A run without a context of its own is over when it is over."""
-
-    def is_empty(self) -> bool:
-        gc.collect()
-        return not len(adapter.observer._runs)
-
-
-class TeamDriver(LlamaIndexDriver):
+class TeamDriver(FrameworkDriver):
     def build(self, server: FakeOpenAI, names: Sequence[str]) -> Any:
         return server, names, workflows.chain(server, names)
 
@@ -49,7 +24,7 @@ class TeamDriver(LlamaIndexDriver):
         return [str(result), *(str(call.tool_kwargs["to_agent"]) for call in result.tool_calls)]
 
 
-class StepsDriver(LlamaIndexDriver):
+class StepsDriver(FrameworkDriver):
     def build(self, server: FakeOpenAI, names: Sequence[str]) -> Any:
         return workflows.line(server, names)
 
@@ -61,10 +36,13 @@ class StepsDriver(LlamaIndexDriver):
 class TestAgentWorkflow(AdapterContract):
     @pytest.fixture
     def driver(self) -> Driver:
-        return TeamDriver()
+        return TeamDriver(adapter)
 
 
-class TestWorkflowOfSteps(AdapterContract):
+class TestWorkflowOfSteps(AdapterContract, AdapterLifecycle):
+    extra = "llama-index"
+    module = "llama_index.core"
+
     @pytest.fixture
     def driver(self) -> Driver:
-        return StepsDriver()
+        return StepsDriver(adapter)

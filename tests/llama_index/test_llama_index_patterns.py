@@ -6,10 +6,11 @@ import pytest
 from llama_index.core.workflow import Context
 from workflows.errors import WorkflowCancelledByUser
 
+from kvflow_llama_index._adapter import adapter
 from tests.adapter_contract import assert_foreseen
+from tests.adapter_fixtures import deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.llama_index import workflows
-from tests.llama_index.conftest import deliver
 from tests.llama_index.workflows import handoff, mark
 
 
@@ -146,7 +147,7 @@ async def test_a_context_goes_on_under_its_name(instrumented: FakeOpenAI) -> Non
     for _ in range(2):
         await agent.run(user_msg="hi", ctx=context)
     assert len({request.workflow for request in instrumented.requests}) == 1
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [False, False]
 
 
@@ -162,5 +163,5 @@ async def test_a_run_that_fails_or_is_cancelled_is_over(instrumented: FakeOpenAI
     await handler.cancel_run()
     with pytest.raises(WorkflowCancelledByUser):
         await handler
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [True, True]

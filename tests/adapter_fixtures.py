@@ -1,0 +1,58 @@
+"""What the tests of every adapter need: a server, and an adapter that is off again after a test.
+
+A folder's `conftest.py` imports the fixtures, and adds one named `adapter`.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import pytest
+
+from kvflow_agents.apps import Apps
+from kvflow_agents.framework import FrameworkAdapter
+from tests.fake_openai import FakeOpenAI
+
+AnyAdapter: TypeAlias = FrameworkAdapter[Any]
+
+
+def deliver(adapter: AnyAdapter) -> None:
+    """Wait for the forecasts that travel in the background, and those of what is collected."""
+    gc.collect()
+    for keeper in (adapter.observer, getattr(adapter.observer, "endings", None)):
+        close_collected = getattr(keeper, "close_collected", None)
+        if close_collected is not None:
+            close_collected()
+    assert adapter.subscriptions.courier.flush(10)
+
+
+@pytest.fixture
+def server(adapter: AnyAdapter) -> Iterator[FakeOpenAI]:
+    with FakeOpenAI() as server:
+        yield server
+        deliver(adapter)
+
+
+@pytest.fixture
+def instrumented(adapter: AnyAdapter, server: FakeOpenAI) -> Iterator[FakeOpenAI]:
+    """The server, with every run of the process hinted to it."""
+    adapter.subscriptions.subscribe_process([server.base_url])
+    yield server
+    adapter.subscriptions.unsubscribe_process()
+
+
+@pytest.fixture(autouse=True)
+def nothing_learned(adapter: AnyAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's runs teach is not known in the next."""
+    structure_of = adapter.observer._apps._structure_of
+    monkeypatch.setattr(adapter.observer, "_apps", Apps(structure_of))
+
+
+@pytest.fixture(autouse=True)
+def nothing_failed(adapter: AnyAdapter) -> Iterator[None]:
+    """Our part never fails; that it must not be noticed if it does is no excuse."""
+    before = adapter.failsafe.errors
+    yield
+    assert adapter.failsafe.errors == before
