@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kvflow_agents.command import made_by
 from kvflow_agents.conformance_suite import SUITES, Runner, load_cases
 from kvflow_agents.servers import Server, root_of
 
@@ -16,20 +17,10 @@ UNREACHABLE = 2
 SUITES_HELP = f"One of {', '.join(SUITES)}; may be repeated."
 
 
-def __getattr__(name: str) -> Any:
-    # The command line's library is an extra: it is imported when the entry point asks for `app`.
-    if name == "app":
-        return _command()
-    raise AttributeError(name)
-
-
-def _command() -> typer.Typer:
+def _add_to(app: typer.Typer) -> None:
     import typer
 
-    # A group without commands, because `kvflow` adds each as a group; the callback is it.
-    command = typer.Typer(add_completion=False, subcommand_metavar="")
-
-    @command.callback(invoke_without_command=True)
+    @app.callback(invoke_without_command=True)
     def conform(
         server: str = typer.Option(..., metavar="URL", help="Such as http://localhost:30000."),
         key: str | None = typer.Option(None, envvar="KVFLOW_API_KEY", help="Its API key."),
@@ -67,4 +58,5 @@ def _command() -> typer.Typer:
             typer.echo(f"{level}: {passed[level]} of {total} passed")
         raise typer.Exit(1 if failed["must"] else 0)
 
-    return command
+
+__getattr__ = made_by(_add_to)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvflow_agents.call_log import BadLine, read_calls
+from kvflow_agents.command import made_by
 from kvflow_agents.prefix_lint import LEAST_LOST_TOKENS, Finding, PrefixLint
 
 if TYPE_CHECKING:
@@ -17,22 +18,10 @@ if TYPE_CHECKING:
 SHOWN_BAD_LINES = 5
 
 
-def __getattr__(name: str) -> Any:
-    # The command line's library is an extra: it is imported when the entry point asks for `app`.
-    if name == "app":
-        return _command()
-    raise AttributeError(name)
-
-
-def _command() -> typer.Typer:
+def _add_to(app: typer.Typer) -> None:
     import typer
 
-    # A group without commands, because `kvflow` adds each as a group; the callback is it.
-    command = typer.Typer(add_completion=False, subcommand_metavar="")
-
-    @command.callback(
-        invoke_without_command=True, context_settings={"allow_interspersed_args": True}
-    )
+    @app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": True})
     def lint(
         file: Path = typer.Argument(  # noqa: B008
             metavar="FILE",
@@ -66,7 +55,8 @@ def _command() -> typer.Typer:
             _show(findings, calls)
         raise typer.Exit(1 if findings else 0)
 
-    return command
+
+__getattr__ = made_by(_add_to)
 
 
 def _complaints(bad_lines: list[BadLine]) -> list[str]:

@@ -6,8 +6,9 @@ import os
 import secrets
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kvflow_agents.command import made_by
 from kvflow_agents.recorder import SALT_VARIABLE, VARIABLE
 
 if TYPE_CHECKING:
@@ -16,22 +17,10 @@ if TYPE_CHECKING:
 NOT_FOUND = 127
 
 
-def __getattr__(name: str) -> Any:
-    # The command line's library is an extra: it is imported when the entry point asks for `app`.
-    if name == "app":
-        return _command()
-    raise AttributeError(name)
-
-
-def _command() -> typer.Typer:
+def _add_to(app: typer.Typer) -> None:
     import typer
 
-    # A group without commands, because `kvflow` adds each as a group; the callback is it.
-    command = typer.Typer(add_completion=False, subcommand_metavar="")
-
-    @command.callback(
-        invoke_without_command=True, context_settings={"allow_interspersed_args": False}
-    )
+    @app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": False})
     def record(
         arguments: list[str] = typer.Argument(  # noqa: B008
             metavar="-- COMMAND...", help="What to run, such as `python app.py`."
@@ -56,7 +45,8 @@ def _command() -> typer.Typer:
             )
         raise typer.Exit(status)
 
-    return command
+
+__getattr__ = made_by(_add_to)
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> int:
