@@ -17,7 +17,7 @@ MOST = {"workflows": 4096, "agents": 65_536}
 # Of a process, for each message: what is kept of one takes more, be it no more than a name.
 MOST_LEAKED_BYTES = 256
 # What an allocator may keep besides.
-SLACK_BYTES = 64 << 20
+SLACK_BYTES = 8 << 20
 
 
 @dataclass(slots=True)

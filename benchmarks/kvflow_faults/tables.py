@@ -16,6 +16,7 @@ _PLAIN = (int, float, str, bytes, type(None))
 _FORESIGHT, _RECEIPTS = foresight.Limits(), receipts.Limits()
 # Tables that fill slowly, up to a limit. While one does, so does what hangs on its entries.
 LIMITS = {
+    "Foresight._dormant": _FORESIGHT.most_workflows,
     "Foresight._ended": _FORESIGHT.most_workflows,
     "Foresight._live": _FORESIGHT.most_workflows,
     "KnownWorkflow.agents": _FORESIGHT.most_agents,
