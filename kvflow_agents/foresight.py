@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count, islice, takewhile
-from typing import Any, Generic, Literal, NamedTuple
+from typing import Generic, Literal
 
 from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.alarms import Alarms
+from kvflow_agents.app_prompts import AppPrompts, Namespace
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
@@ -23,13 +24,6 @@ Outcome = Literal["accepted", "stale", "ended"]
 
 # Among the next agents of a workflow, while looking for prefixes to load.
 MOST_LOOKED_AT = 256
-
-
-class Namespace(NamedTuple):
-    """What keeps equal tokens of different requests apart; SGLang's `extra_key`, `cache_salt`."""
-
-    extra_key: str | None = None
-    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +40,6 @@ class Limits:
 
 MakeKey = Callable[[Tokens, int, Namespace], Key]
 """The key of the first tokens of a sequence in a namespace, cut to whole pages."""
-
-
-@dataclass(slots=True)
-class _AppAgent:
-    """An agent as all runs of an application have it: their first prompts, one after another."""
-
-    namespace: Namespace
-    history: PrefixHistory = field(default_factory=PrefixHistory)
-    runs: int = 0
-    grows: bool = False
-    """Whether it has kept a growing history, in the run that has shown it last."""
 
 
 class Foresight(Generic[N]):
@@ -105,7 +88,7 @@ class Foresight(Generic[N]):
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._distrusted: set[str] = set()
         self._is_heeded = True
-        self._apps: OrderedDict[str, dict[str, _AppAgent]] = OrderedDict()
+        self._app_prompts = AppPrompts()
         self._alarms: Alarms[tuple[KnownWorkflow[N], str], KnownAgent[N]] = Alarms()
 
     @property
@@ -138,7 +121,7 @@ class Foresight(Generic[N]):
     @property
     def agents(self) -> int:
         """How many prefixes are remembered: of agents of workflows and of applications."""
-        return self._remembered_agents
+        return self._remembered_agents + self._app_prompts.agents
 
     def claim_of(self, workflow: str, agent: str) -> Claim[N] | None:
         """An agent's claim on its prefix, if it has one."""
@@ -223,7 +206,8 @@ class Foresight(Generic[N]):
         agent.history.see_prompt(prompt, after_pause=agent.pauses != workflow.pauses)
         agent.pauses = workflow.pauses
         self._remembered_tokens += agent.history.tokens_kept
-        self._learn_for_app(workflow, caller.agent, prompt, namespace)
+        if workflow.app is not None:
+            self._app_prompts.learn(workflow.app, caller.agent, agent.history, prompt, namespace)
         self._claim_cached(workflow, caller.agent, agent, namespace)
         self._forget_excess()
 
@@ -266,8 +250,7 @@ class Foresight(Generic[N]):
         for known in (self._live, self._dormant):
             while known:
                 self._forget(known.popitem(last=False)[1])
-        while self._apps:
-            self._forget_app(self._apps.popitem(last=False)[1])
+        self._app_prompts.clear()
         self._ended.clear()
         self._ledger.believe_tenant(self._tenant)
 
@@ -359,7 +342,7 @@ class Foresight(Generic[N]):
 
     def _expect_like_other_runs(self, workflow: KnownWorkflow[N], told: Iterable[str]) -> None:
         """Claim for agents yet to call what other runs of the application have shown of them."""
-        known = self._apps.get(workflow.app or "")
+        known = self._app_prompts.of(workflow.app or "")
         if not known:
             return
         steps = workflow.expected.steps
@@ -367,35 +350,11 @@ class Foresight(Generic[N]):
         for name in dict.fromkeys(unknown):
             shown = known.get(name)
             if shown is not None and shown.runs > 1:
-                history = PrefixHistory(like=shown.history.tokens, grows=shown.grows)
-                agent = KnownAgent[N](history)
-                agent.history.prefix_tokens = shown.history.prefix_tokens
+                agent = KnownAgent[N](shown.expected())
                 workflow.agents[name] = agent
                 self._remembered_agents += 1
                 self._remembered_tokens += agent.history.tokens_kept
                 self._claim(workflow, name, agent, shown.namespace)
-
-    def _learn_for_app(
-        self, workflow: KnownWorkflow[N], name: str, prompt: Tokens, namespace: Namespace
-    ) -> None:
-        own = workflow.agents[name].history
-        if workflow.app is None or own.prompts > 2:
-            return
-        known = self._apps.setdefault(workflow.app, {})
-        self._apps.move_to_end(workflow.app)
-        shown = known.get(name)
-        if shown is None:
-            shown = known[name] = _AppAgent(namespace)
-            self._remembered_agents += 1
-        if own.prompts == 2:
-            shown.grows = own.grows
-            return
-        if shown.namespace != namespace:
-            return
-        self._remembered_tokens -= shown.history.tokens_kept
-        shown.history.see_prompt(prompt)
-        self._remembered_tokens += shown.history.tokens_kept
-        shown.runs += 1
 
     def _claim_cached(
         self, workflow: KnownWorkflow[N], name: str, agent: KnownAgent[N], namespace: Namespace
@@ -460,8 +419,8 @@ class Foresight(Generic[N]):
             # Whoever is heard right now comes last of its kind, but is no exception.
             if self._dormant:
                 self._forget(self._dormant.popitem(last=False)[1])
-            elif len(self._apps) > 1 or not self._live:
-                self._forget_app(self._apps.popitem(last=False)[1])
+            elif len(self._app_prompts) > 1 or not self._live:
+                self._app_prompts.forget_oldest()
             elif len(self._live) == 1 and (agents := next(iter(self._live.values())).agents):
                 self._forget_agent(agents.pop(next(iter(agents))))
             else:
@@ -479,14 +438,10 @@ class Foresight(Generic[N]):
             self._ledger.use(claim.node, None)
         self._give_up_agent(agent)
 
-    def _forget_app(self, known: dict[str, _AppAgent]) -> None:
-        self._remembered_agents -= len(known)
-        self._remembered_tokens -= sum(shown.history.tokens_kept for shown in known.values())
-
     def _is_over_limits(self) -> bool:
         return (
-            self._remembered_agents > self._limits.most_agents
-            or self._remembered_tokens > self._limits.most_tokens
+            self._remembered_agents + self._app_prompts.agents > self._limits.most_agents
+            or self._remembered_tokens + self._app_prompts.tokens_kept > self._limits.most_tokens
         )
 
     def check(self) -> None:
@@ -494,9 +449,7 @@ class Foresight(Generic[N]):
         workflows = (*self._live.values(), *self._dormant.values())
         distrusted = {each.name for each in workflows if not each.record.is_good}
         assert self._distrusted == distrusted, "distrusted workflows are off"
-        known: list[dict[str, Any]] = [workflow.agents for workflow in workflows]
-        known += self._apps.values()
-        agents = [agent for each in known for agent in each.values()]
+        agents = [agent for workflow in workflows for agent in workflow.agents.values()]
         assert self._remembered_agents == len(agents), "agents are off"
         kept = sum(agent.history.tokens_kept for agent in agents)
         assert self._remembered_tokens == kept, "tokens are off"
@@ -507,4 +460,5 @@ class Foresight(Generic[N]):
                 counts = self._is_heeded and workflow.name in self._live
                 steps = workflow.steps_of(name) if counts else None
                 assert agent.claim is None or agent.claim.steps == steps, "a claim's steps are off"
+        self._app_prompts.check()
         self._ledger.check()

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.eviction import Preference, Rank, Standing, by_recency, by_standing, rank
-from kvflow_agents.foresight import Foresight, Namespace
+from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PrefetchQueue

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
-from kvflow_agents.foresight import Foresight, Limits, Namespace, Outcome
+from kvflow_agents.foresight import Foresight, Limits, Outcome
 from kvflow_agents.guard import Guard
 from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request, tenant_in
 from kvflow_agents.prefetch import PrefetchQueue

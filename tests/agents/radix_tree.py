@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import ClaimLedger
 from kvflow_agents.eviction import Standing
-from kvflow_agents.foresight import Namespace
 from kvflow_agents.prefix import Tokens, common_prefix_tokens
 
 NOWHERE = Namespace()

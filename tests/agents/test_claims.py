@@ -14,9 +14,9 @@ from hypothesis.stateful import (
     rule,
 )
 
+from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing
-from kvflow_agents.foresight import Namespace
 from tests.agents.radix_tree import Path, RadixTree, TreeNode, path
 
 ORDINARY = (Standing.ORDINARY, None)

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.foresight import Foresight, Limits, Namespace, Outcome
+from kvflow_agents.foresight import Foresight, Limits, Outcome
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
 from tests.agents.radix_tree import NOWHERE, Path, RadixTree, TreeNode

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.foresight import Foresight, Namespace
+from kvflow_agents.foresight import Foresight
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import OVERDUE, STEP_MS
 from kvflow_agents.reuse import MessageClock, Order, Reuse
