@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
@@ -49,14 +50,9 @@ class _Within:
 
     def now(self, enter: Enter, leave: Leave) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
-            def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
-                place = self._failsafe(enter, owner, *args, **kwargs)
-                try:
-                    with self._observer.inside(place):
-                        return original(owner, *args, **kwargs)
-                finally:
-                    if place is not None:
-                        self._failsafe(leave, place)
+            def method(*args: Any, **kwargs: Any) -> Any:
+                with self._taking_place(enter, leave, args, kwargs):
+                    return original(*args, **kwargs)
 
             return method
 
@@ -64,18 +60,25 @@ class _Within:
 
     def later(self, enter: Enter, leave: Leave) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
-            async def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
-                place = self._failsafe(enter, owner, *args, **kwargs)
-                try:
-                    with self._observer.inside(place):
-                        return await original(owner, *args, **kwargs)
-                finally:
-                    if place is not None:
-                        self._failsafe(leave, place)
+            async def method(*args: Any, **kwargs: Any) -> Any:
+                with self._taking_place(enter, leave, args, kwargs):
+                    return await original(*args, **kwargs)
 
             return method
 
         return wrap
+
+    @contextmanager
+    def _taking_place(
+        self, enter: Enter, leave: Leave, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Iterator[None]:
+        place = self._failsafe(enter, *args, **kwargs)
+        try:
+            with self._observer.inside(place):
+                yield
+        finally:
+            if place is not None:
+                self._failsafe(leave, place)
 
 
 def _copied(observer: Observer, failsafe: Failsafe) -> Callable[[Method], Method]:
