@@ -98,7 +98,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
         """What is kept for agents with known steps-to-execution: on the device, on the host."""
         while self._uncounted:
             _, node = self._uncounted.popitem()
-            self._count_expected(node)
+            if node is not self.root_node:
+                self._count_expected(node)
         return self._expected_sums
 
     def tenant_of(self, node: Node) -> Tenant:
