@@ -70,7 +70,6 @@ class Load:
             request = urllib.request.Request(f"{self._base_url}/generate", body, headers)
             with urllib.request.urlopen(request) as answer:
                 answer.read()
-                assert (HEADER in answer.headers) == asks, "no receipt"
 
     @staticmethod
     def _calls(workflow: str, seed: int) -> Iterator[bytes]:
