@@ -27,6 +27,7 @@ FRAMEWORKS = {"openai", "langchain_core", "langgraph", "autogen_agentchat", "aut
 LAZY_IMPORTS = {
     "call_watch.py": {"openai"},
     "cli.py": {"typer"},
+    "command.py": {"typer"},
     "conform.py": {"typer"},
     "lint.py": {"typer", "rich"},
     "record.py": {"typer"},
