@@ -50,10 +50,15 @@ class Alarms(Generic[Owner, A]):
                 del self._at[alarmed.alarm_ms]
             alarmed.alarm_ms = None
 
-    def rung(self, now_ms: int) -> Iterator[tuple[Owner, A]]:
-        """Those whose time has come; their alarms are off."""
-        while self._times and self._times[0] <= now_ms:
-            same_time = self._at.pop(heapq.heappop(self._times), {})
-            for alarmed in same_time:
-                alarmed.alarm_ms = None
-            yield from ((owner, alarmed) for alarmed, owner in same_time.items())
+    def rung(self, now_ms: int, most: int) -> Iterator[tuple[Owner, A]]:
+        """Those whose time has come, so many at most; their alarms are off, others ring later."""
+        for _ in range(most):
+            while self._times and self._times[0] not in self._at:
+                heapq.heappop(self._times)
+            if not self._times or self._times[0] > now_ms:
+                return
+            same_time = self._at[self._times[0]]
+            alarmed = next(iter(same_time))
+            owner = same_time[alarmed]
+            self.take_back(alarmed)
+            yield owner, alarmed

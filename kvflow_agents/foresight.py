@@ -24,6 +24,8 @@ Outcome = Literal["accepted", "stale", "ended"]
 
 # Among the next agents of a workflow, while looking for prefixes to load.
 MOST_LOOKED_AT = 256
+# Of one message: where thousands are late, each message looks at a few of them.
+MOST_OVERDUE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,7 @@ class Foresight(Generic[N]):
     def _look_at_overdue(self) -> None:
         """Expect later whoever has not called when it was due."""
         if self._is_timed:
-            for (workflow, name), agent in self._alarms.rung(self._now_ms):
+            for (workflow, name), agent in self._alarms.rung(self._now_ms, MOST_OVERDUE):
                 if workflow.name in self._live:
                     self._set_steps(workflow, name, agent)
 
