@@ -229,6 +229,14 @@ def json_body(request: Any) -> object:
     return getattr(request, "_json", None)
 
 
+def headers_of(request: Any) -> Mapping[str, str]:
+    """The headers of an HTTP request; of a name that comes twice the first, as Starlette has it.
+
+    A dictionary, because each look-up in Starlette's reads them all, and most names are missing.
+    """
+    return dict(reversed(getattr(request, "headers", {}).items()))
+
+
 def kv_hints_of(request: Any) -> object:
     """The envelope of a `GenerateReqInput`, or the envelopes of a batch, as JSON; None without."""
     return msgspec.to_builtins(getattr(request, "kv_hints", None))

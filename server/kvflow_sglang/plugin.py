@@ -147,8 +147,7 @@ def _admit(
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
     from kvflow_sglang import receipt_header
 
-    # A dictionary: each look-up in Starlette's headers reads them all, and most names are missing.
-    body, headers = compat.json_body(request), dict(getattr(request, "headers", {}).items())
+    body, headers = compat.json_body(request), compat.headers_of(request)
     interpreter.take_envelopes(obj, body)
     doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sglang.srt.server_args import ServerArgs
+from starlette.requests import Request
 
 from kvflow_agents.errors import IncompatibleServerError
 from kvflow_sglang import compat, self_check
@@ -155,3 +156,11 @@ def test_a_hook_that_did_not_apply_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     self_check.check_hooks([there])
     with pytest.raises(IncompatibleServerError, match=f"could not hook {gone}$"):
         self_check.check_hooks([there, gone])
+
+
+def test_of_a_header_that_comes_twice_the_first_counts() -> None:
+    headers = [(b"x-tenant", b"proxy"), (b"accept", b"*/*"), (b"x-tenant", b"client")]
+    request = Request({"type": "http", "headers": headers})
+    assert compat.headers_of(request) == {"x-tenant": "proxy", "accept": "*/*"}
+    assert compat.headers_of(request)["x-tenant"] == request.headers["x-tenant"]
+    assert compat.headers_of(None) == {}
