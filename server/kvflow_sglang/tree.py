@@ -96,11 +96,13 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def expected_tokens(self) -> Mapping[Tenant, Sequence[int]]:
         """What is kept for agents with known steps-to-execution: on the device, on the host."""
-        while self._uncounted:
-            _, node = self._uncounted.popitem()
-            if node is not self.root_node:
-                self._count_expected(node)
+        self._count_changed()
         return self._expected_sums
+
+    def count_holdings(self, most_nodes: int) -> None:
+        """Bring `occupancy` up to date; so many nodes at most, what is left counts later."""
+        self._count_changed()
+        self.occupancy.count(most_nodes)
 
     def tenant_of(self, node: Node) -> Tenant:
         """Whose node it is."""
@@ -191,6 +193,12 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _is_spent(self, node: Node) -> bool:
         return self.ledger.standing(node)[0] is Standing.SPENT
+
+    def _count_changed(self) -> None:
+        while self._uncounted:
+            _, node = self._uncounted.popitem()
+            if node is not self.root_node:
+                self._count_expected(node)
 
     def _count_expected(self, node: Node) -> None:
         """Keep the totals of expected tokens in step with one node."""
@@ -285,7 +293,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         super()._update_evictable_leaf_sets(node)
         self._uncounted[node.id] = node
         if len(self._uncounted) > _MOST_UNCOUNTED:
-            self.expected_tokens()
+            self._count_changed()
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
         self._note_eviction(self.node_by_id(node_id), "device")

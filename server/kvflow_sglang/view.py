@@ -87,9 +87,7 @@ class View:
         The names are those of one tenant; `of_all`: whoever asks may see everybody's, and then
         names a tenant only to choose among workflows of one name.
         """
-        tree = self._cache.tree_core
-        tree.expected_tokens()  # looks at what has changed, which occupancy is told of then
-        tree.occupancy.count(MOST_NODES)
+        self._cache.tree_core.count_holdings(MOST_NODES)
         return {
             "pool": self._pool(tenant, of_all),
             "counters": self._cache.status(),
