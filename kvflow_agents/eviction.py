@@ -68,7 +68,8 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
 
     It keeps one heap per standing over the whole life of the cache, where a heap built at every
     eviction would cost O(leaves) each time. Entries are corrected lazily: a rank may become
-    *later* without notice (a leaf was used again); for any other change call `refresh`.
+    *later* without notice (a leaf was used again); for any other change call `refresh`. Of leaves
+    whose standing has become weaker without notice one is found when no other is left.
     `add`, `discard` and `refresh` cost O(log n); `first` does too, amortized.
     """
 

@@ -12,8 +12,8 @@ from kvflow_faults.tables import LIMITS
 MEMORY = "memory "
 # Tables that must be empty when nothing goes on.
 EMPTY_WHEN_IDLE = ("load_tokens_under_way",)
-# What is remembered of workflows and agents at most (`foresight.Limits`).
-MOST = {"workflows": 4096, "agents": 65_536}
+# What is remembered of workflows and agents at most.
+MOST = {"workflows": LIMITS["Foresight._live"], "agents": LIMITS["KnownWorkflow.agents"]}
 # Of a process, for each message: what is kept of one takes more, be it no more than a name.
 MOST_LEAKED_BYTES = 256
 # What an allocator may keep besides.

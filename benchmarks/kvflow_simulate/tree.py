@@ -188,8 +188,8 @@ class PrefixTree:
 
     def refresh(self, node: Node) -> None:
         """A node's rank may have changed."""
-        is_spent = self._order.rank(node).standing is Standing.SPENT
-        if node.id in self._not_backed_up and not is_spent:
+        is_held_back = node.id in self._not_backed_up
+        if is_held_back and self._order.rank(node).standing is not Standing.SPENT:
             self._not_backed_up.discard(node.id)
             self._wanted_backups.append(node)
         self._device_leaves.refresh(node)
