@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,9 @@ pytestmark = pytest.mark.skipif(
 
 AGENTS = 4
 POLICY = ("--policy", "manual", "--assignment-mode", "min_group")
+# Longer than any call here takes, and than the patience of the impatient client.
+REQUEST_TIMEOUT_S, PATIENCE_S = 10, 3.0
+TIMEOUT = ("--request-timeout-secs", str(REQUEST_TIMEOUT_S))
 # Checked often, so that a test need not wait.
 HEALTH = (
     *("--health-check-interval-secs", "1", "--health-check-timeout-secs", "1"),
@@ -52,6 +55,19 @@ class Fleet:
         assert usage is not None and usage.prompt_tokens_details is not None
         return raw.headers["x-smg-routed-worker-id"], usage.prompt_tokens_details.cached_tokens or 0
 
+    @contextmanager
+    def hanging(self, address: str) -> Iterator[None]:
+        """The server at this address is stopped, and goes on in the end."""
+        (server,) = (each for each in self.servers if each.base_url == address)
+        processes = server.processes()
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+
     def are_healthy(self) -> bool:
         workers = Client(self.gateway.base_url).get("/workers").body["workers"]
         return len(workers) == 2 and all(worker["is_healthy"] for worker in workers)
@@ -69,7 +85,7 @@ def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             list(pool.map(ServerProcess.start, servers))
         urls = [server.base_url for server in servers]
         log = logs / "gateway.log"
-        gateway = stack.enter_context(GatewayProcess(urls, [*POLICY, *HEALTH], log=log))
+        gateway = stack.enter_context(GatewayProcess(urls, [*POLICY, *HEALTH, *TIMEOUT], log=log))
         environment.setenv(WORKERS_VARIABLE, f"{gateway.base_url}={','.join(urls)}")
         url = f"{gateway.base_url}/v1"
         sdk = stack.enter_context(openai.OpenAI(base_url=url, api_key="none", max_retries=0))
@@ -108,18 +124,23 @@ def test_a_server_that_hangs_loses_no_calls_and_gets_its_agents_back(
     fleet: Fleet, workflow: None
 ) -> None:
     home, _ = fleet.call(0)
-    (hanging,) = (server for server in fleet.servers if server.base_url == home)
-    patient = fleet.sdk.with_options(timeout=3.0, max_retries=3)
-    for process in hanging.processes():
-        os.kill(process, signal.SIGSTOP)
-    try:
-        elsewhere, _ = replace(fleet, sdk=patient).call(0)
-    finally:
-        for process in hanging.processes():
-            os.kill(process, signal.SIGCONT)
+    with fleet.hanging(home):
+        elsewhere, _ = fleet.call(0)  # by a client that waits for ever and tries once
     assert elsewhere != home
     wait_until(lambda: fleet.call(0)[0] == home)
     assert fleet.call(0)[1] >= PREFIX_TOKENS
+
+
+def test_a_client_may_give_up_on_a_server_that_hangs_and_try_again(
+    fleet: Fleet, workflow: None
+) -> None:
+    wait_until(fleet.are_healthy)
+    home, _ = fleet.call(0)
+    impatient = fleet.sdk.with_options(timeout=PATIENCE_S, max_retries=3)
+    with fleet.hanging(home):
+        elsewhere, _ = replace(fleet, sdk=impatient).call(0)
+    assert elsewhere != home
+    wait_until(fleet.are_healthy)
 
 
 def test_a_server_that_dies_loses_no_calls(fleet: Fleet, workflow: None) -> None:
