@@ -158,6 +158,7 @@ class Workflow:
             caller,
             steps,
             scene=scene,
+            trail=self._trail,
             graph=self.app.graph,
             finished=self._finished,
             arrived=self._waiting,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.hints import Hint
@@ -29,9 +28,8 @@ class Routers:
 
     def behind(self, server: Server) -> tuple[Server, ...]:
         """The servers that share a router's calls; none if this is no router."""
-        return tuple(
-            replace(server, root_url=worker) for worker in self._workers.get(server.root_url, ())
-        )
+        workers = self._workers.get(server.root_url, ())
+        return tuple([server._replace(root_url=worker) for worker in workers])
 
     def reached(self, server: Server) -> tuple[Server, ...]:
         """Who answers for a server's calls: those behind it if it is a router, else itself."""

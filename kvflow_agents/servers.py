@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from kvflow_agents.dialects import ASK, DIALECTS, KVFLOW
@@ -22,17 +23,20 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _WITH_DIALECT = re.compile(r"(\w+)\+(https?://.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     """One server as a client reaches it: its root (no `/v1`), and what makes the client known.
 
     The salts are those that the client's requests carry: hints of one salt never meet another's.
     """
 
     root_url: str
-    api_key: str | None = field(default=None, repr=False)
-    cache_salt: str | None = field(default=None, repr=False)
-    extra_key: str | None = field(default=None, repr=False)
+    api_key: str | None = None
+    cache_salt: str | None = None
+    extra_key: str | None = None
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"Server({self.root_url!r})"
 
     def headers(self) -> dict[str, str]:
         """What calls of `/kvflow/` endpoints say of the client."""

@@ -62,6 +62,7 @@ class Timing:
         steps: Steps,
         *,
         scene: str,
+        trail: Trail,
         graph: StepGraph,
         finished: Sequence[str],
         arrived: Mapping[Join, Collection[str]],
@@ -71,6 +72,7 @@ class Timing:
         if look is not None and look.uses > 0 and look.steps == steps:
             look.uses -= 1
             return look.figures
+        trail.learn()
         due_ms, chance = self.habits.figures(caller, steps, scene)
         if self.habits.turns_seen and any(
             count and agent not in due_ms for agent, count in steps.items()

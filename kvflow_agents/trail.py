@@ -15,6 +15,9 @@ PAUSE = "\x00pause"
 
 # Who calls first after so many others have is not part of a scene.
 MAX_CAST = 16
+# Calls that may wait until they are learned, together: one by one takes several times as long, for
+# between two calls the application has the processor's caches.
+MAX_UNLEARNED = 8
 _BETWEEN = "\x1f"
 
 Clock = Callable[[], float]
@@ -32,6 +35,8 @@ class Trail:
         self._habits = habits
         self._clock = clock
         self._calls: deque[Fate] = deque()
+        self._unlearned: list[tuple[str, str, float]] = []
+        self._unlearned_turns: list[tuple[str, float]] = []
         self._turns: dict[str, float] = {}
         self._called: set[str] = set()
         self._cast = ""
@@ -41,22 +46,12 @@ class Trail:
         return f"{agent}{_BETWEEN}{self._cast}"
 
     def call(self, agent: str) -> str:
-        """An agent calls the model; in which scene.
-
-        Costs O(calls since its last one), at most `MAX_CALLS`.
-        """
+        """An agent calls the model; in which scene."""
         now_s = self._clock()
-        earlier = []
-        for fate in reversed(self._calls):
-            if agent in fate.followers:
-                break  # and so it is in those before
-            earlier.append(fate)
         scene = self.scene(agent)
-        new = self._habits.note_call(agent, scene, now_s, earlier)
-        if new is not None:
-            self._calls.append(new)
-            if len(self._calls) > MAX_CALLS:
-                self._habits.note_fates([self._calls.popleft()])
+        self._unlearned.append((agent, scene, now_s))
+        if len(self._unlearned) == MAX_UNLEARNED:
+            self.learn()
         if agent not in self._called and len(self._called) < MAX_CAST:
             self._called.add(agent)
             self._cast = _BETWEEN.join(sorted(self._called))
@@ -68,16 +63,40 @@ class Trail:
         """An agent is no longer at work."""
         began_s = self._turns.pop(agent, None)
         if began_s is not None:
-            self._habits.note_turn(agent, (self._clock() - began_s) * 1000.0)
+            self._unlearned_turns.append((agent, (self._clock() - began_s) * 1000.0))
+
+    def learn(self) -> None:
+        """Let the habits know of all that has happened so far."""
+        for agent, scene, at_s in self._unlearned:
+            self._learn(agent, scene, at_s)
+        self._unlearned.clear()
+        for agent, ms in self._unlearned_turns:
+            self._habits.note_turn(agent, ms)
+        self._unlearned_turns.clear()
+
+    def _learn(self, agent: str, scene: str, at_s: float) -> None:
+        """Costs O(calls since the agent's last one), at most `MAX_CALLS`."""
+        earlier = []
+        for fate in reversed(self._calls):
+            if agent in fate.followers:
+                break  # and so it is in those before
+            earlier.append(fate)
+        new = self._habits.note_call(agent, scene, at_s, earlier)
+        if new is not None:
+            self._calls.append(new)
+            if len(self._calls) > MAX_CALLS:
+                self._habits.note_fates([self._calls.popleft()])
 
     def pause(self) -> None:
         """The run is over, but the workflow may go on."""
         self._leave_stage()
         self.call(PAUSE)
+        self.learn()
         self._leave_stage()
 
     def end(self) -> None:
         """Nothing follows any more."""
+        self.learn()
         self._habits.note_fates(self._calls)
         self._calls.clear()
         self._leave_stage()
