@@ -140,7 +140,7 @@ class Foretold(Claimed):
         )
         self._guard = Guard()
         self._found_tokens: dict[CallId, int] = {}
-        self._shadow = Shadow.of_pool(tree.device_tokens + tree.host_tokens)
+        self._shadow = Shadow.of_pool(max(tree.device_tokens, tree.host_tokens))
         self.expected_device_tokens = self.expected_host_tokens = 0
         self._expected: dict[int, tuple[int, int]] = {}
 

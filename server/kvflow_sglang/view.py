@@ -120,7 +120,8 @@ class View:
         return set(islice(expected.at(0), MOST_AT_WORK))
 
     def _make_shadow(self) -> Shadow:
-        capacity = _device_tokens(self._cache) + _host_tokens(self._cache)[0]
+        # The host tier is written through: it holds once more what the device holds.
+        capacity = max(_device_tokens(self._cache), _host_tokens(self._cache)[0])
         self._shadow = Shadow.of_pool(capacity)
         return self._shadow
 

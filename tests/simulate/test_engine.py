@@ -52,6 +52,15 @@ def test_recency_finds_nothing_of_a_cycle() -> None:
     assert run("lru").total("kept_tokens") == 0
 
 
+@pytest.mark.parametrize("policy", ["ours", "ours-noprefetch"])
+def test_a_small_host_tier_is_no_reason_to_doubt_forecasts(policy: str) -> None:
+    """It holds again what the device holds: LRU would find nothing with it either."""
+    small = Sizes(SIZES.pool_tokens, SIZES.pool_tokens * 3 // 2)
+    calls = simulate(CYCLE, SIDES[policy], MACHINE, small).served
+    found = sum(len(call.request.prompt) - call.computed_tokens for call in calls)
+    assert found / (len(calls) * FIXED) == pytest.approx((4 - 1) / (6 - 1), abs=1 / 30)
+
+
 def test_a_load_overlaps_with_its_prefill() -> None:
     calls = run("hicache").served
     # 1 s of loading in four layers; 1.01 s of computing.
