@@ -99,7 +99,8 @@ class CallUnderWay:
             self.listener.use(prompt_tokens, cached_tokens, output_tokens)
         self._usage = Usage(self._when_s, cached_tokens, prompt_tokens)
         if self._has_ended:
-            self._meter()
+            with self._lock:
+                self._meter()
 
     def end(self) -> None:
         """The answer is complete, or nobody wants the rest."""
@@ -111,7 +112,7 @@ class CallUnderWay:
             self._calls.ended_calls += 1
             self._calls.total_latency_s += latency_s
             self._calls.latencies_s.append(latency_s)
-        self._meter()
+            self._meter()
         if self.listener is not None:
             self.listener.end()
 
@@ -126,13 +127,12 @@ class CallUnderWay:
             return
         self._is_metered = True
         _, cached_tokens, prompt_tokens = self._usage
-        with self._lock:
-            self._calls.prompt_tokens += prompt_tokens
-            self._calls.usages.append(self._usage)
-            if cached_tokens is not None:
-                self._calls.metered_calls += 1
-                self._calls.metered_tokens += prompt_tokens
-                self._calls.cached_tokens += cached_tokens
+        self._calls.prompt_tokens += prompt_tokens
+        self._calls.usages.append(self._usage)
+        if cached_tokens is not None:
+            self._calls.metered_calls += 1
+            self._calls.metered_tokens += prompt_tokens
+            self._calls.cached_tokens += cached_tokens
 
 
 class _Said:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from kvflow_agents.call_watch import watch
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.refusal import Attempt, Refusals, attempt
 
 Method = Callable[..., Any]
@@ -34,6 +35,8 @@ class SDK:
         self._passengers: tuple[Passenger, ...] = ()
         self._originals: list[tuple[type, str, Method, Method]] = []
         self._refusals = Refusals()
+        # A URL puts its text together anew each time.
+        self._base_urls: IdentityMap[str] = IdentityMap()
         self._failsafe = Failsafe("a model call")
         # Reentrant: a passenger's holder may be collected, and so the passenger removed, in here.
         self._lock = threading.RLock()
@@ -149,12 +152,19 @@ class SDK:
 
     def _attach_all(self, client: Any, options: Any) -> None:
         made = attempt.get() or Attempt()
-        base_url = str(client.base_url)
+        base_url = self._base_url_of(client)
         if made.is_plain or base_url in self._refusals:
             return
         for passenger in self._passengers:
             if passenger.failsafe(passenger.attach, client, base_url, options):
                 made.hinted_server = base_url
+
+    def _base_url_of(self, client: Any) -> str:
+        url = client._base_url  # openai 3 imports something each time it is asked for `base_url`
+        text = self._base_urls.get(url)
+        if text is None:
+            text = self._base_urls[url] = str(url)
+        return text
 
 
 sdk = SDK()
