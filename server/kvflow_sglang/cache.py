@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -153,14 +153,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.inferred is not None and not is_hinted:
             self.inferred.arrived(request)
         if self.lora is not None:
-            self.lora.requests += 1
+            self.lora.request_arrived()
         if self.prefetcher is not None:
-            self.prefetcher.request_arrived()
+            self.prefetcher.arrivals.note()
 
-    def catch_up(self) -> None:
-        """Do what has waited for a moment in which the device has work and nobody waits."""
+    def catch_up(self, reqs: Iterable[Any]) -> None:
+        """Infer who has sent these requests, while the device works on them."""
         if self.inferred is not None:
-            self.inferred.catch_up()
+            self.inferred.catch_up(req.rid for req in reqs)
 
     def _hear_request(self, request_id: str, custom_params: Any, lora_id: str | None) -> None:
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
@@ -80,7 +80,7 @@ class InferredCallers:
 
     def __init__(self, hear: Callable[[Hint], object]) -> None:
         self.inference = Inference(hear)
-        self._arrivals: deque[Any] = deque(maxlen=_MOST_CALLS)
+        self._arrivals: OrderedDict[str, Any] = OrderedDict()
         self._calls: OrderedDict[str, Call] = OrderedDict()
         self._safely = Failsafe("the server")
 
@@ -88,16 +88,19 @@ class InferredCallers:
         """A request (SGLang's `TokenizedGenerateReqInput`) without a hint has arrived."""
         # A request of an SGLang session holds only what is new; embeddings have no tokens.
         if request.session_params is None and request.input_ids:
-            self._arrivals.append(request)
+            self._arrivals[request.rid] = request
+            if len(self._arrivals) > _MOST_CALLS:
+                self._arrivals.popitem(last=False)
 
-    def catch_up(self) -> None:
-        """Look at what has arrived, now that the device works on it and need not wait for that."""
-        while self._arrivals:
-            self._safely(self._arrived, self._arrivals.popleft())
+    def catch_up(self, rids: Iterable[str]) -> None:
+        """Look at these requests and at all that came before, but at none that still waits."""
+        for rid in rids:
+            while rid in self._arrivals:
+                self._safely(self._arrived, self._arrivals.popitem(last=False)[1])
 
     def caller_of(self, req: Any) -> Hint | None:
         """Who has sent a request, None where that is not sure."""
-        self.catch_up()
+        self.catch_up([req.rid])
         call = self._calls.get(req.rid)
         return None if call is None else call.caller
 

@@ -10,6 +10,7 @@ from typing import Any
 from kvflow_agents.adapter_slots import Slots, first_out, next_in
 from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_sglang import compat
+from kvflow_sglang.arrivals import Arrivals
 from kvflow_sglang.compat import EvictionPolicy
 from kvflow_sglang.settings import Settings
 
@@ -97,7 +98,8 @@ class AdapterSlots:
         self._manager = compat.lora_manager(scheduler)
         self._pool = self._manager.memory_pool
         self._horizon_steps = settings.lora_prefetch_steps
-        self.requests = 0
+        self._arrivals = Arrivals()
+        self._requests = 0
         self._counts: Counter[str] = Counter()
         lifetime = int(settings.lifetime_pools * self._pool.max_loras_per_batch)
         self.ledger = AdapterLedger(lifetime_evictions=max(lifetime, FEWEST_LIFETIME_EVICTIONS))
@@ -116,6 +118,11 @@ class AdapterSlots:
         """Whether an adapter is on its way to the device, or would be if the link were free."""
         return self._waits_for_link or bool(self._manager.pending_lora_load_events)
 
+    def request_arrived(self) -> None:
+        """A request has arrived, with an adapter or without."""
+        self._requests += 1
+        self._arrivals.note()
+
     def used(self, adapter: Adapter) -> None:
         """A request has run with an adapter."""
         if adapter in self._resident():
@@ -128,7 +135,7 @@ class AdapterSlots:
         if loader is None or horizon_steps is None:
             return
         loader.drain()
-        if not self.ledger.by_nearness():
+        if self._arrivals.go_first() or not self.ledger.by_nearness():
             return
         slots = self._slots(running_batch)
         load = next_in(
@@ -151,7 +158,7 @@ class AdapterSlots:
         """What became of adapters, for `GET /kvflow/status`; a base model's slot is one."""
         counts = {name: self._counts[name] for name in _COUNTS}
         return {
-            "lora_requests": self.requests,
+            "lora_requests": self._requests,
             **counts,
             "lora_agents": len(self.ledger),
             "lora_slots": self._pool.max_loras_per_batch,

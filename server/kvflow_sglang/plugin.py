@@ -195,9 +195,9 @@ def _begin_pass(scheduler: Any, running_batch: Any) -> None:
         cache.metrics.step(is_idle=not scheduler.waiting_queue and running_batch.is_empty())
 
 
-def _catch_up(scheduler: Any, *args: Any, **kwargs: Any) -> None:
+def _catch_up(scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
     """Before `Scheduler.process_batch_result`, which then waits for the device."""
-    scheduler.tree_cache.catch_up()
+    scheduler.tree_cache.catch_up(batch.reqs)
 
 
 def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:

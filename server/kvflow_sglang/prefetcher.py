@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from kvflow_agents.claims import Holder
 from kvflow_agents.prefetch import Load, PrefetchQueue
 from kvflow_agents.tenants import Tenant
+from kvflow_sglang.arrivals import Arrivals
 from kvflow_sglang.loads import EarlyLoads, Flight
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.tree import Node
@@ -20,9 +21,6 @@ from kvflow_sglang.tree import Node
 MOST_WAITS = 3
 # How many loads for waiting requests are under way at once.
 MOST_FLIGHTS = 4
-# Nothing is started while requests arrive and in the pass after, which sends their first tokens;
-# for so many passes at most.
-MOST_PUT_OFF = 4
 # Beyond so many nodes loaded and not read, those that are gone are looked for.
 MOST_UNUSED = 4096
 # A smaller piece is not worth a copy; SGLang's own `load_back_threshold`.
@@ -69,9 +67,7 @@ class Prefetcher:
         self._loads = EarlyLoads(cache)
         self._is_settled = False
         self._is_starting = False
-        self._put_off = 0
-        self._has_arrivals = False
-        self._had_arrivals = False
+        self.arrivals = Arrivals()
         self._waits: WeakKeyDictionary[Any, _Wait] = WeakKeyDictionary()
         self._unused: dict[int, _Unread] = {}  # by node: loaded ahead, and not read yet
         self._counts: Counter[str] = Counter()
@@ -89,15 +85,11 @@ class Prefetcher:
         """A forecast, a prefix or the room on the device has changed."""
         self._is_settled = False
 
-    def request_arrived(self) -> None:
-        """A request has arrived, to be admitted in this pass if it can be."""
-        self._has_arrivals = True
-
     def step(self) -> None:
         """Once a scheduler pass, before requests are admitted."""
         self._note_landed(self._loads.finish())
         # Never beside a load that a request waits for.
-        arrivals_go_first = self._lets_arrivals_go_first()
+        arrivals_go_first = self.arrivals.go_first()
         if self._is_settled or self._queue is None or arrivals_go_first:
             return
         if len(self._loads) or self._cache.ongoing_load_back or self._lets_adapter_go_first():
@@ -186,17 +178,6 @@ class Prefetcher:
         """The counts, and what is under way."""
         self._note_wasted()
         return self.counts | {"load_tokens_under_way": self._loads.tokens}
-
-    def _lets_arrivals_go_first(self) -> bool:
-        """To start a copy takes the CPU some milliseconds, and a prefill waits for the CPU."""
-        has_arrivals, self._has_arrivals = self._has_arrivals, False
-        is_busy = has_arrivals or self._had_arrivals
-        self._had_arrivals = has_arrivals
-        if is_busy and self._put_off < MOST_PUT_OFF:
-            self._put_off += 1
-            return True
-        self._put_off = 0
-        return False
 
     def _lets_adapter_go_first(self) -> bool:
         """One copy ahead at a time on the link: without its adapter a request cannot run at all."""

@@ -89,10 +89,14 @@ def test_a_request_with_a_hint_is_not_inferred() -> None:
 def test_arrivals_are_looked_at_when_the_device_is_at_work() -> None:
     cache = cache_of("kvflow").cache
     sampling_params = SimpleNamespace(custom_params=None)
-    cache.hear_arrival(Request(array("q", range(100)), sampling_params, rid="1"))
+    requests = [Request(array("q", range(100)), sampling_params, rid=rid) for rid in "123"]
+    for request in requests:
+        cache.hear_arrival(request)
     assert cache.status()["inferred_abstained"] == 0
-    cache.catch_up()
-    assert cache.status()["inferred_abstained"] == 1
+    cache.catch_up(requests[1:2])
+    assert cache.status()["inferred_abstained"] == 2
+    cache.catch_up(requests)
+    assert cache.status()["inferred_abstained"] == 3
 
 
 def test_flushing_forgets_what_was_inferred() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from kvflow_agents.adapters import Adapter
 from kvflow_agents.errors import IncompatibleServerError
+from kvflow_sglang.arrivals import MOST_PUT_OFF
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.settings import Settings
 
@@ -157,6 +158,23 @@ def test_none_is_started_while_a_request_waits_for_another() -> None:
     assert server.step() == set()
     server.waits()
     assert server.step() == {"a"}
+
+
+def test_arrivals_go_first_but_not_for_ever() -> None:
+    server = Server("a")
+    server.expect(a=0)
+    started = []
+    for _ in range(MOST_PUT_OFF + 1):
+        server.slots.request_arrived()
+        started.append(bool(server.step()))
+    assert started == [False] * MOST_PUT_OFF + [True]
+
+
+def test_the_pass_after_an_arrival_sends_first_tokens_and_loads_nothing() -> None:
+    server = Server("a")
+    server.expect(a=0)
+    server.slots.request_arrived()
+    assert [bool(server.step()) for _ in range(3)] == [False, False, True]
 
 
 def test_slots_of_running_and_waiting_requests_are_not_taken() -> None:

@@ -13,8 +13,9 @@ import pytest
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.track_record import TrackRecord
+from kvflow_sglang.arrivals import MOST_PUT_OFF
 from kvflow_sglang.loads import EarlyLoads
-from kvflow_sglang.prefetcher import MOST_PUT_OFF, MOST_WAITS
+from kvflow_sglang.prefetcher import MOST_WAITS
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 from tests.sglang.slow_link import SlowLink
@@ -258,7 +259,7 @@ def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: Standa
     cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
     started = []
     for _ in range(MOST_PUT_OFF + 1):
-        cache.cache.prefetcher.request_arrived()
+        cache.cache.prefetcher.arrivals.note()
         cache.one_pass()
         started.append(bool(link.pending))
     assert started == [False] * MOST_PUT_OFF + [True]
