@@ -324,9 +324,7 @@ def make_app(cache: Any, found: Findings) -> Any:
             outcome=cache.hear(messages.to_hint(asked))
         ),
         "kvflow_status": lambda asked: messages.StatusAnswer(counts=cache.status()),
-        "kvflow_receipts": lambda asked: messages.answer_receipts(
-            (cache.tenants.find(asked.tenant) or cache.tenants.nobody).receipts, asked
-        ),
+        "kvflow_receipts": lambda asked: messages.answer_receipts(cache.tenants, asked),
         "kvflow_view": lambda asked: messages.answer_view(cache.view, asked),
     }
 

@@ -12,6 +12,7 @@ from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.alarms import Alarms
 from kvflow_agents.app_prompts import AppPrompts, Namespace
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
+from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
 from kvflow_agents.prefetch import PrefetchQueue
@@ -131,6 +132,18 @@ class Foresight(Generic[N]):
         known = None if found is None else found.agents.get(agent)
         return None if known is None else known.claim
 
+    def expected(self, workflow: str) -> Expectations:
+        """What a workflow has told of its agents; nothing if it is unknown or has ended."""
+        found = self._find(workflow)
+        return Expectations() if found is None else found.expected
+
+    def was_foretold(self, caller: Hint) -> bool | None:
+        """Whether a caller, not heard yet, was to come next; None if nothing was said of it."""
+        workflow = self._find(caller.workflow)
+        if workflow is None or caller.agent is None:
+            return None
+        return _was_foretold(workflow, caller.agent)
+
     def prefix_of(self, workflow: str, agent: str) -> Tokens | None:
         """What an agent's next prompt is taken to begin with; None if nothing is known."""
         found = self._find(workflow)
@@ -154,9 +167,7 @@ class Foresight(Generic[N]):
             workflow = KnownWorkflow(hint.workflow, hint.app, self._evicted_tokens)
         expected = workflow.expected
         steps_said = None if hint.agent is None else expected.steps.get(hint.agent)
-        was_right = None
-        if hint.agent is not None and not (workflow.is_paused and steps_said is None):
-            was_right = came_true(hint.agent, expected)
+        was_right = None if hint.agent is None else _was_foretold(workflow, hint.agent)
         agents_told = len(expected.steps)
         told = expected.take_in(hint.forecast)
         if told is None:
@@ -464,3 +475,8 @@ class Foresight(Generic[N]):
                 assert agent.claim is None or agent.claim.steps == steps, "a claim's steps are off"
         self._app_prompts.check()
         self._ledger.check()
+
+
+def _was_foretold(workflow: KnownWorkflow[N], agent: str) -> bool | None:
+    is_known = workflow.expected.steps.get(agent) is not None
+    return came_true(agent, workflow.expected) if is_known or not workflow.is_paused else None

@@ -25,7 +25,9 @@ DUE_FIELD = "kvflow_due_ms"
 CHANCE_FIELD = "kvflow_chance"
 # Whose request it is, hint or not: the server's own, whatever a client says here.
 TENANT_FIELD = "kvflow_tenant"
-REQUEST_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD, TENANT_FIELD)
+# Which response waits for the request's receipt: the server's own too.
+RECEIPT_FIELD = "kvflow_receipt"
+REQUEST_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD, TENANT_FIELD, RECEIPT_FIELD)
 
 MAX_WORKFLOW_BYTES = 128
 MAX_APP_BYTES = 64

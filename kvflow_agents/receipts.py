@@ -11,7 +11,6 @@ from typing import Any, Literal
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
-from kvflow_agents.track_record import came_true
 
 MAX_PAGE = 100
 """The most workflows, or agents of one workflow, in one answer."""
@@ -26,8 +25,6 @@ class Limits:
 
     most_workflows: int = 1024
     most_agents: int = 16_384
-    most_agents_told: int = 1_000_000
-    """Named by all forecasts together."""
     most_under_way: int = 8192
     """Calls that were never admitted stay until so many others have come."""
     last_calls: int = 4
@@ -80,7 +77,6 @@ class About:
     """One workflow as it is kept, not copied."""
 
     app: str | None
-    expected: Expectations
     done: bool
     agents: Collection[str]
     """Those that called, or for whom something was loaded in vain."""
@@ -95,10 +91,29 @@ class _Arrival:
     forecast_right: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an agent, from its arrival to its admission."""
+
+    arrival: _Arrival
+    admission: Admission
+    wasted_tokens: int
+    """Loaded ahead in vain since its agent's call before."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "seq": self.arrival.seq,
+            "hint": self.arrival.fate,
+            "forecast_right": self.arrival.forecast_right,
+            **asdict(self.admission),
+            "wasted_tokens": self.wasted_tokens,
+        }
+
+
 @dataclass(slots=True)
 class _Agent:
-    # With what had been loaded in vain since the call before.
-    last: deque[tuple[_Arrival, Admission, int]]
+    last: deque[Call]
     sums: Sums = field(default_factory=Sums)
     wasted_tokens: int = 0  # since its last call
 
@@ -106,7 +121,7 @@ class _Agent:
 @dataclass(slots=True)
 class _Workflow:
     app: str | None
-    expected: Expectations = field(default_factory=Expectations)
+    seq: int | None = None
     done: bool = False
     sums: Sums = field(default_factory=Sums)
     # In the order of their last call.
@@ -122,7 +137,6 @@ class Receipts:
         """Of all calls since the start, whatever has been forgotten."""
         self._limits = limits or Limits()
         self._agents = 0
-        self._agents_told = 0
         # In the order of their last hint.
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
         self._under_way: OrderedDict[str, _Arrival] = OrderedDict()
@@ -133,16 +147,27 @@ class Receipts:
         if workflow is None:
             workflow = self._workflows[hint.workflow] = _Workflow(hint.app)
         if outcome == "accepted":
-            self._agents_told -= len(workflow.expected.steps)
-            workflow.expected.take_in(hint.forecast)
-            self._agents_told += len(workflow.expected.steps)
+            seq = hint.forecast.seq
+            workflow.seq = seq if workflow.seq is None else max(workflow.seq, seq)
             workflow.done = hint.forecast.done
         self._workflows.move_to_end(hint.workflow)
         self._forget_excess()
 
-    def arrived(self, request_id: str, hint: Hint, outcome: Outcome, *, is_trusted: bool) -> None:
-        """A request has come with a hint; `is_trusted`: whether its workflow has influence."""
-        right = self._came_true(hint) if outcome == "accepted" else None
+    def arrived(
+        self,
+        request_id: str,
+        hint: Hint,
+        outcome: Outcome,
+        *,
+        is_trusted: bool,
+        forecast_right: bool | None,
+    ) -> None:
+        """A request has come with a hint.
+
+        `is_trusted`: whether its workflow has influence. `forecast_right`: whether its agent was
+        forecast to be next; None if nothing was said of it.
+        """
+        right = forecast_right if outcome == "accepted" else None
         fate: Fate = "distrusted" if outcome == "accepted" and not is_trusted else outcome
         arrival = _Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, right)
         self._under_way[request_id] = arrival
@@ -154,24 +179,29 @@ class Receipts:
         """Whether a hinted request has arrived and was not admitted yet."""
         return request_id in self._under_way
 
-    def admitted(self, request_id: str, admission: Admission) -> None:
-        """The first prefill of a request is done; later ones, and unhinted requests, are none."""
+    def admitted(self, request_id: str, admission: Admission) -> Call | None:
+        """The first prefill of a request is done; later ones, and unhinted requests, are none.
+
+        What is kept of it; None if it is no call, or that of no agent.
+        """
         arrival = self._under_way.pop(request_id, None)
         if arrival is None:
-            return
+            return None
         _add(self.totals, arrival, admission)
         workflow = self._workflows.get(arrival.workflow)
         if workflow is None:
-            return
+            return None
         _add(workflow.sums, arrival, admission)
         if arrival.agent is None:
-            return
+            return None
         agent = self._agent(workflow, arrival.agent)
         workflow.agents.move_to_end(arrival.agent)
-        agent.last.append((arrival, admission, agent.wasted_tokens))
+        call = Call(arrival, admission, agent.wasted_tokens)
+        agent.last.append(call)
         agent.wasted_tokens = 0
         _add(agent.sums, arrival, admission)
         self._forget_excess()
+        return call
 
     def wasted(self, name: str, agent: str, tokens: int) -> None:
         """What was loaded ahead for an agent of a workflow has been evicted unread."""
@@ -194,50 +224,37 @@ class Receipts:
         return {"total": len(self._workflows), "workflows": rows}
 
     def workflow(
-        self, name: str, *, offset: int = 0, limit: int = MAX_PAGE
+        self, name: str, expected: Expectations, *, offset: int = 0, limit: int = MAX_PAGE
     ) -> dict[str, Any] | None:
         """One workflow, and its agents that called last, newest first; None if unknown.
 
-        `expected` has the nearest agents of its forecast, those that never called included.
+        Of what it expects the answer has the nearest agents, those that never called included.
         """
         workflow = self._workflows.get(name)
         if workflow is None:
             return None
-        steps = workflow.expected.steps
         rows = []
         for agent in _page(workflow.agents, offset, limit):
             kept = workflow.agents[agent]
-            last = [_call(*call) for call in reversed(kept.last)]
-            about = {"agent": agent, "steps": steps.get(agent), "sums": asdict(kept.sums)}
+            last = [call.as_json() for call in reversed(kept.last)]
+            about = {"agent": agent, "steps": expected.steps.get(agent), "sums": asdict(kept.sums)}
             rows.append({**about, "last_calls": last})
-        nearest = workflow.expected.soonest(min(limit, MAX_PAGE))
-        expected = [{"agent": agent, "steps": count} for agent, count in nearest]
-        return {"workflow": name, **_summary(workflow), "expected": expected, "agents": rows}
-
-    def call(self, workflow: str, agent: str, seq: int) -> dict[str, Any] | None:
-        """One of an agent's last calls, as JSON has it; None if it is not known (any more)."""
-        known = self._workflows.get(workflow)
-        kept = None if known is None else known.agents.get(agent)
-        calls = () if kept is None else reversed(kept.last)
-        return next((_call(*call) for call in calls if call[0].seq == seq), None)
+        nearest = expected.soonest(min(limit, MAX_PAGE))
+        coming = [{"agent": agent, "steps": count} for agent, count in nearest]
+        return {"workflow": name, **_summary(workflow), "expected": coming, "agents": rows}
 
     def about(self, name: str) -> About | None:
         """One workflow for readers in the same process; None if unknown."""
         workflow = self._workflows.get(name)
         if workflow is None:
             return None
-        return About(workflow.app, workflow.expected, workflow.done, workflow.agents.keys())
+        return About(workflow.app, workflow.done, workflow.agents.keys())
 
     def sums(self, name: str, agent: str) -> Sums:
         """What an agent's calls add up to; nothing if it is unknown."""
         workflow = self._workflows.get(name)
         kept = None if workflow is None else workflow.agents.get(agent)
         return Sums() if kept is None else kept.sums
-
-    def expected(self, name: str) -> Expectations | None:
-        """What a workflow expects of its agents; None if it is unknown."""
-        workflow = self._workflows.get(name)
-        return None if workflow is None else workflow.expected
 
     def _agent(self, workflow: _Workflow, name: str) -> _Agent:
         agent = workflow.agents.get(name)
@@ -246,18 +263,9 @@ class Receipts:
             self._agents += 1
         return agent
 
-    def _came_true(self, hint: Hint) -> bool | None:
-        workflow = self._workflows.get(hint.workflow)
-        if workflow is None or hint.agent is None:
-            return None
-        return came_true(hint.agent, workflow.expected)
-
     def _forget_excess(self) -> None:
         limits = self._limits
-        while (
-            len(self._workflows) > limits.most_workflows
-            or self._agents_told > limits.most_agents_told
-        ):
+        while len(self._workflows) > limits.most_workflows:
             self._forget_oldest()
         while self._agents > limits.most_agents:
             oldest = next(iter(self._workflows.values()))
@@ -270,7 +278,6 @@ class Receipts:
     def _forget_oldest(self) -> None:
         _, workflow = self._workflows.popitem(last=False)
         self._agents -= len(workflow.agents)
-        self._agents_told -= len(workflow.expected.steps)
 
 
 def _add(sums: Sums, arrival: _Arrival, admission: Admission) -> None:
@@ -294,18 +301,8 @@ def _page(names: OrderedDict[str, Any], offset: int, limit: int) -> Iterator[str
 def _summary(workflow: _Workflow) -> dict[str, Any]:
     return {
         "app": workflow.app,
-        "seq": workflow.expected.seq if workflow.expected.seq >= 0 else None,
+        "seq": workflow.seq,
         "done": workflow.done,
         "known_agents": len(workflow.agents),
         "sums": asdict(workflow.sums),
-    }
-
-
-def _call(arrival: _Arrival, admission: Admission, wasted_tokens: int) -> dict[str, Any]:
-    return {
-        "seq": arrival.seq,
-        "hint": arrival.fate,
-        "forecast_right": arrival.forecast_right,
-        **asdict(admission),
-        "wasted_tokens": wasted_tokens,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,14 @@ from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Foresight, Limits, Outcome
 from kvflow_agents.guard import Guard
-from kvflow_agents.hints import FIELD, Hint, decode_caller, decode_request, tenant_in
+from kvflow_agents.hints import (
+    FIELD,
+    RECEIPT_FIELD,
+    Hint,
+    decode_caller,
+    decode_request,
+    tenant_in,
+)
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.receipts import Admission, Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
@@ -171,11 +179,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if hint is None:
             return
         theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
+        forecast_right = tenant.foresight.was_foretold(theirs)
         outcome = self._take_in(theirs)
         tenant.foresight.called_with(theirs, lora_id)
         self.outcomes[outcome] += 1
         is_trusted = tenant.foresight.is_trusted(theirs.workflow)
-        tenant.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
+        tenant.receipts.arrived(
+            request_id, hint, outcome, is_trusted=is_trusted, forecast_right=forecast_right
+        )
         self.view.heard(hint, outcome)
 
     def hear(self, hint: Hint) -> Outcome:
@@ -234,7 +245,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
         prefetched_tokens = self._read(req)
         known = self.tenants.find(tenant)
         if known is not None and known.receipts.is_under_way(req.rid):
-            known.receipts.admitted(req.rid, self._admission_of(req, caller, prefetched_tokens))
+            admission = self._admission_of(req, caller, prefetched_tokens)
+            call = known.receipts.admitted(req.rid, admission)
+            number = req.sampling_params.custom_params.get(RECEIPT_FIELD)
+            if call is not None and number is not None:
+                compat.send_beside_output(req, RECEIPT_FIELD, (number, json.dumps(call.as_json())))
         self._learn(req, caller, tokens_before)
         shares = self.view.computed(req, tokens_before)
         if shares is not None and known is not None and known.guard.note(shares):

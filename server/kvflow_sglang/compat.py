@@ -58,6 +58,7 @@ SGLANG_VERSION = "0.5.23"
 FULL = ComponentType.FULL
 
 HTTP_HOOK = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_request"
+OUTPUT_HOOK = "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info"
 LAUNCH_HOOK = "sglang.srt.entrypoints.engine.Engine._launch_subprocesses"
 ARRIVAL_HOOK = "sglang.srt.managers.scheduler.Scheduler.handle_generate_request"
 AUTH_HOOK = "sglang.srt.utils.auth.decide_request_auth"
@@ -147,6 +148,7 @@ SCHEDULER_NAMES: dict[str, str | None] = {
         "enable_metrics is_stats_logging_rank current_scheduler_metrics_enabled "
         "enable_kv_cache_events collector"
     ),
+    "sglang.srt.managers.io_struct:BatchTokenIDOutput.customized_info": None,
     "sglang.utils:TypeBasedDispatcher.__iadd__": "self other",
     "sglang.srt.managers.io_struct:hook_custom_types": "new_types",
 }
@@ -156,6 +158,9 @@ LAUNCHER_NAMES: dict[str, str | None] = {
         "run_detokenizer_process_func port_args placement_group"
     ),
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.generate_request": "self obj request",
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager.update_request_meta_info": (
+        "self meta_info state customized_info index finish_reason"
+    ),
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.auto_create_handle_loop": "self",
     "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler": "self obj",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS": None,
@@ -284,6 +289,11 @@ def add_handlers(scheduler: Any, handlers: Mapping[type, Callable[[Any], Any]]) 
     from sglang.utils import TypeBasedDispatcher
 
     scheduler._request_dispatcher += TypeBasedDispatcher(list(handlers.items()))
+
+
+def send_beside_output(req: Any, name: str, value: object) -> None:
+    """Let a value go to the HTTP process beside a request's first output: no message more."""
+    req.customized_info = {**(req.customized_info or {}), name: [value]}
 
 
 def accesses() -> float:

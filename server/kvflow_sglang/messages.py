@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import MAX_PAGE, Receipts
+from kvflow_agents.tenants import scoped_name
 from kvflow_sglang.compat import BaseReq
 
 if TYPE_CHECKING:
+    from kvflow_sglang.tenancy import Tenants
     from kvflow_sglang.view import View
 
 
@@ -53,14 +55,9 @@ class StatusAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
 
 
 class ReceiptsRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
-    """Asks for the receipts of one workflow, or for a list of workflows; a page of either.
-
-    With `seq`: for that of one call of an agent.
-    """
+    """Asks for the receipts of one workflow, or for a list of workflows; a page of either."""
 
     workflow: Optional[str] = None  # noqa: UP045
-    agent: Optional[str] = None  # noqa: UP045
-    seq: Optional[int] = None  # noqa: UP045
     offset: int = 0
     limit: int = MAX_PAGE
     tenant: Optional[str] = None  # noqa: UP045
@@ -98,16 +95,17 @@ ALL = (
 )
 
 
-def answer_receipts(receipts: Receipts | None, request: Any) -> Any:
-    """A page of a tenant's receipts, as it was asked for; None: it has told nothing."""
-    receipts = receipts or Receipts()
+def answer_receipts(tenants: Tenants, request: Any) -> Any:
+    """A page of a tenant's receipts, as it was asked for."""
+    known = tenants.find(request.tenant)
+    receipts = Receipts() if known is None else known.receipts
     page = {"offset": request.offset, "limit": request.limit}
     if request.workflow is None:
         return ReceiptsAnswer(json=json.dumps(receipts.workflows(**page)))
-    if request.seq is None:
-        found = receipts.workflow(request.workflow, **page)
-    else:
-        found = receipts.call(request.workflow, request.agent, request.seq)
+    if known is None:
+        return ReceiptsAnswer()
+    expected = known.foresight.expected(scoped_name(request.tenant, request.workflow))
+    found = receipts.workflow(request.workflow, expected, **page)
     return ReceiptsAnswer(json=None if found is None else json.dumps(found))
 
 

@@ -14,7 +14,7 @@ from kvflow_sglang import compat, self_check
 from kvflow_sglang.compat import HookRegistry, HookType
 
 BACKEND = "kvflow"
-HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK, compat.AUTH_HOOK]
+HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK, compat.OUTPUT_HOOK, compat.AUTH_HOOK]
 SCHEDULER_HOOKS = [
     compat.ARRIVAL_HOOK,
     compat.DISPATCH_HOOK,
@@ -105,7 +105,7 @@ def _prepare_http(server_args: Any) -> None:
     from kvflow_sglang.endpoints import make_router
     from kvflow_sglang.identity import Identity
     from kvflow_sglang.interpreter import Interpreter
-    from kvflow_sglang.receipt_header import ReceiptHeader
+    from kvflow_sglang.receipt_header import ReceiptHeader, Wanted
     from kvflow_sglang.replicas import Replicas
 
     self_check.check_names(compat.LAUNCHER_NAMES)
@@ -125,6 +125,8 @@ def _prepare_http(server_args: Any) -> None:
     replicas = Replicas(compat.tell_schedulers) if compat.has_replicas(server_args) else None
     admit = partial(_admit, doorman, interpreter, replicas)
     HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
+    wanted = Wanted()
+    HookRegistry.register(compat.OUTPUT_HOOK, partial(_take_receipt, wanted), HookType.BEFORE)
     HookRegistry.register(compat.AUTH_HOOK, _let_see_page, HookType.AROUND)
     HookRegistry.apply_hooks()
     self_check.check_hooks(HTTP_HOOKS)
@@ -132,7 +134,7 @@ def _prepare_http(server_args: Any) -> None:
     has_admin = bool(server_args.admin_api_key)
     router = make_router(doorman, interpreter, hooks, of_all=has_admin)
     compat.add_routes(compat.http_app(), router)
-    compat.http_app().add_middleware(ReceiptHeader)
+    compat.http_app().add_middleware(ReceiptHeader, wanted=wanted)
 
 
 def _admit(
@@ -151,9 +153,23 @@ def _admit(
     interpreter.take_envelopes(obj, body)
     doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
-    receipt_header.note(request, obj)
+    receipt_header.ask(request, obj)
     if replicas is not None:
         replicas.pass_on(manager, obj)
+
+
+def _take_receipt(
+    wanted: Any,
+    manager: Any,
+    meta_info: Any,
+    state: Any,
+    customized_info: Any,
+    index: int,
+    finish_reason: Any,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Before `TokenizerManager.update_request_meta_info`: receipts are no part of an answer."""
+    others = wanted.take(customized_info, index)
+    return (manager, meta_info, state, others, index, finish_reason), {}
 
 
 def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwargs: Any) -> Any:
@@ -222,8 +238,7 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
         return messages.StatusAnswer(counts=scheduler.tree_cache.status())
 
     def receipts(message: Any) -> Any:
-        known = scheduler.tree_cache.tenants.find(message.tenant)
-        return messages.answer_receipts(None if known is None else known.receipts, message)
+        return messages.answer_receipts(scheduler.tree_cache.tenants, message)
 
     def view(message: Any) -> Any:
         return messages.answer_view(scheduler.tree_cache.view, message)

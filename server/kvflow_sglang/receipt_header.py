@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvflow_agents.errors import HintError
-from kvflow_agents.hints import decode_caller
-from kvflow_sglang.compat import ask_schedulers
-from kvflow_sglang.messages import ReceiptsRequest
+from kvflow_agents.hints import FIELD, RECEIPT_FIELD
 
 HEADER = "x-kvflow-receipt"
 """Of a request: whatever it says, the client asks. Of its response: the receipt as JSON."""
-# A scheduler answers between two passes; a response is not held up for one that does not.
-PATIENCE_S = 2.0
-_CALLS = "kvflow.calls"
+_NUMBER = "kvflow.receipt"
+
+
+class Wanted:
+    """Receipts that responses under way want, by a number that goes with the request and back.
+
+    The scheduler puts a receipt beside the first output of its request: nobody asks or waits.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._found: dict[int, str | None] = {}
+
+    def begin(self) -> int:
+        """The number of a response that wants its receipt."""
+        number = next(self._numbers)
+        self._found[number] = None
+        return number
+
+    def found(self, number: int) -> str | None:
+        """The receipt, as far as it is known."""
+        return self._found.get(number)
+
+    def end(self, number: int) -> None:
+        """The response has gone."""
+        del self._found[number]
+
+    def take(self, beside_outputs: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+        """Take the receipts from what came beside one request's output; all else is left."""
+        if RECEIPT_FIELD not in beside_outputs:
+            return beside_outputs
+        # Of a request without one there is None for each token.
+        for number, receipt in filter(None, beside_outputs[RECEIPT_FIELD][index]):
+            if number in self._found:
+                self._found[number] = receipt
+        return {name: said for name, said in beside_outputs.items() if name != RECEIPT_FIELD}
 
 
 class ReceiptHeader:
@@ -28,49 +57,36 @@ class ReceiptHeader:
     When a response begins, streamed or not, its prompt has been computed, so all is known.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, wanted: Wanted) -> None:
         self._app = app
+        self._wanted = wanted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or HEADER not in Headers(scope=scope):
             await self._app(scope, receive, send)
             return
-        # Filled in by `note`; what lies between may copy the scope, but not the list.
-        calls: list[ReceiptsRequest] = []
-        scope[_CALLS] = calls
+        number = scope[_NUMBER] = self._wanted.begin()
 
         async def send_with_receipt(message: Message) -> None:
-            if message["type"] == "http.response.start" and calls:
-                receipt = await _receipt_of(calls[0])
+            if message["type"] == "http.response.start":
+                receipt = self._wanted.found(number)
                 if receipt is not None:
                     MutableHeaders(scope=message)[HEADER] = receipt
             await send(message)
 
-        await self._app(scope, receive, send_with_receipt)
+        try:
+            await self._app(scope, receive, send_with_receipt)
+        finally:
+            self._wanted.end(number)
 
 
-def note(http_request: Any, generate_request: Any) -> None:
-    """The request of a client who asks has been checked: this is its call."""
-    calls = getattr(http_request, "scope", {}).get(_CALLS)
+def ask(http_request: Any, generate_request: Any) -> None:
+    """Let a request whose client asks, and whose hint has been checked, carry its number."""
+    number = getattr(http_request, "scope", {}).get(_NUMBER)
     params = getattr(generate_request, "sampling_params", None)
-    if calls is None or not isinstance(params, Mapping):
+    if number is None or not isinstance(params, Mapping):
         return
-    with suppress(HintError):  # refused by now, or of a kind that none can be
-        hint = decode_caller(params.get("custom_params"))
-        if hint is not None and hint.agent is not None:
-            calls.append(
-                ReceiptsRequest(
-                    workflow=hint.workflow,
-                    agent=hint.agent,
-                    seq=hint.forecast.seq,
-                    tenant=hint.tenant,
-                )
-            )
-
-
-async def _receipt_of(call: ReceiptsRequest) -> str | None:
-    try:
-        answers = await asyncio.wait_for(ask_schedulers("kvflow_receipts", call), PATIENCE_S)
-    except TimeoutError:
-        return None
-    return next((answer.json for answer in answers if answer.json is not None), None)
+    custom_params = params.get("custom_params")
+    if isinstance(custom_params, Mapping) and FIELD in custom_params:
+        asking = {**custom_params, RECEIPT_FIELD: number}
+        generate_request.sampling_params = {**params, "custom_params": asking}

@@ -51,6 +51,7 @@ class Request:
     lock: Any = None
     last_node: int = 0
     kv: Any = None
+    customized_info: dict[str, list[Any]] | None = None
 
     @property
     def input_ids(self) -> array[int]:

@@ -46,7 +46,7 @@ class Tenants:
         agents, workflows = settings.tenant_agents, settings.tenant_workflows
         told = TOLD_PER_AGENT * agents
         self._limits = knowledge.Limits(workflows, agents, settings.tenant_prompt_tokens, told)
-        self._calls_limits = calls.Limits(workflows, agents, told)
+        self._calls_limits = calls.Limits(workflows, agents)
         self._known: OrderedDict[Tenant, KnownTenant] = OrderedDict()
         self.nobody: KnownTenant
 

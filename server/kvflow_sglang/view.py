@@ -114,10 +114,8 @@ class View:
         return {"total": total, "workflows": rows}
 
     def _planned(self, hint: Hint) -> set[str]:
-        expected = self._cache.tenants.of(hint.tenant).receipts.expected(hint.workflow)
-        if expected is None:
-            return set()
-        return set(islice(expected.at(0), MOST_AT_WORK))
+        foresight = self._cache.tenants.of(hint.tenant).foresight
+        return set(islice(foresight.expected(scoped(hint).workflow).at(0), MOST_AT_WORK))
 
     def _make_shadow(self) -> Shadow:
         # The host tier is written through: it holds once more what the device holds.
@@ -174,7 +172,7 @@ class View:
             return None
         theirs = scoped_name(tenant, name)
         app = None if about.app is None else scoped_name(tenant, about.app)
-        expected = about.expected
+        expected = known.foresight.expected(theirs)
         others = [agent for agent in about.agents if agent not in expected.steps]
         shown = list(islice(chain(expected.in_order(), others), offset, offset + limit))
         rows = [

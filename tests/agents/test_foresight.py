@@ -164,6 +164,23 @@ def test_forecasts_repeated_or_out_of_order_change_nothing(seq: int) -> None:
     assert server.standing("AAAA") == expected(1)
 
 
+def test_a_call_is_held_against_what_was_said_before_it() -> None:
+    server = Server()
+
+    def was_foretold(agent: str | None) -> bool | None:
+        return server.foresight.was_foretold(Hint("w", Forecast(9), agent=agent))
+
+    assert was_foretold("a") is None
+    server.hear("w", 0, {"a": 0, "b": 1, "c": 5, "d": None}, caller="a")
+    told = [was_foretold(each) for each in ("a", "b", "c", "d", "nobody", None)]
+    assert told == [True, True, False, False, None, None]
+    # At the end of a run nobody is expected for now, which is not wrong when it goes on.
+    server.hear("w", 1, {"a": None, "b": 1})
+    assert [was_foretold("a"), was_foretold("b")] == [None, True]
+    server.hear("w", 2, done=True)
+    assert (was_foretold("a"), server.foresight.expected("w").steps) == (None, {})
+
+
 def test_changes_leave_the_agents_they_do_not_name_as_they_are() -> None:
     server = Server()
     server.hear("w", 1, {"a": 1, "b": 2})

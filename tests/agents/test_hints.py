@@ -23,6 +23,7 @@ from kvflow_agents.hints import (
     MAX_STEPS,
     MAX_WORKFLOW_BYTES,
     REASONS,
+    RECEIPT_FIELD,
     REQUEST_FIELDS,
     TENANT_FIELD,
     decode_body,
@@ -112,7 +113,7 @@ def test_time_and_chance_travel_beside_the_steps() -> None:
         "kvflow_due_ms": {"b": 1500},
         "kvflow_chance": {"a": 20, "b": 90},
     }
-    assert {*encode_request(hint), TENANT_FIELD} == set(REQUEST_FIELDS)
+    assert {*encode_request(hint), TENANT_FIELD, RECEIPT_FIELD} == set(REQUEST_FIELDS)
 
 
 def test_a_tenant_travels_beside_the_hint_and_never_in_a_body() -> None:

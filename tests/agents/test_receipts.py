@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from kvflow_agents.expectations import Expectations
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
-from kvflow_agents.receipts import MAX_PAGE, Admission, Limits, Receipts
+from kvflow_agents.receipts import MAX_PAGE, Admission, Call, Limits, Receipts
 
 COLD = Admission(100, 0, 0, 0, waited=False)
 NO_SUMS = {
@@ -38,6 +39,7 @@ class Server:
 
     def __init__(self, **limits: int) -> None:
         self.receipts = Receipts(Limits(**limits))
+        self.expected = Expectations()
         self.seq = 0
 
     def hint(
@@ -59,14 +61,29 @@ class Server:
         workflow: str = "w",
         outcome: Outcome = "accepted",
         is_trusted: bool = True,
-    ) -> None:
+        forecast_right: bool | None = None,
+    ) -> Call | None:
         hint = self.hint(agent, steps, workflow)
         request_id = str(self.seq)
-        self.receipts.arrived(request_id, hint, outcome, is_trusted=is_trusted)
-        self.receipts.admitted(request_id, admission)
+        if outcome == "accepted":
+            self.expected.take_in(hint.forecast)
+        self.arrived(request_id, hint, outcome, is_trusted, forecast_right)
+        return self.receipts.admitted(request_id, admission)
+
+    def arrived(
+        self,
+        request_id: str,
+        hint: Hint,
+        outcome: Outcome = "accepted",
+        is_trusted: bool = True,
+        forecast_right: bool | None = None,
+    ) -> None:
+        self.receipts.arrived(
+            request_id, hint, outcome, is_trusted=is_trusted, forecast_right=forecast_right
+        )
 
     def workflow(self, name: str = "w", **page: int) -> dict[str, Any]:
-        found = self.receipts.workflow(name, **page)
+        found = self.receipts.workflow(name, self.expected, **page)
         assert found is not None
         return found
 
@@ -77,7 +94,10 @@ class Server:
 def test_a_call_is_kept_as_it_was_admitted() -> None:
     server = Server()
     server.call("a", {"a": 0, "b": 1, "c": None})
-    server.call("b", {"a": 1, "b": None}, Admission(90, 50, 20, 30, waited=True))
+    call = server.call(
+        "b", {"a": 1, "b": None}, Admission(90, 50, 20, 30, waited=True), forecast_right=True
+    )
+    assert call is not None
     sums_of_b = {
         **NO_SUMS,
         "calls": 1,
@@ -142,15 +162,13 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
         ],
     }
     assert json.loads(json.dumps(server.workflow())) == server.workflow()
+    assert call.as_json() == server.workflow()["agents"][0]["last_calls"][0]
 
 
-def test_a_forecast_is_held_against_the_call_that_follows() -> None:
+def test_forecasts_are_counted_by_whether_they_came_true() -> None:
     server = Server()
-    server.call("a", {"b": 1, "c": 5})
-    server.call("b", {"a": 1, "c": 5})  # as said
-    server.call("c", {"a": 1, "b": None})  # out of turn
-    server.call("b", {"a": 1})  # was never to come again
-    server.call("nobody", {"a": 1})  # tells nothing
+    for forecast_right in (None, True, False, False):
+        server.call("a", forecast_right=forecast_right)
     sums = server.workflow()["sums"]
     assert (sums["forecast_right"], sums["forecast_wrong"]) == (1, 2)
 
@@ -159,7 +177,7 @@ def test_a_forecast_is_held_against_the_call_that_follows() -> None:
 def test_a_hint_that_was_not_taken_changes_no_forecast(outcome: Outcome) -> None:
     server = Server()
     server.call("a", {"b": 1})
-    server.call("b", {"b": None}, outcome=outcome)
+    server.call("b", {"b": None}, outcome=outcome, forecast_right=True)
     found = server.workflow()
     assert (found["seq"], found["expected"]) == (1, [{"agent": "b", "steps": 1}])
     assert (found["sums"][outcome], found["sums"]["forecast_right"]) == (1, 0)
@@ -178,19 +196,18 @@ def test_a_forecast_without_a_request_is_no_call() -> None:
     server.call("a", {"a": 1})
     server.receipts.heard(server.hint(None, done=True), "accepted")
     found = server.workflow()
-    assert (found["done"], found["expected"], found["sums"]["calls"]) == (True, [], 1)
-    assert found["agents"][0]["steps"] is None
+    assert (found["done"], found["seq"], found["sums"]["calls"]) == (True, 2, 1)
 
 
 def test_a_call_counts_once_however_often_it_is_prefilled() -> None:
     server = Server()
-    server.receipts.arrived("r", server.hint("a"), "accepted", is_trusted=True)
+    server.arrived("r", server.hint("a"))
     assert server.receipts.is_under_way("r")
     assert server.workflow()["sums"]["calls"] == 0
     for _ in range(3):
         server.receipts.admitted("r", COLD)
         assert not server.receipts.is_under_way("r")
-    server.receipts.admitted("unhinted", COLD)
+    assert server.receipts.admitted("unhinted", COLD) is None
     assert server.receipts.totals.calls == server.workflow()["sums"]["calls"] == 1
 
 
@@ -217,13 +234,13 @@ def test_what_was_loaded_in_vain_for_an_agent_that_never_called_is_its_own() -> 
     server.receipts.wasted("w", "c", 7)
     assert server.agents() == ["c", "b"]
     server.receipts.wasted("forgotten", "a", 5)
-    assert server.receipts.workflow("forgotten") is None
+    assert server.receipts.about("forgotten") is None
     assert server.receipts.totals.wasted_tokens == 19
 
 
 def test_a_call_of_no_agent_counts_for_its_workflow() -> None:
     server = Server()
-    server.call(None)
+    assert server.call(None) is None
     assert server.workflow()["sums"]["calls"] == 1
     assert server.agents() == []
 
@@ -265,7 +282,7 @@ def test_agents_are_listed_by_their_last_call_in_pages() -> None:
 
 
 def test_an_unknown_workflow_has_no_receipts() -> None:
-    assert Receipts().workflow("w") is None
+    assert Receipts().workflow("w", Expectations()) is None
 
 
 def test_the_workflow_that_was_silent_longest_is_forgotten() -> None:
@@ -274,7 +291,7 @@ def test_the_workflow_that_was_silent_longest_is_forgotten() -> None:
     server.call("a", workflow="two")
     server.call("a", workflow="one")
     server.call("a", workflow="three")
-    assert server.receipts.workflow("two") is None
+    assert server.receipts.about("two") is None
     assert server.receipts.workflows()["total"] == 2
     assert server.receipts.totals.calls == 4
 
@@ -284,7 +301,7 @@ def test_agents_are_bounded_over_all_workflows_and_in_one() -> None:
     server.call("a", workflow="old")
     for agent in "abc":
         server.call(agent)
-    assert server.receipts.workflow("old") is None
+    assert server.receipts.about("old") is None
     server.call("a")
     server.call("d")
     assert server.agents() == ["d", "a", "c"]
@@ -293,14 +310,14 @@ def test_agents_are_bounded_over_all_workflows_and_in_one() -> None:
 def test_calls_that_are_never_admitted_are_bounded() -> None:
     server = Server(most_under_way=2)
     for request_id in "abc":
-        server.receipts.arrived(request_id, server.hint("a"), "accepted", is_trusted=True)
+        server.arrived(request_id, server.hint("a"))
     assert [server.receipts.is_under_way(request_id) for request_id in "abc"] == [False, True, True]
 
 
 def test_a_workflow_forgotten_while_its_call_is_under_way_still_counts_in_all() -> None:
     server = Server(most_workflows=1)
-    server.receipts.arrived("r", server.hint("a"), "accepted", is_trusted=True)
+    server.arrived("r", server.hint("a"))
     server.call("a", workflow="another")
     server.receipts.admitted("r", COLD)
     assert server.receipts.totals.calls == 2
-    assert server.receipts.workflow("w") is None
+    assert server.receipts.about("w") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
-from kvflow_agents.receipts import Receipts
+from kvflow_agents.receipts import Admission, Receipts
 from kvflow_faults.tables import LIMITS, sizes
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -13,10 +13,12 @@ def test_tables_are_found_wherever_they_are() -> None:
     receipts = Receipts()
     for workflow in ("one", "two"):
         hint = Hint(workflow, Forecast(1, {"a": 1, "b": 2}), agent="a")
-        receipts.arrived(f"request of {workflow}", hint, "accepted", is_trusted=True)
+        for request_id in (f"first of {workflow}", f"second of {workflow}"):
+            receipts.arrived(request_id, hint, "accepted", is_trusted=True, forecast_right=None)
+        receipts.admitted(f"first of {workflow}", Admission(10, 0, 0, 0, waited=False))
     found = sizes([receipts])
     assert found["Receipts._workflows"] == found["Receipts._under_way"] == 2
-    assert found["Expectations.steps"] == 4
+    assert found["_Workflow.agents"] == found["_Agent.last"] == 2
 
 
 def test_tables_with_a_limit_are_those_of_a_cache() -> None:

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint, encode_body, encode_request
+from kvflow_agents.hints import RECEIPT_FIELD, Hint, encode_body, encode_request
 from kvflow_sglang import compat, plugin
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.agents_in_turn import (
@@ -249,6 +249,28 @@ def test_a_response_has_its_receipt_where_the_client_asks(
         assert receipt["forecast_right"] is (None if agent == "a" else True)
         assert receipt["prompt_tokens"] >= len(prompt)
     assert receipt["device_tokens"] >= len(prompt) - 1
+
+
+def test_receipts_of_a_batch_go_each_to_its_own_response_and_into_no_answer(
+    client: Client,
+) -> None:
+    def call(number: int) -> None:
+        hint = Hint("receipts of a batch", Forecast(number, {"b": 1}), agent="a")
+        # Some hints are overtaken, which the receipt tells.
+        params = {"custom_params": encode_request(hint), "max_new_tokens": 8, "temperature": 0}
+        body = json.dumps({"text": f"prompt {number}", "sampling_params": params}).encode()
+        asks = number % 2 == 0
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        headers |= {"X-Kvflow-Receipt": "yes"} if asks else {}
+        request = Request(f"{client.base_url}/generate", body, headers)
+        with urlopen(request) as answer:
+            receipt = answer.headers["X-Kvflow-Receipt"]
+            assert RECEIPT_FIELD not in json.loads(answer.read())["meta_info"]
+        assert (receipt is not None) == asks
+        assert receipt is None or json.loads(receipt)["seq"] == number
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(16)))
 
 
 def test_a_response_has_no_receipt_where_nobody_asks_or_none_is_known(sdk: openai.OpenAI) -> None:

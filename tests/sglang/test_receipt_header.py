@@ -1,8 +1,7 @@
-"""The receipt in a response: who gets one, and what happens when none comes."""
+"""A receipt in its own response, by way of a scheduler that puts it beside the first output."""
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,63 +13,64 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint, encode_request
-from kvflow_sglang import receipt_header
-from kvflow_sglang.receipt_header import HEADER, ReceiptHeader, note
+from kvflow_agents.hints import RECEIPT_FIELD, Hint, encode_request
+from kvflow_sglang.receipt_header import HEADER, ReceiptHeader, Wanted, ask
 
 PARAMS = {"custom_params": encode_request(Hint("w", Forecast(3, {"b": 1}), agent="a"))}
+RECEIPT = '{"seq": 3}'
 
 
-def client_of(params: Any) -> TestClient:
-    """Of a server whose every request has these sampling parameters."""
+class Server:
+    """Answers requests that all have the same sampling parameters, in batches of two."""
 
-    async def answer(request: Request) -> PlainTextResponse:
-        note(request, SimpleNamespace(sampling_params=params))
+    def __init__(self, params: Any) -> None:
+        self.wanted = Wanted()
+        self.asked: list[int] = []
+        self._params = params
+        app = Starlette(routes=[Route("/", self._answer)])
+        app.add_middleware(ReceiptHeader, wanted=self.wanted)
+        self.client = TestClient(app)
+
+    async def _answer(self, request: Request) -> PlainTextResponse:
+        obj = SimpleNamespace(sampling_params=self._params)
+        ask(request, obj)
+        if obj.sampling_params is not self._params:
+            number = obj.sampling_params["custom_params"][RECEIPT_FIELD]
+            self.asked.append(number)
+            # The other request of the batch has no receipt.
+            beside = {RECEIPT_FIELD: [[None, None], [(number, RECEIPT)]], "else": [[1, 2], [3]]}
+            for index, rest in enumerate([[1, 2], [3]]):
+                left = self.wanted.take(beside, index)
+                assert {name: said[index] for name, said in left.items()} == {"else": rest}
         return PlainTextResponse("hello")
 
-    app = Starlette(routes=[Route("/", answer)])
-    app.add_middleware(ReceiptHeader)
-    return TestClient(app)
+
+def test_the_receipt_comes_with_its_own_response_alone() -> None:
+    server = Server(PARAMS)
+    for _ in range(2):
+        answer = server.client.get("/", headers={HEADER: "yes"})
+        assert (answer.text, answer.headers[HEADER]) == ("hello", RECEIPT)
+    assert len(set(server.asked)) == 2
+    assert RECEIPT_FIELD not in PARAMS["custom_params"], "the client's own parameters stay"
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the schedulers were asked; they know the call of sequence number 3."""
-    questions: list[Any] = []
-
-    async def ask(name: str, message: Any) -> list[Any]:
-        questions.append(message)
-        return [SimpleNamespace(json=None), SimpleNamespace(json='{"seq": 3}')]
-
-    monkeypatch.setattr(receipt_header, "ask_schedulers", ask)
-    return questions
+@pytest.mark.parametrize("params", [None, [PARAMS], {}, {"custom_params": {"other": 5}}])
+def test_what_has_no_hint_has_no_receipt(params: Any) -> None:
+    server = Server(params)
+    answer = server.client.get("/", headers={HEADER: "yes"})
+    assert (answer.text, HEADER in answer.headers, server.asked) == ("hello", False, [])
 
 
-def test_the_receipt_of_the_replica_that_knows_the_call(asked: list[Any]) -> None:
-    answer = client_of(PARAMS).get("/", headers={HEADER: "yes"})
-    assert (answer.text, answer.headers[HEADER]) == ("hello", '{"seq": 3}')
-    assert [(one.workflow, one.agent, one.seq) for one in asked] == [("w", "a", 3)]
+def test_who_does_not_ask_gets_none_and_asks_nothing_of_the_scheduler() -> None:
+    server = Server(PARAMS)
+    assert HEADER not in server.client.get("/").headers
+    assert server.asked == []
 
 
-@pytest.mark.parametrize("params", [None, [PARAMS], {}, {"custom_params": {"kvflow": 5}}])
-def test_what_has_no_hint_has_no_receipt(asked: list[Any], params: Any) -> None:
-    answer = client_of(params).get("/", headers={HEADER: "yes"})
-    assert (answer.text, HEADER in answer.headers, asked) == ("hello", False, [])
-
-
-def test_who_does_not_ask_costs_nothing(asked: list[Any]) -> None:
-    assert HEADER not in client_of(PARAMS).get("/").headers
-    assert asked == []
-
-
-def test_a_scheduler_that_does_not_answer_holds_no_response_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def hang(name: str, message: Any) -> list[Any]:
-        await asyncio.Event().wait()
-        raise AssertionError("an event that nobody sets")
-
-    monkeypatch.setattr(receipt_header, "ask_schedulers", hang)
-    monkeypatch.setattr(receipt_header, "PATIENCE_S", 0.01)
-    answer = client_of(PARAMS).get("/", headers={HEADER: "yes"})
-    assert (answer.text, HEADER in answer.headers) == ("hello", False)
+def test_a_receipt_that_comes_after_its_response_is_dropped() -> None:
+    wanted = Wanted()
+    number = wanted.begin()
+    wanted.end(number)
+    late = {RECEIPT_FIELD: [[(number, RECEIPT)]]}
+    assert wanted.take(late, 0) == {}
+    assert wanted.found(number) is None

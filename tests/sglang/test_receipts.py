@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint
+from kvflow_agents.hints import RECEIPT_FIELD, Hint, encode_request
+from kvflow_sglang.messages import ReceiptsRequest, answer_receipts
 from kvflow_sglang.standalone import StandaloneCache
 from tests.sglang.slow_link import SlowLink
 
@@ -20,7 +22,8 @@ def hint(seq: int, agent: str = "a", **steps: int | None) -> Hint:
 
 
 def receipts_of(cache: StandaloneCache) -> dict[str, Any]:
-    found: dict[str, Any] = cache.cache.receipts.workflow("w")
+    tenants = cache.cache.tenants
+    found: dict[str, Any] = json.loads(answer_receipts(tenants, ReceiptsRequest(workflow="w")).json)
     return found
 
 
@@ -32,6 +35,20 @@ def test_a_call_is_noted_with_what_was_cached() -> None:
     assert (sums["calls"], sums["prompt_tokens"]) == (2, 202)
     assert (sums["device_tokens"], sums["host_tokens"]) == (100, 0)
     assert (sums["forecast_right"], sums["forecast_wrong"]) == (1, 0)
+
+
+def test_the_receipt_of_a_call_that_wants_it_goes_beside_its_first_output() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    for seq, asked in enumerate(({}, {RECEIPT_FIELD: 17}, {RECEIPT_FIELD: 18})):
+        params = encode_request(hint(seq, a=1)) | asked
+        request = cache.arrive([*PREFIX, seq], custom_params=params)
+        cache.serve(request)
+        sent = request.customized_info or {}
+        assert sent.keys() == asked.keys()
+        if asked:
+            ((number, receipt),) = sent[RECEIPT_FIELD]
+            assert number == asked[RECEIPT_FIELD]
+            assert json.loads(receipt) == receipts_of(cache)["agents"][0]["last_calls"][0]
 
 
 def test_unhinted_and_malformed_calls_leave_no_receipt() -> None:
@@ -139,7 +156,7 @@ def test_waste_is_its_tenants_own() -> None:
         cache.one_pass()
     cache.evict(1000)
     wasted = [
-        cache.cache.tenants.of(tenant).receipts.workflow("w")["sums"]["wasted_tokens"]
+        cache.cache.tenants.of(tenant).receipts.sums("w", "a").wasted_tokens
         for tenant in ("x", "y")
     ]
     assert wasted == [300, 0]
