@@ -54,6 +54,7 @@ class EarlyLoads:
         self._unused: dict[int, tuple[Node, int]] = {}
         self._is_settled = False
         self._has_arrivals = False
+        self._had_arrivals = False
         self._put_off = 0
         policy.on_lost = self._lost
 
@@ -68,12 +69,9 @@ class EarlyLoads:
 
     def next_copy(self) -> list[Part]:
         """What to copy now, its slots reserved; nothing while a copy is under way."""
-        has_arrivals, self._has_arrivals = self._has_arrivals, False
-        self._put_off = self._put_off + 1 if has_arrivals else 0
-        if self._queue is None or self._is_settled or self.flight is not None:
+        if self._lets_arrivals_go_first() or not self.may_start:
             return []
-        if 0 < self._put_off <= MOST_PUT_OFF:
-            return []
+        assert self._queue is not None
         parts: list[Part] = []
         for load in self._queue.plan(missing):
             part = self._reserve(load, parts)
@@ -81,6 +79,11 @@ class EarlyLoads:
                 parts.append(part)
         self._is_settled = not parts
         return parts
+
+    @property
+    def may_start(self) -> bool:
+        """Whether the next pass may start a copy, for all that is known now."""
+        return self._queue is not None and not self._is_settled and self.flight is None
 
     def land(self) -> None:
         """The copy is done: what the device still lacks of it enters the tree."""
@@ -138,6 +141,14 @@ class EarlyLoads:
         for node_id, (node, _) in list(self._unused.items()):
             if not node.on_device:
                 self._waste(node_id)
+
+    def _lets_arrivals_go_first(self) -> bool:
+        """In the pass in which requests arrive and in the one after, but not for ever."""
+        has_arrivals, self._has_arrivals = self._has_arrivals, False
+        is_busy = has_arrivals or self._had_arrivals
+        self._had_arrivals = has_arrivals
+        self._put_off = self._put_off + 1 if is_busy and self._put_off < MOST_PUT_OFF else 0
+        return self._put_off > 0
 
     def _reserve(self, load: Load[Node], parts: list[Part]) -> Part | None:
         claim = load.claim

@@ -279,10 +279,10 @@ class Engine:
         self._end_finished()
 
     def _decode(self) -> None:
-        """As many steps as pass before a request ends or something comes from outside."""
+        """As many steps as pass before a request ends, something comes, or a copy may start."""
         longest = max(len(job.request.prompt) for job in self._running)
         step_s = self._machine.decode_s(len(self._running), longest)
-        steps = min(job.left_tokens for job in self._running)
+        steps = 1 if self.early.may_start else min(job.left_tokens for job in self._running)
         left_s = self._next_event_s() - self.now_s
         if step_s > 0 and left_s < steps * step_s:
             steps = max(math.ceil(left_s / step_s), 1)

@@ -202,7 +202,10 @@ class StandaloneCache:
 
     def _decode(self, request: Request, answer: array[int]) -> None:
         prompt_tokens = len(request.origin_input_ids)
-        self._compute(request, prompt_tokens, answer)
+        # Between two tokens the scheduler may begin and end loads.
+        for place in range(len(answer)):
+            self.one_pass()
+            self._compute(request, prompt_tokens + place, answer[place : place + 1])
         request.full_untruncated_fill_ids = request.origin_input_ids + answer
         request.is_finished = True
         total_tokens = len(request.full_untruncated_fill_ids)
@@ -212,6 +215,7 @@ class StandaloneCache:
         if kept_tokens < total_tokens:
             self.allocator.free(self.rows.req_to_token[1, kept_tokens:total_tokens].long())
         self.cache.unlock(request.lock)
+        self.one_pass()
 
     def kv(self, slots: Any) -> list[int]:
         """The tokens whose KV these slots hold."""
