@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import nlargest
 from typing import Generic, NamedTuple, TypeVar
 
@@ -23,8 +22,7 @@ class Holding(NamedTuple):
     host_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """On the device, and on the host."""
 
     device: int

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.foresight import Outcome
@@ -31,8 +31,7 @@ class Limits:
     """Of each agent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """Where a call's prompt was found when it was admitted, in tokens."""
 
     prompt_tokens: int
@@ -71,6 +70,10 @@ class Sums:
     """Loaded ahead of their agent's call, and evicted unread: of agents that never called too."""
     waits: int = 0
 
+    def as_json(self) -> dict[str, int]:
+        """As JSON has it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -106,7 +109,7 @@ class Call:
             "seq": self.arrival.seq,
             "hint": self.arrival.fate,
             "forecast_right": self.arrival.forecast_right,
-            **asdict(self.admission),
+            **self.admission._asdict(),
             "wasted_tokens": self.wasted_tokens,
         }
 
@@ -237,8 +240,8 @@ class Receipts:
         for agent in _page(workflow.agents, offset, limit):
             kept = workflow.agents[agent]
             last = [call.as_json() for call in reversed(kept.last)]
-            about = {"agent": agent, "steps": expected.steps.get(agent), "sums": asdict(kept.sums)}
-            rows.append({**about, "last_calls": last})
+            about = {"agent": agent, "steps": expected.steps.get(agent)}
+            rows.append({**about, "sums": kept.sums.as_json(), "last_calls": last})
         nearest = expected.soonest(min(limit, MAX_PAGE))
         coming = [{"agent": agent, "steps": count} for agent, count in nearest]
         return {"workflow": name, **_summary(workflow), "expected": coming, "agents": rows}
@@ -304,5 +307,5 @@ def _summary(workflow: _Workflow) -> dict[str, Any]:
         "seq": workflow.seq,
         "done": workflow.done,
         "known_agents": len(workflow.agents),
-        "sums": asdict(workflow.sums),
+        "sums": workflow.sums.as_json(),
     }

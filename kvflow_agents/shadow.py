@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 from zlib import crc32
 
 from kvflow_agents.prefix import Tokens
@@ -30,8 +30,7 @@ def checksums(tokens: Tokens, block_tokens: int, namespace: object = None) -> li
     return sums
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(NamedTuple):
     """What of recent prompts needed no computing, in sampled blocks."""
 
     requests: int
@@ -109,14 +108,7 @@ class Shadow:
 
     def recent(self) -> Shares:
         """The sums over the last requests."""
-        rows = list(self._recent)
-        return Shares(
-            len(rows),
-            sum(each.blocks for each in rows),
-            sum(each.cached for each in rows),
-            sum(each.lru for each in rows),
-            sum(each.optimum for each in rows),
-        )
+        return Shares(*map(sum, zip(Shares(0, 0, 0, 0, 0), *self._recent, strict=True)))
 
     def _sampled(self, prompt: Sequence[int]) -> Sequence[int]:
         """Which of a prompt's blocks are in the sample, by their places."""

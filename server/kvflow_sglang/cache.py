@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -31,6 +30,7 @@ from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
+from kvflow_sglang.messages import to_json
 from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
@@ -249,7 +249,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             call = known.receipts.admitted(req.rid, admission)
             number = req.sampling_params.custom_params.get(RECEIPT_FIELD)
             if call is not None and number is not None:
-                compat.send_beside_output(req, RECEIPT_FIELD, (number, json.dumps(call.as_json())))
+                compat.send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
         self._learn(req, caller, tokens_before)
         shares = self.view.computed(req, tokens_before)
         if shares is not None and known is not None and known.guard.note(shares):

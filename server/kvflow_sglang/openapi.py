@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import (
@@ -77,9 +76,9 @@ def _json(schema: Schema) -> Schema:
 
 
 def _counts(values: type) -> dict[str, Schema]:
-    """The properties that a dataclass of counts has as JSON."""
-    flags = {"bool": {"type": "boolean"}}
-    return {each.name: flags.get(str(each.type), COUNT) for each in fields(values)}
+    """The properties that a value of counts and flags has as JSON."""
+    kinds = get_type_hints(values)
+    return {name: {"type": "boolean"} if each is bool else COUNT for name, each in kinds.items()}
 
 
 WHAT = {

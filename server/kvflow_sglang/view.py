@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import chain, islice
 from typing import Any
 
@@ -69,7 +68,7 @@ class View:
         """The shadow's sums, for `GET /kvflow/status`."""
         if self._shadow is None:
             return {}
-        return {f"shadow_{name}": count for name, count in asdict(self._shadow.recent()).items()}
+        return {f"shadow_{name}": count for name, count in self._shadow.recent()._asdict().items()}
 
     def page(
         self,
@@ -108,7 +107,7 @@ class View:
             found = known.receipts.workflows(offset=skip, limit=max(limit - len(rows), 0))
             for row in found["workflows"]:
                 held = self._cache.tree_core.occupancy.of(scoped_name(name, row["workflow"]))
-                rows.append(row | {"tenant": name, "held": asdict(held)})
+                rows.append(row | {"tenant": name, "held": held._asdict()})
             total += found["total"]
             skip = max(skip - found["total"], 0)
         return {"total": total, "workflows": rows}
@@ -127,7 +126,7 @@ class View:
         if self._shadow is None:
             return None
         sampling = {"rate": self._shadow.rate, "block_tokens": self._shadow.block_tokens}
-        return sampling | asdict(self._shadow.recent())
+        return sampling | self._shadow.recent()._asdict()
 
     def _pool(self, tenant: Tenant, of_all: bool) -> dict[str, Any]:
         cache = self._cache
@@ -142,7 +141,7 @@ class View:
             "host": (host_tokens, host_free_tokens),
         }
         owners = [
-            {"workflow": own_name(name), "tenant": tenant_of(name), **asdict(tokens)}
+            {"workflow": own_name(name), "tenant": tenant_of(name), **tokens._asdict()}
             for name, tokens in occupancy.largest_owners(
                 MOST_OWNERS, lambda name: of_all or tenant_of(name) == tenant
             )
@@ -159,7 +158,7 @@ class View:
             },
             "loading": 0 if prefetcher is None else prefetcher.tokens_under_way,
             "owners": owners,
-            "shared": asdict(occupancy.of(None)),
+            "shared": occupancy.of(None)._asdict(),
             "uncounted_nodes": occupancy.uncounted,
         }
 
