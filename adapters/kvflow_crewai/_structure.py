@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile, takewhile
 from typing import Any
 
 from kvflow_agents import Join, StepGraph, agent_name
@@ -27,14 +28,11 @@ def structure_of(crew: Crew, path: Path = (), scope: str = "") -> StepGraph:
 
 def begin_together(tasks: Sequence[Task], task: Task) -> list[Task]:
     """The tasks that are begun with one, none of which waits for another."""
-    if task not in tasks or not internals.runs_beside(task):
+    if not internals.runs_beside(task):
         return [task]
-    found: list[Task] = []
-    for each in tasks[tasks.index(task) :]:
-        found.append(each)
-        if not internals.runs_beside(each):
-            return found[:-1]
-    return found
+    # By identity: tasks that are compared compare all that they hold.
+    from_here = dropwhile(lambda each: each is not task, tasks)
+    return list(takewhile(internals.runs_beside, from_here)) or [task]
 
 
 class _Reader:
