@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from kvflow_agents.forecast import Steps
 from kvflow_agents.hints import MAX_STEPS, fitting
 
-REPEAT_TICKS = 64
+REPEAT_TICKS = 256
 """Within so many ticks everything is told again: what was lost on the way is then made good."""
 
 
