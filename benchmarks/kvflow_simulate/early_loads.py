@@ -153,8 +153,8 @@ class EarlyLoads:
     def _reserve(self, load: Load[Node], parts: list[Part]) -> Part | None:
         claim = load.claim
         lacking = host_only(claim.node)
-        if not lacking or self._is_bringing(lacking[0], parts):
-            return None
+        if not lacking or self._is_bringing(lacking[0], parts) or claim.distance is None:
+            return None  # as in the server: there, on its way, or its forecast has run out
         start, _ = missing(claim)
         room = self._make_room(load.stop - start, load.distance)
         start, _ = missing(claim)

@@ -18,8 +18,14 @@ from kvflow_simulate.requests import Request
 from kvflow_simulate.traffic import WorkloadTraffic
 from kvflow_simulate.tree import PrefixTree
 
-# Everybody calls in turn here, as in the cache without a server.
-MACHINE = Machine(prefill_fixed_s=1.0, prefill_tokens_per_s=1e9, decode_fixed_s=1.0, most_running=1)
+# Everybody calls in turn here, as in the cache without a server, and idle in between.
+MACHINE = Machine(
+    prefill_fixed_s=1.0,
+    prefill_tokens_per_s=1e9,
+    decode_fixed_s=1.0,
+    overhead_s=1.0,
+    most_running=1,
+)
 POOL_TOKENS = 620
 WORKLOADS = (
     Workload("cycle", "cycle", Parameters(agents=8, fixed_tokens=120, output_tokens=8, rounds=16)),
@@ -103,10 +109,12 @@ def cached_tokens(
     engine = Engine(MACHINE, pool_tokens=POOL_TOKENS, host_tokens=host_tokens, policy=make)
     served = engine.run(Replay(requests))
     cache = StandaloneCache(core, pool_tokens=POOL_TOKENS, host_ratio=host_ratio)
-    real = [
-        cache.run(each.prompt, each.answer, hint=_stamped(each.hint, now_s))
-        for each, now_s in zip(requests, arrivals_s, strict=True)
-    ]
+    real = []
+    for request, now_s in zip(requests, arrivals_s, strict=True):
+        real.append(cache.run(request.prompt, request.answer, hint=_stamped(request.hint, now_s)))
+        prefetcher = getattr(cache.cache, "prefetcher", None)
+        while prefetcher is not None and prefetcher.tokens_under_way:
+            cache.one_pass()
     return real, [len(call.request.prompt) - call.computed_tokens for call in served]
 
 
