@@ -103,7 +103,7 @@ async def _run(
     run = partial(suite.run, chosen=chosen, requests=requests, seed=seed)
     async with Victim(folder / "tiny", ["--stock", *FLAGS], folder / "stock") as stock:
         typer.echo("A stock server answers every prompt")
-        await stock.live_with()
+        await stock.live()
         known = await learn(stock.base_url)
         if control:
             await run(stock, known, done=partial(done, STOCK))
@@ -122,6 +122,7 @@ def _show(server: str, stage: Stage) -> None:
         f"{server}, {stage.fault}: {stage.answered} answered, {stage.wrong} wrong, "
         f"{stage.lost} lost, {stage.outage} made again after a kill, {stage.deaths} deaths; "
         f"{stage.seconds:.0f} s, median {stage.median_ms:.0f} ms, p99 {stage.p99_ms:.0f} ms; "
+        f"{stage.loaded_ahead_tokens} tokens loaded ahead; "
         f"{memory}; {injected}"
     )
     if stage.filling:

@@ -24,8 +24,6 @@ PAUSE_S = 0.2
 # Long enough that the traffic is at work again, and prefixes are being loaded ahead.
 CALM_BEFORE_KILL_S = 3.0
 KILLS = 1
-# A host tier for five prefixes.
-SMALL_HOST_TIER = ("--hicache-ratio", "0.5")
 # What a server remembers of forecasts is then as much as it ever will be: a million agents.
 FILLING_FORECASTS = 1_500
 
@@ -90,7 +88,7 @@ async def fill(scene: Scene) -> None:
 
 
 async def full_host_tier(scene: Scene) -> None:
-    """Strangers push their KV into both tiers, where the host's is small (`FLAGS`)."""
+    """Strangers push their KV into both tiers, so that loads ahead are from a tier without room."""
     await _repeat(
         scene, "stranger", lambda: misuse.be_strange(scene.victim, scene.random), pause_s=0.05
     )
@@ -171,6 +169,3 @@ FAULTS: dict[str, Fault | None] = {
     "full-host-tier": full_host_tier,
 }
 """The traffic alone comes first: what follows is measured against it."""
-
-FLAGS: dict[str, tuple[str, ...]] = {"full-host-tier": SMALL_HOST_TIER}
-"""What a server is started with besides."""

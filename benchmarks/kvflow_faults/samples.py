@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 Sample = Mapping[str, int]
@@ -30,6 +31,12 @@ def growth(values: Sequence[int]) -> Growth:
     """Of one figure, seen four times at least."""
     quarter = len(values) // FEWEST
     return Growth(max(values[quarter : 2 * quarter]), min(values[-quarter:]))
+
+
+def counted(values: Sequence[int]) -> int:
+    """What a counter has gone up by; with a new life of its server it begins at 0 again."""
+    steps = pairwise(values)
+    return sum(now - before if now >= before else now for before, now in steps)
 
 
 def series(samples: Sequence[Sample], name: str) -> list[int]:

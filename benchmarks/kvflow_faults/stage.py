@@ -10,6 +10,7 @@ from kvflow_faults.samples import FEWEST, Growth, Sample, growth, series
 from kvflow_faults.tables import LIMITS
 
 MEMORY = "memory "
+LOADED_AHEAD = "prefetched_tokens"
 # Tables that must be empty when nothing goes on.
 EMPTY_WHEN_IDLE = ("load_tokens_under_way",)
 # What is remembered of workflows and agents at most.
@@ -41,6 +42,8 @@ class Stage:
     """Of each process, over time."""
     free_host_tokens: list[int]
     """Room in the host tier, over time; a stock server does not tell."""
+    loaded_ahead_tokens: int = 0
+    """By kvflow, from the host tier."""
     growths: dict[str, Growth] = field(default_factory=dict)
     """Of a soak: of each process's memory in bytes, and of each table."""
     counts: dict[str, int] = field(default_factory=dict)

@@ -12,11 +12,11 @@ from random import Random
 
 from kvflow_faults import traffic
 from kvflow_faults.answers import Questioner, VictimDiedError
-from kvflow_faults.faults import FAULTS, FINITE, FLAGS, Fault, Scene, fill, several_at_once
+from kvflow_faults.faults import FAULTS, FINITE, Fault, Scene, fill, several_at_once
 from kvflow_faults.instruments import FREE_HOST_TOKENS
 from kvflow_faults.misuse import flush
-from kvflow_faults.samples import Sample, series
-from kvflow_faults.stage import EMPTY_WHEN_IDLE, MEMORY, Stage, growths
+from kvflow_faults.samples import Sample, counted, series
+from kvflow_faults.stage import EMPTY_WHEN_IDLE, LOADED_AHEAD, MEMORY, Stage, growths
 from kvflow_faults.victim import Victim
 
 WORKFLOWS_AT_ONCE = 4
@@ -38,7 +38,7 @@ async def run(
 ) -> None:
     """One stage for each fault, `requests` over all of them; the same for every server."""
     for number, name in enumerate(chosen):
-        await _begin(victim, *FLAGS.get(name, ()))
+        await _begin(victim)
         share = requests // len(chosen) + (number < requests % len(chosen))
         scene = _scene(victim, known, f"{seed}/{name}")
         done(await _stage(name, scene, FAULTS[name], _so_many(share)))
@@ -53,9 +53,9 @@ async def soak(victim: Victim, known: Mapping[str, str], *, seconds: float, seed
     return await _stage("soak", scene, several_at_once, _so_long(seconds), every_s, is_soak=True)
 
 
-async def _begin(victim: Victim, *flags: str) -> None:
+async def _begin(victim: Victim) -> None:
     """Live, with an empty cache and no doubts about forecasts from the stage before."""
-    await victim.live_with(*flags)
+    await victim.live()
     until = time.monotonic() + SETTLE_S
     while not await flush(victim) and time.monotonic() < until:
         await asyncio.sleep(SETTLE_POLL_S)
@@ -117,6 +117,7 @@ async def _stage(
         injected=dict(scene.injected),
         resident_mib=_resident_mib(samples),
         free_host_tokens=[] if victim.is_stock else series(samples, FREE_HOST_TOKENS),
+        loaded_ahead_tokens=counted([*series(samples, LOADED_AHEAD), counts.get(LOADED_AHEAD, 0)]),
         growths=growths(samples) if is_soak else {},
         counts=counts,
         samples=tally.samples,

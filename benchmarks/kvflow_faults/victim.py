@@ -32,7 +32,6 @@ class Victim:
     def __init__(self, model: Path, flags: Sequence[str], folder: Path) -> None:
         self._model = model
         self._flags = flags
-        self._more_flags: tuple[str, ...] = ()
         self._folder = folder
         self._switches = folder / "switches.json"
         self._port = free_port()
@@ -47,10 +46,9 @@ class Victim:
     async def __aexit__(self, *error: object) -> None:
         await self._stop()
 
-    async def live_with(self, *flags: str) -> None:
-        """Live, with these flags besides: a new life if it has others now, or has died."""
-        if self._process is None or self.has_died or flags != self._more_flags:
-            self._more_flags = flags
+    async def live(self) -> None:
+        """Live: a new life if it has none, or has died."""
+        if self._process is None or self.has_died:
             await self._stop()
             await self._start()
 
@@ -120,8 +118,7 @@ class Victim:
             cpu_engine.CORES_VARIABLE: str(max(os.sched_getaffinity(0))),
         }
         log = self._folder / f"server-{self.lives}.log"
-        flags = [*self._flags, *self._more_flags]
-        self._process = ServerProcess(self._model, flags, log=log, port=self._port, env=env)
+        self._process = ServerProcess(self._model, self._flags, log=log, port=self._port, env=env)
         await asyncio.to_thread(self._process.start)
         if self.outages and self.outages[-1][1] is None:
             self.outages[-1] = (self.outages[-1][0], time.monotonic())

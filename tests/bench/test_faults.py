@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from kvflow_faults import cli, traffic
 from kvflow_faults.instruments import TABLE
 from kvflow_faults.results import Results
-from kvflow_faults.samples import growth
+from kvflow_faults.samples import counted, growth
 from kvflow_faults.stage import MEMORY, Stage, growths
 
 
@@ -73,6 +73,11 @@ def test_only_what_never_falls_back_has_grown() -> None:
     assert growth(list(reversed(range(100)))).size == 0
 
 
+def test_a_counter_begins_again_with_each_life_of_its_server() -> None:
+    assert counted([5, 8, 8, 2, 3]) == 3 + 2 + 1
+    assert counted([0]) == 0
+
+
 def test_a_table_may_not_grow_once_those_with_a_limit_are_full() -> None:
     def soaked(**tables: int) -> Stage:
         last = {name.replace("__", "."): size for name, size in tables.items()}
@@ -107,5 +112,5 @@ def test_a_server_survives_faults_and_its_answers_stay_right(tmp_path: Path) -> 
     killed, full, soak = document["stages"]
     assert killed["injected"] == {"kill in prefetch": 1} and killed["outage"] > 0
     assert killed["answered"] + full["answered"] >= 120
-    assert full["injected"]["stranger"] > 0
+    assert full["injected"]["stranger"] > 0 and full["loaded_ahead_tokens"] > 0
     assert soak["injected"]["hang-up"] > 0 and soak["injected"]["flooding forecast"] > 0

@@ -53,8 +53,7 @@ class Imitation:
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response({"ranks": [{f"{TABLE}T.names": self._forecasts, "agents": 1}]})
 
-    async def live_with(self, *flags: str) -> None:
-        assert not flags
+    async def live(self) -> None: ...
 
     def switch(self, **switches: object) -> None: ...
 
