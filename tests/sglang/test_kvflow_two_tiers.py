@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint
+from kvflow_agents.hints import Hint, encode_request
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.agents_in_turn import AGENTS, FLAGS, PREFIX_TOKENS, ROUNDS, call_in_turn
 from tests.sglang.kvflow_client import Client, Run, chat_body, completion_body, wait_until
@@ -84,6 +88,47 @@ def test_metrics_count_calls_that_are_scraped_between(client: Client) -> None:
     assert _grown(client, before, "sglang:kvflow_hinted_prompt_tokens_total") == 3 * len(prompt)
     assert _grown(client, before, "sglang:kvflow_hinted_cached_tokens_total") >= 2 * 200
     client.forecast(run.done())
+
+
+def test_scrapers_that_never_rest_find_every_call_and_no_more_tables(client: Client) -> None:
+    calls = 40
+    is_over = threading.Event()
+
+    def scrape() -> list[dict[tuple[str, str], float]]:
+        seen = [_scrape(client)]
+        while not is_over.is_set():
+            for path in ("/kvflow/view?workflow=watched-1", "/kvflow/workflows", "/kvflow/status"):
+                assert client.get(path).status == 200
+            seen.append(_scrape(client))
+        return seen
+
+    def call(number: int) -> None:
+        hint = Hint(f"watched-{number}", Forecast(0, {"a": 0, "b": 1}), agent="a")
+        params = {"custom_params": encode_request(hint), "max_new_tokens": 2}
+        body = json.dumps({"text": f"number {number % 7} " * 20, "sampling_params": params})
+        headers = {"Content-Type": "application/json", "X-Kvflow-Receipt": "yes"}
+        request = Request(f"{client.base_url}/generate", body.encode(), headers)
+        with urlopen(request) as answer:
+            assert json.loads(answer.headers["X-Kvflow-Receipt"])["hint"] == "accepted"
+        assert client.forecast(Hint(hint.workflow, Forecast(1, {}, done=True))).status == 200
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(call, range(calls)))
+        before = _scrape(client)
+        scrapers = [pool.submit(scrape) for _ in range(2)]
+        try:
+            list(pool.map(call, range(calls, 2 * calls)))
+        finally:
+            is_over.set()
+        seen = [scraper.result() for scraper in scrapers]
+    for scrapes in seen:
+        for one, next_one in pairwise(scrapes):
+            fallen = {at for at, value in one.items() if next_one.get(at, 0.0) < value}
+            assert not {name for name, _ in fallen if name.endswith("_total")}
+    wait_until(lambda: _grown(client, before, "sglang:kvflow_hinted_calls_total") == calls)
+    # As many workflows again, and no series for each of them.
+    assert len(_scrape(client)) < len(before) + calls
+    assert client.counted("workflows") == 0
 
 
 def test_the_grafana_dashboard_asks_for_what_the_server_exports(client: Client) -> None:
