@@ -1,10 +1,12 @@
-"""How long `/kvflow/*` and `/metrics` take on a real CPU server that knows many agents.
+"""What `/kvflow/*` and `/metrics` take of a real CPU server that knows many agents: time and CPU.
 
 Run in the server's environment: `.venv-server/bin/python benchmarks/endpoint_latency.py`.
 
-One workflow is told of through `POST /kvflow/forecast`, in several messages of changes, each agent
-with steps of its own. Then every endpoint is asked over HTTP, one request after another. The
-server serves nothing else, and sleeps when idle.
+It serves a few calls, so that there is something to tell. One workflow more is told of through
+`POST /kvflow/forecast`, in several messages of changes, each agent with steps of its own. Then
+every endpoint is asked over HTTP, one request after another, while nothing else is served and the
+server sleeps when idle. CPU time is that of each of its processes. With `--stock` it is SGLang's
+own server, and `/metrics` its own.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_body
 from kvflow_sglang import model, tiny_model
 from kvflow_sglang.server_process import ServerProcess
+from watching_cost import Load, cpu_s
 
 AGENTS_IN_A_MESSAGE = 2000
+WORKFLOWS, CALLS = 4, 16
 FLAGS = (
     *("--engine", "cpu", "--skip-server-warmup", "--sleep-on-idle", "--enable-metrics"),
     *("--max-total-tokens", "4000"),
 )
+STOCK_PATHS = ("/health", "/metrics")
 PATHS = (
-    *("/kvflow/status", "/kvflow/workflows", "/kvflow/workflows/town", "/metrics"),
+    *STOCK_PATHS,
+    *("/kvflow/status", "/kvflow/workflows", "/kvflow/workflows/town"),
     *("/kvflow/view?workflow=town", "/kvflow/view?workflow=town&agents_offset=9700"),
 )
 
@@ -59,23 +65,32 @@ def ask(url: str) -> float:
 def main(
     agents: Annotated[int, typer.Option(min=1)] = 10_000,
     requests: Annotated[int, typer.Option(min=2, help="Of each path.")] = 100,
+    stock: Annotated[bool, typer.Option("--stock", help="SGLang without kvflow.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Measure the latency of the endpoints over HTTP."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model.make(folder / "tiny", tiny_model.write)
-        with ServerProcess(folder / "tiny", FLAGS, log=folder / "server.log") as server:
-            tell(server.base_url, agents)
+        flags = [*FLAGS, "--stock"] if stock else FLAGS
+        with ServerProcess(folder / "tiny", flags, log=folder / "server.log") as server:
+            Load(server.base_url, WORKFLOWS).run(CALLS, asks=False)
+            if not stock:
+                tell(server.base_url, agents)
             rows = []
-            for path in PATHS:
+            for path in STOCK_PATHS if stock else PATHS:
+                before_s = cpu_s(server)
                 times = [ask(server.base_url + path) for _ in range(requests)]
+                after_s = cpu_s(server)
+                cpu_ms = {
+                    role: 1000 * (after_s[role] - before_s[role]) / requests for role in after_s
+                }
                 p99 = statistics.quantiles(times, n=100)[98]
                 row = {"path": path, "median_ms": statistics.median(times), "p99_ms": p99}
-                rows.append({**row, "max_ms": max(times)})
+                rows.append({**row, "max_ms": max(times), "cpu_ms": cpu_ms})
                 print(rows[-1], flush=True)
     if json_file is not None:
-        about = {"agents": agents, "requests": requests, "cores": os.cpu_count()}
+        about = {"agents": agents, "requests": requests, "stock": stock, "cores": os.cpu_count()}
         figures = {**about, "load_average": os.getloadavg()[0], "paths": rows}
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 

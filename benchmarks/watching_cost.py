@@ -1,13 +1,16 @@
-"""What it costs a real server that somebody watches all that kvflow shows, in paired runs.
+"""What it costs a real server that somebody watches it, in paired runs: SGLang's part and ours.
 
 Run in the server's environment: `.venv-server/bin/python benchmarks/watching_cost.py`, on a CPU; or
 with `--model FOLDER --flags "--engine gpu"` on a machine that has one.
 
-Blocks of the same load on one server, watched and left alone in turn, each first in every other
-pair. Watched: `/metrics`, the page's `/kvflow/view` and the list of workflows are read every
-second, and each call asks for its receipt. What the server notes in any case is in both:
-`observation_cost.py` has that. The watcher runs on the same machine, so its own work is in the
-throughput, but not in the CPU time of the server's processes.
+Blocks of the same load on one server, left alone and watched in several ways, each first in turn:
+`scrape` reads SGLang's `/metrics` every second, `kvflow` what is ours alone (the page's
+`/kvflow/view` and the list of workflows every second, and each call asks for its receipt), and
+`everything` both. What the server notes in any case is in all: `observation_cost.py` has that.
+
+The watcher and the load run on the same machine, so their own work is in the throughput. CPU time
+is that of the server's processes but for schedulers, which take a core whether they work or not;
+`endpoint_latency.py` has what a request costs each process of an idle server.
 """
 
 from __future__ import annotations
@@ -41,7 +44,25 @@ FLAGS = "--engine cpu --skip-server-warmup --max-total-tokens 6000"
 AGENTS = 8
 PREFIX_TOKENS, TAIL_TOKENS, ANSWER_TOKENS = 600, 20, 8
 PERIOD_S = 1.0
-WATCHED = ("/metrics", "/kvflow/view?workflow=w0", "/kvflow/workflows")
+SCRAPED = ("/metrics",)
+SHOWN = ("/kvflow/view?workflow=w0", "/kvflow/workflows")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is read every second, and whether calls ask for their receipts."""
+
+    paths: Sequence[str] = ()
+    asks: bool = False
+
+
+ALONE = "alone"
+WATCHES = {
+    ALONE: Watch(),
+    "scrape": Watch(SCRAPED),
+    "kvflow": Watch(SHOWN, asks=True),
+    "everything": Watch((*SCRAPED, *SHOWN), asks=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,7 @@ class Block:
 
     calls_per_s: float
     cpu_ms_per_call: float
+    """Of all processes but schedulers."""
 
 
 class Load:
@@ -86,43 +108,49 @@ class Load:
             yield json.dumps({"input_ids": prompt, "sampling_params": params}).encode()
 
 
-def watch(base_url: str, is_over: threading.Event) -> None:
-    """Ask for everything every second, like a scraper and an open page, until it is over."""
+def watch(base_url: str, paths: Sequence[str], is_over: threading.Event) -> None:
+    """Read these every second, like a scraper and an open page, until it is over."""
     while not is_over.is_set():
-        for path in WATCHED:
+        for path in paths:
             with urllib.request.urlopen(base_url + path) as answer:
                 answer.read()
         is_over.wait(PERIOD_S)
 
 
-def cpu_s(server: ServerProcess) -> float:
-    """CPU time of all of a server's processes so far."""
-    stats = (Path(f"/proc/{pid}/stat").read_text() for pid in server.processes())
-    # After its name: 11 fields on, its time as a user and in the kernel.
-    ticks = (each.rpartition(")")[2].split()[11:13] for each in stats)
-    return sum(int(user) + int(kernel) for user, kernel in ticks) / os.sysconf("SC_CLK_TCK")
+def cpu_s(server: ServerProcess) -> dict[str, float]:
+    """CPU time of a server's processes so far, by what each does."""
+    found: dict[str, float] = {}
+    for pid in server.processes():
+        about, _, stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        # SGLang names all but the first; Linux keeps 15 letters. 11 fields on: user, and kernel.
+        name = about.partition("sglang::")[2]
+        role = {"schedul": "scheduler", "detoken": "detokenizer"}.get(name, "http")
+        user, kernel = map(int, stat.split()[11:13])
+        found[role] = found.get(role, 0.0) + (user + kernel) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
-def measure(server: ServerProcess, load: Load, calls: int, workflows: int, watched: bool) -> Block:
+def measure(server: ServerProcess, load: Load, calls: int, workflows: int, how: Watch) -> Block:
     """One block; of a watched one the watcher has begun before and ends after it."""
     is_over = threading.Event()
-    watcher = threading.Thread(target=watch, args=(server.base_url, is_over))
-    if watched:
+    watcher = threading.Thread(target=watch, args=(server.base_url, how.paths, is_over))
+    if how.paths:
         watcher.start()
-    cpu_before_s, started_s = cpu_s(server), time.perf_counter()
-    load.run(calls, asks=watched)
-    took_s, took_cpu_s = time.perf_counter() - started_s, cpu_s(server) - cpu_before_s
-    if watched:
+    before_s, started_s = cpu_s(server), time.perf_counter()
+    load.run(calls, asks=how.asks)
+    took_s, after_s = time.perf_counter() - started_s, cpu_s(server)
+    if how.paths:
         is_over.set()
         watcher.join()
-    return Block(calls * workflows / took_s, 1000 * took_cpu_s / (calls * workflows))
+    others_s = sum(after_s[role] - before_s[role] for role in after_s if role != "scheduler")
+    return Block(calls * workflows / took_s, 1000 * others_s / (calls * workflows))
 
 
-def change(pairs: Sequence[tuple[Block, Block]], figure: str) -> dict[str, float]:
-    """By how many percent a figure is larger when watched; the geometric mean of the pairs."""
+def change(watched: Sequence[Block], alone: Sequence[Block], figure: str) -> dict[str, float]:
+    """By how many percent a figure is larger when watched; the geometric mean of the rounds."""
+    pairs = zip(watched, alone, strict=True)
     changes = [math.log(getattr(on, figure) / getattr(off, figure)) for on, off in pairs]
     return {
-        "left_alone_median": statistics.median(getattr(off, figure) for _, off in pairs),
         "change_percent": 100 * math.expm1(statistics.mean(changes)),
         "standard_error_percent": 100 * statistics.stdev(changes) / len(changes) ** 0.5,
     }
@@ -135,7 +163,7 @@ def main(
     flags: Annotated[str, typer.Option(help="Of `kvflow serve`.")] = FLAGS,
     workflows: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 4,
     calls: Annotated[int, typer.Option(min=1, help="Of each workflow in a block.")] = 40,
-    pairs: Annotated[int, typer.Option(min=2)] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="Of one block each way.")] = 12,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Measure a watched server against the same one left alone."""
@@ -147,20 +175,23 @@ def main(
         with ServerProcess(folder, argv, log=Path(scratch) / "server.log") as server:
             load = Load(server.base_url, workflows)
             load.run(2 * AGENTS, asks=False)
-            found: list[tuple[Block, Block]] = []
-            for number in range(pairs):
-                blocks = {
-                    watched: measure(server, load, calls, workflows, watched)
-                    for watched in ((True, False) if number % 2 else (False, True))
-                }
-                found.append((blocks[True], blocks[False]))
+            found: dict[str, list[Block]] = {name: [] for name in WATCHES}
+            for number in range(rounds):
+                first = number % len(WATCHES)
+                for name in (*WATCHES, *WATCHES)[first : first + len(WATCHES)]:
+                    block = measure(server, load, calls, workflows, WATCHES[name])
+                    found[name].append(block)
+    alone = found.pop(ALONE)
     figures = {
-        "pairs": pairs,
+        "rounds": rounds,
         "calls_in_a_block": calls * workflows,
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        "calls_per_s": change(found, "calls_per_s"),
-        "cpu_ms_per_call": change(found, "cpu_ms_per_call"),
+        **{
+            figure: {ALONE: statistics.median(getattr(block, figure) for block in alone)}
+            | {name: change(blocks, alone, figure) for name, blocks in found.items()}
+            for figure in ("calls_per_s", "cpu_ms_per_call")
+        },
     }
     text = json.dumps(figures, indent=1)
     print(text)
