@@ -94,6 +94,19 @@ MACHINES: Mapping[str, Machine] = {
         overhead_s=0.019,
         frontend_s=0.001,
     ),
+    # The random model of `kvflow model tiny` on two cores of a CPU.
+    "cpu-tiny": Machine(
+        prefill_fixed_s=0.012,
+        prefill_tokens_per_s=45_000,
+        decode_fixed_s=4e-3,
+        link_bytes_per_s=1e9,
+        token_bytes=512,
+        layers=2,
+        chunk_tokens=4096,
+        most_running=32,
+        overhead_s=0.004,
+        frontend_s=0.001,
+    ),
 }
 
 
