@@ -6,18 +6,23 @@ Wire: random and mutated hints go through the server's door into a cache. Endpoi
 sends what the OpenAPI document of `/kvflow/*` allows, and what it does not, to the routes over a
 cache. Tree: random requests, forecasts, evictions and loads of several tenants, against a model of
 what may be found. Deterministic for a seed. Needs the environment of the server.
+
+Calls that a scheduler would make are timed, collections of garbage apart: `stalls` of them took
+longer than 100 ms by the wall clock, which counts whatever else runs on the machine.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from threading import get_ident
 from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
 
@@ -33,6 +38,8 @@ from kvflow_sglang.standalone import StandaloneCache
 
 POOL_TOKENS = 600
 CHECK_EVERY = 64
+# A scheduler that is held so long lets its requests wait.
+STALL_MS = 100.0
 # Then another tree, with another page size, with a host tier or without.
 TREE_CASES = 4000
 KEY, ADMIN_KEY = "fuzz", "fuzz-admin"
@@ -43,6 +50,43 @@ STRANGE: tuple[Any, ...] = (
 )
 
 T = TypeVar("T")
+
+
+class WorkClock:
+    """The wall clock and the thread's own time; both stand still while garbage is collected.
+
+    This process has a heap that no scheduler has: how long its collections take is told apart.
+    """
+
+    def __init__(self) -> None:
+        self.longest_collection_ms = 0.0
+        self._began_ms = (0.0, 0.0)
+        self._collected_ms = 0.0
+        self._collected_cpu_ms: defaultdict[int, float] = defaultdict(float)  # by thread
+        gc.callbacks.append(self._note)
+
+    def read_ms(self) -> tuple[float, float]:
+        """Both of them now."""
+        wall_ms, cpu_ms = _clocks_ms()
+        return wall_ms - self._collected_ms, cpu_ms - self._collected_cpu_ms[get_ident()]
+
+    def _note(self, phase: str, info: dict[str, int]) -> None:
+        """A collection starts or stops; meanwhile no other thread runs."""
+        now_ms = _clocks_ms()
+        if phase == "start":
+            self._began_ms = now_ms
+            return
+        wall_ms, cpu_ms = (now - began for now, began in zip(now_ms, self._began_ms, strict=True))
+        self._collected_ms += wall_ms
+        self._collected_cpu_ms[get_ident()] += cpu_ms
+        self.longest_collection_ms = max(self.longest_collection_ms, wall_ms)
+
+
+def _clocks_ms() -> tuple[float, float]:
+    return 1000 * time.perf_counter(), 1000 * time.thread_time()
+
+
+CLOCK = WorkClock()
 
 
 @dataclass
@@ -58,19 +102,24 @@ class Findings:
     longest_call_cpu_ms: float = 0.0
     """The same, of the thread's own time."""
     longest_call: str = ""
+    stalls: int = 0
+    """Calls that took longer than `STALL_MS` by the wall clock."""
 
     def timed(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what a scheduler would call, and note how long that took."""
-        started_s, started_cpu_s = time.perf_counter(), time.thread_time()
+        began_ms, began_cpu_ms = CLOCK.read_ms()
         try:
             return call(*args, **kwargs)
         finally:
-            cpu_ms = 1000 * (time.thread_time() - started_cpu_s)
-            taken_ms = 1000 * (time.perf_counter() - started_s)
-            self.longest_call_ms = max(self.longest_call_ms, taken_ms)
-            if cpu_ms > self.longest_call_cpu_ms:
-                self.longest_call_cpu_ms = cpu_ms
-                self.longest_call = f"{getattr(call, '__name__', call)}, case {self.cases}"
+            ended_ms, ended_cpu_ms = CLOCK.read_ms()
+            name = f"{getattr(call, '__name__', call)}, case {self.cases}"
+            self._note(name, ended_ms - began_ms, ended_cpu_ms - began_cpu_ms)
+
+    def _note(self, name: str, taken_ms: float, cpu_ms: float) -> None:
+        self.stalls += taken_ms > STALL_MS
+        self.longest_call_ms = max(self.longest_call_ms, taken_ms)
+        if cpu_ms > self.longest_call_cpu_ms:
+            self.longest_call_cpu_ms, self.longest_call = cpu_ms, name
 
     def guard(self, what: str, call: Callable[[], None]) -> None:
         """One case: what it raises is a crash, an assertion a broken invariant."""
@@ -423,6 +472,7 @@ def main(
             found[name]["duration_s"] = round(time.monotonic() - started_s, 1)
             typer.echo(f"{name}: {json.dumps(found[name], ensure_ascii=True)}")
     total = {key: sum(part[key] for part in found.values()) for key in _TOTALS}
+    total["longest_collection_ms"] = round(CLOCK.longest_collection_ms, 2)
     document = {"seed": seed, **total, "parts": found}
     typer.echo(json.dumps(total))
     if json_file is not None:
@@ -430,7 +480,7 @@ def main(
     raise typer.Exit(1 if total["crashes"] or total["broken_invariants"] else 0)
 
 
-_TOTALS = ("cases", "crashes", "broken_invariants")
+_TOTALS = ("cases", "crashes", "broken_invariants", "stalls")
 
 
 if __name__ == "__main__":

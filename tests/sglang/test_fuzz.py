@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 import fuzz
@@ -12,6 +14,12 @@ def assert_clean(found: Findings, cases: int) -> None:
     assert found.cases >= cases
     assert not found.crashes
     assert not found.broken_invariants
+
+
+def test_a_collection_of_garbage_is_no_part_of_the_call_that_it_falls_into() -> None:
+    found = Findings()
+    found.timed(gc.collect)
+    assert 0 < found.longest_call_cpu_ms < fuzz.CLOCK.longest_collection_ms
 
 
 def test_hints_on_the_wire() -> None:
