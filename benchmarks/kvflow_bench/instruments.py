@@ -42,13 +42,13 @@ def register() -> None:
         HookRegistry.register(READ_ADAPTER, _read_adapter, HookType.BEFORE)
 
 
-def switches() -> dict[str, Any]:
-    """What is switched on now; nothing if there is no file.
+def switches(variable: str = VARIABLE) -> dict[str, Any]:
+    """What is switched on now in the file that a variable names; nothing if there is no file.
 
     Replace the file in one step (`mv`): one that is half written is read as nothing.
     """
     try:
-        found: dict[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text())
+        found: dict[str, Any] = json.loads(Path(os.environ[variable]).read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return found

@@ -9,15 +9,14 @@ SGLang's own checks, and dies if they are off. `GET /kvflow/status` tells the si
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from kvflow_bench.instruments import switches
 from kvflow_faults.tables import sizes
 
 VARIABLE = "KVFLOW_FAULTS"
@@ -50,28 +49,19 @@ def register() -> None:
         HookRegistry.register(STATUS, _status, HookType.AROUND)
 
 
-def switches() -> dict[str, Any]:
-    """What is switched on now; nothing if there is no file."""
-    try:
-        found: dict[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
-
-
 def _time_ns(original: Callable[[], int]) -> int:
-    return original() + int(switches().get("clock_ms", 0)) * 1_000_000
+    return original() + int(switches(VARIABLE).get("clock_ms", 0)) * 1_000_000
 
 
 def _time(original: Callable[[], float]) -> float:
-    return original() + int(switches().get("clock_ms", 0)) / 1000
+    return original() + int(switches(VARIABLE).get("clock_ms", 0)) / 1000
 
 
 def _die_in_prefetch(cache: Any) -> None:
     """A pass begins, before copies that are done are let into the tree."""
     prefetcher = getattr(cache, "prefetcher", None)
     copies = cache.ongoing_load_back if prefetcher is None else prefetcher.tokens_under_way
-    if copies and switches().get("dies_in_prefetch"):
+    if copies and switches(VARIABLE).get("dies_in_prefetch"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
