@@ -24,7 +24,7 @@ CALLS = "Number(document.querySelector('#workflows td:nth-child(4)').textContent
 SCREENSHOTS = os.environ.get("KVFLOW_SCREENSHOTS")
 CHART_POINTS = 900
 # So many views that a page is held to what it held; a day has 86,400.
-VIEWS_BETWEEN = int(os.environ.get("KVFLOW_PAGE_VIEWS", "820"))
+VIEWS_BETWEEN = int(os.environ.get("KVFLOW_PAGE_VIEWS", "2000"))
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
@@ -192,8 +192,8 @@ async def test_a_page_that_stays_open_holds_no_more_than_before(page: Page) -> N
             elements = await page.evaluate("document.querySelectorAll('*').length")
             held.append({"heap": heap["usedSize"], "elements": elements} | kept)
     before, after = held
-    # To keep the views of the second part would take half as much again.
-    assert after["heap"] < 1.25 * before["heap"], held
+    # To keep what charts show of the second part would take as much again.
+    assert after["heap"] < 1.5 * before["heap"], held
     assert after["elements"] == before["elements"]
     # Of charts that were drawn anew for other holders nothing is left, on the page or beside it.
     assert after["nodes"] < 1.25 * before["nodes"], held

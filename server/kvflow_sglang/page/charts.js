@@ -88,7 +88,9 @@ export class PoolPanel {
     yield;
     const whole = last[tier].tokens;
     const stacked = stack(rows, holders.length);
-    const shape = [tier, by, whole, dark.matches, ...holders].join("\n");
+    // Colours, not names: workflows that come and go leave the plot as it is.
+    const slots = holders.map((name) => this.colors.get(name) ?? name);
+    const shape = [tier, by, whole, dark.matches, ...slots].join("\n");
     this.chart.draw(shape, [this.series.times, ...stacked], () => ({
       series: holders.map((name) => ({ fill: this.color(name, by), stroke: this.color(name, by), width: 0.5, points: { show: false } })).reverse(),
       range: () => [0, Math.max(1, whole)],
