@@ -10,6 +10,15 @@ from agent_framework_openai import OpenAIChatCompletionClient
 from openai import AsyncOpenAI
 
 
+async def run(subject: Any, text: str, *, streaming: bool) -> None:
+    """Run a workflow or an agent."""
+    if streaming:
+        async for _ in subject.run(text, stream=True):
+            pass
+    else:
+        await subject.run(text)
+
+
 def agent(client: AsyncOpenAI, name: str, **options: Any) -> Agent[Any]:
     """An agent; one that says nothing else has the same prompt as the others."""
     chat: Any = OpenAIChatCompletionClient(model="fake", async_client=client)

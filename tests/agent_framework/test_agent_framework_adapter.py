@@ -10,10 +10,9 @@ import pytest
 from agent_framework import Workflow
 from openai import AsyncOpenAI
 
-import kvflow_agent_framework
-from kvflow_agent_framework import _patches
 from kvflow_agent_framework._adapter import adapter
-from tests.adapter_contract import AdapterContract, Driver
+from tests.adapter_contract import AdapterContract, Driver, FrameworkDriver
+from tests.adapter_lifecycle import AdapterLifecycle
 from tests.agent_framework import flows
 from tests.fake_openai import FakeOpenAI
 
@@ -25,21 +24,7 @@ class Flow:
     workflow: Workflow | None
 
 
-class AgentFrameworkDriver(Driver):
-    def __init__(self) -> None:
-        self.subscriptions = adapter.subscriptions
-        self.failsafes = [adapter.failsafe]
-
-    def turn_on(self, base_urls: list[str]) -> None:
-        kvflow_agent_framework.instrument(base_urls=base_urls)
-
-    def turn_off(self) -> None:
-        kvflow_agent_framework.uninstrument()
-
-    def patched(self) -> list[object]:
-        seams = [seam for seam, _ in _patches.find(adapter.observer, adapter.failsafe)]
-        return [seam.owner.__dict__[seam.name] for seam in seams]
-
+class AgentFrameworkDriver(FrameworkDriver):
     def build(self, server: FakeOpenAI, names: Sequence[str]) -> Flow:
         client = AsyncOpenAI(base_url=server.base_url, api_key="key", max_retries=0)
         return Flow(flows.chain(client, names))
@@ -55,11 +40,13 @@ class AgentFrameworkDriver(Driver):
         adapter.observer.close_collected()
 
     def is_empty(self) -> bool:
-        gc.collect()
-        return not len(adapter.observer._runs) and not len(adapter.observer._scopes)
+        return super().is_empty() and not len(adapter.observer._scopes)
 
 
-class TestAgentFramework(AdapterContract):
+class TestAgentFramework(AdapterContract, AdapterLifecycle):
+    extra = "agent-framework"
+    module = "agent_framework"
+
     @pytest.fixture
     def driver(self) -> Driver:
-        return AgentFrameworkDriver()
+        return AgentFrameworkDriver(adapter)

@@ -30,31 +30,37 @@ import kvflow_agent_framework
 from kvflow_agent_framework._adapter import adapter
 from kvflow_agents import ConfigurationError
 from tests.adapter_contract import assert_foreseen
+from tests.adapter_fixtures import deliver
 from tests.agent_framework import flows
-from tests.agent_framework.conftest import deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 
 
 def done(server: FakeOpenAI) -> list[bool]:
-    deliver()
+    deliver(adapter)
     return [end.forecast.done for end in server.forecasts]
 
 
+streamed_or_not = pytest.mark.parametrize("streaming", [True, False])
+
+
+@streamed_or_not
 async def test_a_sequence_is_known_before_its_first_run(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    streaming: bool, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     agents: Any = [flows.agent(client, name) for name in ("outline", "draft", "check")]
-    await SequentialBuilder(participants=agents).build().run("hi")
+    await flows.run(SequentialBuilder(participants=agents).build(), "hi", streaming=streaming)
+    assert bool(instrumented.requests[0].body.get("stream")) == streaming
     assert instrumented.agents == ["outline", "draft", "check"]
     assert_foreseen(instrumented.requests)
 
 
+@streamed_or_not
 async def test_agents_at_once_are_planned_before_any_of_them_calls(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    streaming: bool, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     instrumented.delay_s = 0.05
     agents: Any = [flows.agent(client, name) for name in ("x", "y", "z")]
-    await ConcurrentBuilder(participants=agents).build().run("hi")
+    await flows.run(ConcurrentBuilder(participants=agents).build(), "hi", streaming=streaming)
     assert sorted(map(str, instrumented.agents)) == ["x", "y", "z"]
     for request in instrumented.requests:
         assert [request.steps[name] for name in "xyz"] == [0, 0, 0]
@@ -107,14 +113,17 @@ async def test_in_a_group_chat_only_who_is_asked_is_planned(
     assert all(request.steps["x"] is not None for request in instrumented.requests)
 
 
-async def test_a_handoff_is_expected_next(client: AsyncOpenAI, instrumented: FakeOpenAI) -> None:
+@streamed_or_not
+async def test_a_handoff_is_expected_next(
+    streaming: bool, client: AsyncOpenAI, instrumented: FakeOpenAI
+) -> None:
     options: dict[str, Any] = {"require_per_service_call_history_persistence": True}
     triage = flows.agent(client, "triage", instructions="You sort.", **options)
     french, spanish = (flows.agent(client, name, **options) for name in ("french", "spanish"))
     builder = HandoffBuilder(participants=[triage, french, spanish]).with_start_agent(triage)
     flow = builder.add_handoff(triage, [french, spanish]).build()
     instrumented.script("You sort", ToolCall("handoff_to_spanish"))
-    await flow.run("hola")
+    await flows.run(flow, "hola", streaming=streaming)
     assert instrumented.agents == ["triage", "spanish"]
     assert instrumented.requests[0].steps == {"triage": 0, "french": 1, "spanish": 1}
 
@@ -152,15 +161,16 @@ async def test_a_workflow_inside_another_is_known_by_its_path(
     assert len({request.workflow for request in instrumented.requests}) == 1
 
 
+@streamed_or_not
 async def test_an_agent_as_a_tool_is_inside_the_one_that_uses_it(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    streaming: bool, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     helper = flows.agent(client, "helper")
     boss = flows.agent(client, "boss", instructions="You lead.", tools=[helper.as_tool()])
     for _ in range(2):
         instrumented.clear()
         instrumented.script("You lead", ToolCall("helper", {"task": "well?"}), "done")
-        await boss.run("hi")
+        await flows.run(boss, "hi", streaming=streaming)
     assert instrumented.agents == ["boss", "boss/helper", "boss"]
     assert instrumented.requests[0].steps["boss/helper"] == 1
     assert instrumented.requests[1].steps["boss/helper"] == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,29 +9,14 @@ import pytest
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 
-import kvflow_autogen
-from kvflow_autogen import _patches
 from kvflow_autogen._adapter import adapter
-from tests.adapter_contract import AdapterContract, Driver
+from tests.adapter_contract import AdapterContract, Driver, FrameworkDriver
+from tests.adapter_lifecycle import AdapterLifecycle
 from tests.autogen import teams
 from tests.fake_openai import FakeOpenAI
 
 
-class AutoGenDriver(Driver):
-    def __init__(self) -> None:
-        self.subscriptions = adapter.subscriptions
-        self.failsafes = [adapter.failsafe]
-
-    def turn_on(self, base_urls: list[str]) -> None:
-        kvflow_autogen.instrument(base_urls=base_urls)
-
-    def turn_off(self) -> None:
-        kvflow_autogen.uninstrument()
-
-    def patched(self) -> list[object]:
-        seams = [seam for seam, _ in _patches.find(adapter.observer, adapter.failsafe)]
-        return [seam.owner.__dict__[seam.name] for seam in seams]
-
+class AutoGenDriver(FrameworkDriver):
     def build(self, server: FakeOpenAI, names: Sequence[str]) -> Any:
         model = teams.client(server)
         members: list[Any] = [
@@ -49,14 +33,16 @@ class AutoGenDriver(Driver):
         await app.reset()
 
     def is_empty(self) -> bool:
-        gc.collect()
-        return not adapter.observer._scopes and not len(adapter.observer._runs)
+        return super().is_empty() and not adapter.observer._scopes
 
 
-class TestAutoGen(AdapterContract):
+class TestAutoGen(AdapterContract, AdapterLifecycle):
+    extra = "autogen"
+    module = "autogen_agentchat"
+
     @pytest.fixture
     def driver(self) -> Driver:
-        return AutoGenDriver()
+        return AutoGenDriver(adapter)
 
     async def test_agents_are_named_in_any_script(self, driver: Driver, server: FakeOpenAI) -> None:
         # AutoGen's OpenAI client refuses participants with such names; teams have any.

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 from autogen_agentchat.messages import TextMessage
-from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_agentchat.teams import RoundRobinGroupChat, Swarm
 from autogen_core import CancellationToken, SingleThreadedAgentRuntime
 
 from kvflow_agents.hints import Hint
 from kvflow_autogen._adapter import adapter
+from tests.adapter_fixtures import deliver
 from tests.autogen import teams
-from tests.autogen.conftest import deliver
-from tests.fake_openai import FakeOpenAI
+from tests.fake_openai import FakeOpenAI, ToolCall
 
 
 def ends(server: FakeOpenAI) -> list[Hint]:
-    deliver()
+    deliver(adapter)
     return server.forecasts
 
 
@@ -114,6 +114,17 @@ async def test_a_run_that_fails_is_over(model: teams.Client, instrumented: FakeO
     instrumented.stop()
     with pytest.raises(RuntimeError, match="Connection error"):
         await teams.round_robin(model).run(task="hi")
+
+
+async def test_a_handoff_to_an_agent_that_does_not_exist_fails_as_without_us(
+    model: teams.Client, instrumented: FakeOpenAI
+) -> None:
+    boss = teams.agent(model, "boss", handoffs=["nobody"])
+    instrumented.script("hi", ToolCall("transfer_to_nobody"))
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        await Swarm([boss, teams.agent(model, "other")]).run(task="hi")
+    assert instrumented.agents == ["boss"]
+    assert len(ends(instrumented)) == 1
 
 
 async def test_a_stream_that_is_left_is_over(model: teams.Client, instrumented: FakeOpenAI) -> None:

@@ -18,6 +18,11 @@ from tests.crewai.crews import mark
 from tests.fake_openai import FakeOpenAI, ToolCall
 
 
+@pytest.fixture(autouse=True)
+def usage_comes_last(instrumented: FakeOpenAI) -> None:
+    instrumented.counts_at_end = True  # CrewAI takes a chunk with a usage for the last
+
+
 def kick_off(crew: Crew, way: str) -> None:
     """Run a crew in one of the ways that there are."""
     if way == "stream":
@@ -30,9 +35,11 @@ def kick_off(crew: Crew, way: str) -> None:
         asyncio.run(getattr(crew, way)())
 
 
-@pytest.mark.parametrize("way", ["kickoff", "kickoff_async", "akickoff", "stream"])
+every_way = pytest.mark.parametrize("way", ["kickoff", "kickoff_async", "akickoff", "stream"])
+
+
+@every_way
 def test_tasks_in_order_are_known_before_they_run(way: str, instrumented: FakeOpenAI) -> None:
-    instrumented.counts_at_end = True  # CrewAI takes a chunk with a usage for the last
     kick_off(crews.line(instrumented, ["a", "b", "c"]), way)
     assert instrumented.agents == ["a", "b", "c"]
     assert bool(instrumented.requests[0].body.get("stream")) == (way == "stream")
@@ -40,7 +47,7 @@ def test_tasks_in_order_are_known_before_they_run(way: str, instrumented: FakeOp
     assert instrumented.requests[1].steps == {"a": None, "b": 0, "c": 1}
 
 
-@pytest.mark.parametrize("way", ["kickoff", "akickoff"])
+@every_way
 def test_tasks_at_once_are_planned_before_either_calls(way: str, instrumented: FakeOpenAI) -> None:
     instrumented.delay_s = 0.2
     kick_off(crews.branches(instrumented), way)
@@ -59,9 +66,10 @@ def delegate(to: str) -> ToolCall:
     )
 
 
-def test_a_manager_is_the_hub_of_its_agents(instrumented: FakeOpenAI) -> None:
+@every_way
+def test_a_manager_is_the_hub_of_its_agents(way: str, instrumented: FakeOpenAI) -> None:
     instrumented.script(mark("chief"), delegate("writer"), "done")
-    crews.managed(instrumented).kickoff()
+    kick_off(crews.managed(instrumented), way)
     assert instrumented.agents == ["chief", "writer", "chief"]
     hub, worker, again = instrumented.requests
     assert hub.steps == again.steps == {"chief": 0, "writer": 1, "editor": 1}
@@ -83,7 +91,10 @@ def test_agents_that_may_delegate_are_neighbours(instrumented: FakeOpenAI) -> No
     assert_foreseen(instrumented.requests)
 
 
-def test_a_crew_in_a_tool_is_inside_the_agent_that_uses_it(instrumented: FakeOpenAI) -> None:
+@every_way
+def test_a_crew_in_a_tool_is_inside_the_agent_that_uses_it(
+    way: str, instrumented: FakeOpenAI
+) -> None:
     @tool("ask")
     def ask() -> str:
         """Ask others."""
@@ -94,7 +105,7 @@ def test_a_crew_in_a_tool_is_inside_the_agent_that_uses_it(instrumented: FakeOpe
     for _ in range(2):
         instrumented.clear()
         instrumented.script(mark("boss"), ToolCall("ask"), "done")
-        crew.kickoff()
+        kick_off(crew, way)
         assert instrumented.agents == ["boss", "boss/x", "boss/y", "boss"]
         assert len({request.workflow for request in instrumented.requests}) == 1
     assert instrumented.requests[1].steps["boss/y"] == 1

@@ -14,37 +14,26 @@ from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.google_adk import trees
 from tests.google_adk.trees import mark, transfer
 
+every_way = pytest.mark.parametrize("way", trees.WAYS)
 
-@pytest.mark.parametrize("streaming", [True, False])
-async def test_a_sequence_is_known_before_it_runs(
-    streaming: bool, instrumented: FakeOpenAI
-) -> None:
+
+@every_way
+async def test_a_sequence_is_known_before_it_runs(way: str, instrumented: FakeOpenAI) -> None:
     made = trees.runner(trees.line(instrumented, ["a", "b", "c"]))
-    await trees.run(made, streaming=streaming)
+    await trees.run(made, way=way)
     assert instrumented.agents == ["a", "b", "c"]
-    assert bool(instrumented.requests[0].body.get("stream")) == streaming
+    assert bool(instrumented.requests[0].body.get("stream")) == (way == "streaming")
     assert_foreseen(instrumented.requests)
     assert instrumented.requests[1].steps == {"a": None, "b": 0, "c": 1}
 
 
-async def test_a_run_without_await_is_the_same(instrumented: FakeOpenAI) -> None:
-    from google.genai import types
-
-    made = trees.runner(trees.line(instrumented, ["a", "b"]))
-    await made.session_service.create_session(app_name="app", user_id="me", session_id="s")
-    message = types.Content(role="user", parts=[types.Part(text="hi")])
-    for _ in made.run(user_id="me", session_id="s", new_message=message):
-        pass
-    assert instrumented.agents == ["a", "b"]
-    assert {request.workflow for request in instrumented.requests} == {"s"}
-
-
+@every_way
 @pytest.mark.parametrize("build", [trees.branches, trees.graph])
 async def test_agents_at_once_are_planned_before_either_calls(
-    build: Callable[[FakeOpenAI], Any], instrumented: FakeOpenAI
+    build: Callable[[FakeOpenAI], Any], way: str, instrumented: FakeOpenAI
 ) -> None:
     instrumented.delay_s = 0.05
-    await trees.run(trees.runner(build(instrumented)))
+    await trees.run(trees.runner(build(instrumented)), way=way)
     calls = {request.agent: request.steps for request in instrumented.requests}
     assert calls == {
         "plan": {"plan": 0, "left": 1, "right": 1, "merge": 2},
@@ -60,9 +49,12 @@ async def test_a_loop_is_a_cycle(instrumented: FakeOpenAI) -> None:
     assert_foreseen(instrumented.requests)
 
 
-async def test_whom_an_agent_can_hand_over_to_is_expected_next(instrumented: FakeOpenAI) -> None:
+@every_way
+async def test_whom_an_agent_can_hand_over_to_is_expected_next(
+    way: str, instrumented: FakeOpenAI
+) -> None:
     instrumented.script(mark("desk"), transfer("travel"))
-    await trees.run(trees.runner(trees.desk(instrumented)))
+    await trees.run(trees.runner(trees.desk(instrumented)), way=way)
     assert instrumented.agents == ["desk", "travel"]
     assert instrumented.requests[0].steps == {"desk": 0, "travel": 1, "history": 1}
     # It may hand over to its peer or back.
@@ -82,14 +74,15 @@ async def test_a_transfer_to_nobody_is_no_transfer(instrumented: FakeOpenAI) -> 
     assert set(end.forecast.steps.values()) == {None}
 
 
+@every_way
 async def test_an_agent_that_is_a_tool_is_inside_the_one_that_uses_it(
-    instrumented: FakeOpenAI,
+    way: str, instrumented: FakeOpenAI
 ) -> None:
     made = trees.runner(trees.boss(instrumented))
     for _ in range(2):
         instrumented.clear()
         instrumented.script(mark("boss"), ToolCall("helper", {"request": "why?"}), "done")
-        await trees.run(made)
+        await trees.run(made, way=way)
         assert instrumented.agents == ["boss", "boss/helper", "boss"]
     assert [request.steps["boss"] for request in instrumented.requests] == [0, 0, 0]
     assert instrumented.requests[1].steps["boss/helper"] == 0

@@ -90,21 +90,29 @@ def runner(root: Any) -> InMemoryRunner:
     )  # fmt: skip
 
 
+WAYS = ("async", "sync", "streaming")
+
+
 async def run(
-    made: InMemoryRunner, text: str = "hi", *, session: str | None = None, streaming: bool = False
+    made: InMemoryRunner, text: str = "hi", *, session: str | None = None, way: str = "async"
 ) -> list[str]:
-    """One run in a session that may be a new one; what was answered."""
+    """One run, in one of `WAYS`, in a session that may be a new one; what was answered."""
     if session is None:
         session = f"session {next(_numbers)}"
         await made.session_service.create_session(app_name="app", user_id="me", session_id=session)
-    mode = StreamingMode.SSE if streaming else StreamingMode.NONE
+    mode = StreamingMode.SSE if way == "streaming" else StreamingMode.NONE
+    asked: Any = {
+        "user_id": "me",
+        "session_id": session,
+        "new_message": types.Content(role="user", parts=[types.Part(text=text)]),
+        "run_config": RunConfig(streaming_mode=mode),
+    }
+    if way == "sync":
+        events = list(made.run(**asked))
+    else:
+        events = [event async for event in made.run_async(**asked)]
     answers: list[str] = []
-    async for event in made.run_async(
-        user_id="me",
-        session_id=session,
-        new_message=types.Content(role="user", parts=[types.Part(text=text)]),
-        run_config=RunConfig(streaming_mode=mode),
-    ):
+    for event in events:
         for part in (event.content.parts if event.content else None) or []:
             if part.text and not event.partial:
                 answers.append(f"{event.author}: {part.text}")

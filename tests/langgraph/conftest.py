@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-import kvflow_langgraph
-from kvflow_agents.apps import Apps
-from kvflow_langgraph._adapter import adapter
-from kvflow_langgraph._structure import structure_of
+from kvflow_langgraph import _adapter
+from tests.adapter_fixtures import (  # noqa: F401
+    AnyAdapter,
+    instrumented,
+    nothing_failed,
+    nothing_learned,
+    server,
+)
 from tests.fake_openai import FakeOpenAI
-
-
-def deliver() -> None:
-    """Wait for the forecasts that travel in the background."""
-    assert adapter.subscriptions.courier.flush(10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,36 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[FakeOpenAI]:
-    with FakeOpenAI() as server:
-        yield server
-        deliver()
+def adapter() -> AnyAdapter:
+    return _adapter.adapter
 
 
 @pytest.fixture
-def model(server: FakeOpenAI) -> ChatOpenAI:
+def model(server: FakeOpenAI) -> ChatOpenAI:  # noqa: F811
     return ChatOpenAI(
         model="fake", base_url=server.base_url, api_key=SecretStr("key"), max_retries=0
     )
-
-
-@pytest.fixture
-def instrumented(server: FakeOpenAI) -> Iterator[FakeOpenAI]:
-    """The server, with every run of the process hinted to it."""
-    kvflow_langgraph.instrument(base_urls=[server.base_url])
-    yield server
-    kvflow_langgraph.uninstrument()
-
-
-@pytest.fixture(autouse=True)
-def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test's runs teach is not known in the next."""
-    monkeypatch.setattr(adapter.observer, "_apps", Apps(structure_of))
-
-
-@pytest.fixture(autouse=True)
-def nothing_failed() -> Iterator[None]:
-    """Our part never fails; that it must not be noticed if it does is no excuse."""
-    before = adapter.failsafe.errors
-    yield
-    assert adapter.failsafe.errors == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,30 +10,14 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import START, StateGraph
 from pydantic import SecretStr
 
-import kvflow_langgraph
 from kvflow_langgraph._adapter import adapter
-from kvflow_langgraph._internals import find_seams
-from tests.adapter_contract import AdapterContract, Driver
+from tests.adapter_contract import AdapterContract, Driver, FrameworkDriver
+from tests.adapter_lifecycle import AdapterLifecycle
 from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs
 
 
-class LangGraphDriver(Driver):
-    def __init__(self) -> None:
-        self.subscriptions = adapter.subscriptions
-        self.failsafes = [adapter.failsafe]
-
-    def turn_on(self, base_urls: list[str]) -> None:
-        kvflow_langgraph.instrument(base_urls=base_urls)
-
-    def turn_off(self) -> None:
-        kvflow_langgraph.uninstrument()
-
-    def patched(self) -> list[object]:
-        seams = find_seams()
-        ours = [getattr(seams, name) for name in seams.__slots__]
-        return [seam.owner.__dict__.get(seam.name) for seam in ours]
-
+class LangGraphDriver(FrameworkDriver):
     def build(self, server: FakeOpenAI, names: Sequence[str]) -> Any:
         model = ChatOpenAI(
             model="fake", base_url=server.base_url, api_key=SecretStr("key"), max_retries=0
@@ -56,16 +39,15 @@ class LangGraphDriver(Driver):
 
         return list((await asyncio.to_thread(app.invoke, {"trail": []}))["trail"])
 
-    async def close(self, app: Any) -> None:
-        pass
-
     def is_empty(self) -> bool:
-        gc.collect()
         observer = adapter.observer
-        return not observer._scopes and not observer._tasks and not len(observer._runs)
+        return super().is_empty() and not observer._scopes and not observer._tasks
 
 
-class TestLangGraph(AdapterContract):
+class TestLangGraph(AdapterContract, AdapterLifecycle):
+    extra = "langgraph"
+    module = "langgraph"
+
     @pytest.fixture
     def driver(self) -> Driver:
-        return LangGraphDriver()
+        return LangGraphDriver(adapter)

@@ -17,9 +17,9 @@ from langgraph.graph import START, StateGraph
 from kvflow_agents.hints import Hint
 from kvflow_langgraph._adapter import adapter
 from kvflow_langgraph._structure import structure_of
+from tests.adapter_fixtures import deliver
 from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs
-from tests.langgraph.conftest import deliver
 
 
 def on_thread(thread: Any) -> RunnableConfig:
@@ -27,7 +27,7 @@ def on_thread(thread: Any) -> RunnableConfig:
 
 
 def ends(server: FakeOpenAI) -> list[Hint]:
-    deliver()
+    deliver(adapter)
     return server.forecasts
 
 
@@ -117,6 +117,27 @@ def test_a_run_that_fails_is_over(model: ChatOpenAI, instrumented: FakeOpenAI) -
     with pytest.raises(LookupError):
         graph.compile().invoke({"trail": []})
     assert [end.forecast.done for end in ends(instrumented)] == [True]
+
+
+def test_a_command_to_a_node_that_does_not_exist_ends_as_without_us(
+    model: ChatOpenAI, server: FakeOpenAI
+) -> None:
+    from langgraph.types import Command
+
+    def route(state: graphs.State) -> Any:
+        return Command(goto="nobody", update={"trail": [str(model.invoke("a").content)]})
+
+    graph = StateGraph(graphs.State)
+    graph.add_node("a", route)
+    graph.add_edge(START, "a")
+    app = graph.compile()
+    plain = app.invoke({"trail": []})
+    server.clear()
+    adapter.subscriptions.subscribe_process([server.base_url])
+    assert app.invoke({"trail": []}) == plain
+    adapter.subscriptions.unsubscribe_process()
+    assert server.agents == ["a"]
+    assert [end.forecast.done for end in ends(server)] == [True]
 
 
 def test_a_stream_that_is_left_alone_is_over(model: ChatOpenAI, instrumented: FakeOpenAI) -> None:

@@ -163,15 +163,15 @@ def of_agents(server: FakeOpenAI) -> Workflow:
     return OfAgents()
 
 
-def tool_agent(server: FakeOpenAI) -> FunctionAgent:
+def tool_agent(server: FakeOpenAI, **options: Any) -> FunctionAgent:
     """An agent with another one as its tool."""
-    helper = agent(server, "helper")
+    helper = agent(server, "helper", **options)
 
     async def consult(question: str) -> str:
         """Ask somebody who knows."""
         return str(await helper.run(user_msg=question))
 
-    return agent(server, "boss", tools=[consult])
+    return agent(server, "boss", tools=[consult], **options)
 
 
 def script_tool_agent(server: FakeOpenAI) -> None:

@@ -28,6 +28,7 @@ from kvflow_agents import ConfigurationError
 from kvflow_openai_agents._adapter import adapter
 from kvflow_openai_agents._structure import structure_of
 from tests.adapter_contract import assert_foreseen
+from tests.adapter_fixtures import deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.openai_agents import apps
 
@@ -36,32 +37,33 @@ def workflows(server: FakeOpenAI) -> set[str | None]:
     return {request.workflow for request in server.requests}
 
 
-def deliver() -> None:
-    gc.collect()
-    adapter.observer.endings.close_collected()
-    assert adapter.subscriptions.courier.flush(10)
+every_way = pytest.mark.parametrize("way", apps.WAYS)
 
 
+@every_way
 async def test_whom_an_agent_can_hand_over_to_is_expected_next(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    way: str, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     french, spanish = (apps.agent(client, name) for name in ("french", "spanish"))
     triage = apps.agent(client, "triage", handoffs=[french, handoff(spanish)])
     instrumented.script("hola", ToolCall("transfer_to_spanish"))
-    await Runner.run(triage, "hola")
+    await apps.run(triage, "hola", way)
     assert instrumented.agents == ["triage", "spanish"]
+    is_streamed = way == "run_streamed"
+    assert bool(instrumented.requests[0].body.get("stream")) == is_streamed
     assert instrumented.requests[0].steps == {"triage": 0, "french": 1, "spanish": 1}
     last = instrumented.requests[1].steps
     assert last["spanish"] == 0 and last["triage"] is None
 
 
+@every_way
 async def test_an_agent_as_a_tool_is_known_before_it_is_used(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    way: str, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     helper = apps.agent(client, "helper")
     boss = apps.agent(client, "boss", tools=[helper.as_tool("ask_helper", "Ask.")])
     instrumented.script("hi boss", ToolCall("ask_helper", {"input": "well?"}))
-    await Runner.run(boss, "hi boss")
+    await apps.run(boss, "hi boss", way)
     assert instrumented.agents == ["boss", "boss/helper", "boss"]
     assert instrumented.requests[0].steps == {"boss": 0, "boss/helper": 1}
     assert instrumented.requests[1].steps["boss/helper"] == 0
@@ -82,15 +84,16 @@ async def test_a_tool_that_calls_the_model_calls_for_its_agent(
     assert instrumented.agents == ["boss"] * 3
 
 
+@every_way
 async def test_agents_that_code_runs_in_turn_are_one_workflow_if_a_trace_says_so(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    way: str, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     agents = [apps.agent(client, name) for name in ("outline", "check", "write")]
 
     async def story() -> None:
         with trace("story"):
             for agent in agents:
-                await Runner.run(agent, "go on")
+                await apps.run(agent, "go on", way)
 
     await story()
     assert len(workflows(instrumented)) == 1
@@ -99,12 +102,13 @@ async def test_agents_that_code_runs_in_turn_are_one_workflow_if_a_trace_says_so
     assert instrumented.agents == ["outline", "check", "write"]
     assert_foreseen(instrumented.requests)
     assert instrumented.requests[0].steps == {"outline": 0, "check": 1, "write": 2}
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts if end.forecast.done]
 
 
+@pytest.mark.parametrize("way", ["run", "run_streamed"])
 async def test_agents_that_code_runs_at_once_are_one_step_of_a_trace(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
+    way: str, client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     agents = [apps.agent(client, name) for name in ("french", "spanish")]
     picker = apps.agent(client, "picker")
@@ -112,8 +116,8 @@ async def test_agents_that_code_runs_at_once_are_one_step_of_a_trace(
     for _ in range(2):
         instrumented.clear()
         with trace("translate"):
-            await asyncio.gather(*(Runner.run(agent, "go on") for agent in agents))
-            await Runner.run(picker, "go on")
+            await asyncio.gather(*(apps.run(agent, "go on", way) for agent in agents))
+            await apps.run(picker, "go on", way)
     assert instrumented.agents == ["french", "spanish", "picker"]
     assert instrumented.requests[1].steps["french"] == 0
     assert instrumented.requests[1].steps["picker"] == 1
@@ -136,18 +140,6 @@ async def test_without_tracing_runs_are_told_apart_all_the_same(
     assert len(workflows(instrumented)) == 2
 
 
-async def test_a_stream_is_hinted_like_any_run(
-    client: AsyncOpenAI, instrumented: FakeOpenAI
-) -> None:
-    instrumented.calls_tools = True
-    stream = Runner.run_streamed(apps.chain(client, ["a", "b", "c"]), "go on")
-    async for _ in stream.stream_events():
-        pass
-    assert instrumented.agents == ["a", "b", "c"]
-    assert all(request.body.get("stream") for request in instrumented.requests)
-    assert_foreseen(instrumented.requests)
-
-
 async def test_a_stream_that_is_cancelled_ends_its_run(
     client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
@@ -156,24 +148,9 @@ async def test_a_stream_that_is_cancelled_ends_its_run(
         if event.type == "raw_response_event":
             stream.cancel()
     del stream, event
-    deliver()
+    deliver(adapter)
     assert len(adapter.observer._runs) == 0
     assert instrumented.forecasts[-1].forecast.done
-
-
-def test_a_synchronous_run_is_hinted(instrumented: FakeOpenAI) -> None:
-    instrumented.calls_tools = True
-    client = AsyncOpenAI(base_url=instrumented.base_url, api_key="key", max_retries=0)
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        Runner.run_sync(apps.chain(client, ["a", "b"]), "go on")
-        loop.run_until_complete(client.close())
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
-    assert instrumented.agents == ["a", "b"]
-    assert_foreseen(instrumented.requests)
 
 
 async def test_a_guardrail_that_runs_an_agent_runs_it_inside(
@@ -198,7 +175,7 @@ async def test_a_session_is_a_workflow_that_goes_on(
     for _ in range(2):
         await Runner.run(agent, "go on", session=session)
     session.close()
-    deliver()
+    deliver(adapter)
     assert workflows(instrumented) == {"ticket-7"}
     assert [end.forecast.done for end in instrumented.forecasts] == [False, False]
 
@@ -209,7 +186,7 @@ async def test_a_group_is_a_workflow_that_goes_on(
     await Runner.run(apps.agent(client, "a"), "go on", run_config=RunConfig(group_id="chat-3"))
     with trace("chat", group_id="chat-3"):
         await Runner.run(apps.agent(client, "a"), "go on")
-    deliver()
+    deliver(adapter)
     assert workflows(instrumented) == {"chat-3"}
     assert not any(end.forecast.done for end in instrumented.forecasts)
 
@@ -218,10 +195,10 @@ async def test_a_run_is_done_when_nobody_can_go_on_from_its_result(
     client: AsyncOpenAI, instrumented: FakeOpenAI
 ) -> None:
     result = await Runner.run(apps.agent(client, "a"), "go on")
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [False]
     del result
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [False, True]
 
 
@@ -231,7 +208,7 @@ async def test_a_conversation_that_its_caller_keeps_is_never_done(
     result = await Runner.run(apps.agent(client, "a"), "hi")
     more: Any = {"role": "user", "content": "go on"}
     await Runner.run(apps.agent(client, "a"), [*result.to_input_list(), more])
-    deliver()
+    deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [False, False]
 
 
@@ -249,7 +226,7 @@ async def test_a_handoff_to_an_agent_that_does_not_exist_fails_as_without_us(
         await Runner.run(agent, "hi")
     with pytest.raises((RuntimeError, TypeError)):
         await Runner.run(agent, "hi")
-    deliver()
+    deliver(adapter)
     assert instrumented.agents == ["a", "a"]
     assert [end.forecast.done for end in instrumented.forecasts] == [True, True]
     assert len(adapter.observer._runs) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,9 @@ from pydantic_ai import Agent
 import kvflow_agents
 import kvflow_pydantic_ai
 from kvflow_agents import loops
-from kvflow_pydantic_ai import _patches
 from kvflow_pydantic_ai._adapter import adapter
-from tests.adapter_contract import AdapterContract, Driver
+from tests.adapter_contract import AdapterContract, Driver, FrameworkDriver
+from tests.adapter_lifecycle import AdapterLifecycle
 from tests.fake_openai import FakeOpenAI
 from tests.pydantic_ai.conftest import model_of
 
@@ -28,10 +27,11 @@ class Program:
     agents: list[Agent[Any, str]]
 
 
-class ProgramDriver(Driver):
+class ProgramDriver(FrameworkDriver):
     knows_structure = False
 
     def __init__(self) -> None:
+        super().__init__(adapter)
         self.subscriptions = loops.adapter.subscriptions
         self.failsafes = [adapter.failsafe, loops.failsafe]
         self._base_urls: list[str] | None = None
@@ -44,10 +44,6 @@ class ProgramDriver(Driver):
         self._base_urls = None
         kvflow_pydantic_ai.uninstrument()
 
-    def patched(self) -> list[object]:
-        seams = [seam for seam, _ in _patches.find(adapter.observer, adapter.failsafe)]
-        return [seam.owner.__dict__[seam.name] for seam in seams]
-
     def build(self, server: FakeOpenAI, names: Sequence[str]) -> Program:
         model = model_of(AsyncOpenAI(base_url=server.base_url, api_key="key", max_retries=0))
         return Program([Agent(model, name=name, instructions="Go on.") for name in names])
@@ -58,18 +54,17 @@ class ProgramDriver(Driver):
         async with kvflow_agents.workflow(base_urls=self._base_urls):
             return await self._ask_all(app)
 
-    async def close(self, app: Program) -> None:
-        pass
-
     def is_empty(self) -> bool:
-        gc.collect()
-        return not len(adapter.observer._runs) and not len(adapter.observer._turns)
+        return super().is_empty() and not len(adapter.observer._turns)
 
     async def _ask_all(self, app: Program) -> list[str]:
         return [(await agent.run("hi")).output for agent in app.agents]
 
 
-class TestProgram(AdapterContract):
+class TestProgram(AdapterContract, AdapterLifecycle):
+    extra = "pydantic-ai"
+    module = "pydantic_ai"
+
     @pytest.fixture
     def driver(self) -> Driver:
         return ProgramDriver()

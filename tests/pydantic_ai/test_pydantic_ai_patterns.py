@@ -17,8 +17,8 @@ import kvflow_pydantic_ai
 from kvflow_agents import ConfigurationError
 from kvflow_pydantic_ai._adapter import adapter
 from tests.adapter_contract import assert_foreseen
+from tests.adapter_fixtures import deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
-from tests.pydantic_ai.conftest import deliver, model_of
 
 AnyAgent = Agent[None, Any]
 
@@ -41,27 +41,56 @@ def boss_with(model: OpenAIChatModel, *helpers: AnyAgent) -> AnyAgent:
     return boss
 
 
+WAYS = ("run", "run_sync", "run_stream", "run_stream_events")
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+async def run(agent: AnyAgent, prompt: str, way: str) -> None:
+    """Run an agent in one of the ways that there are."""
+    if way == "run":
+        await agent.run(prompt)
+    elif way == "run_sync":
+        await asyncio.to_thread(_run_sync, agent, prompt)
+    elif way == "run_stream":
+        async with agent.run_stream(prompt) as stream:
+            await stream.get_output()
+    else:
+        async with agent.run_stream_events(prompt) as events:
+            async for _ in events:
+                pass
+
+
+def _run_sync(agent: AnyAgent, prompt: str) -> None:
+    with asyncio.Runner() as loop:  # Pydantic AI takes the thread's own
+        asyncio.set_event_loop(loop.get_loop())
+        agent.run_sync(prompt)
+
+
 def done(server: FakeOpenAI) -> list[bool]:
-    deliver()
+    deliver(adapter)
     return [end.forecast.done for end in server.forecasts]
 
 
+@every_way
 async def test_an_agent_that_a_tool_asks_is_expected_once_it_was_asked(
-    model: OpenAIChatModel, instrumented: FakeOpenAI
+    way: str, model: OpenAIChatModel, instrumented: FakeOpenAI
 ) -> None:
     boss = boss_with(model, agent(model, "helper"))
     for _ in range(2):
         instrumented.clear()
         instrumented.script("You are boss", ToolCall("ask_helper"), "done")
-        await boss.run("hi")
+        await run(boss, "hi", way)
     assert instrumented.agents == ["boss", "boss/helper", "boss"]
+    is_streamed = way.startswith("run_stream")
+    assert bool(instrumented.requests[0].body.get("stream")) == is_streamed
     assert instrumented.requests[0].steps == {"boss": 0, "boss/helper": 1}
     assert instrumented.requests[1].steps["boss/helper"] == 0
     assert len({request.workflow for request in instrumented.requests}) == 1
 
 
+@every_way
 async def test_agents_that_tools_ask_at_once_are_told_apart(
-    model: OpenAIChatModel, instrumented: FakeOpenAI
+    way: str, model: OpenAIChatModel, instrumented: FakeOpenAI
 ) -> None:
     helpers = [agent(model, name) for name in ("french", "spanish")]
     boss = agent(model, "boss")
@@ -73,15 +102,16 @@ async def test_agents_that_tools_ask_at_once_are_told_apart(
 
     instrumented.delay_s = 0.05
     instrumented.script("You are boss", ToolCall("translate"), "done")
-    await boss.run("go on")
+    await run(boss, "go on", way)
     agents = sorted(map(str, instrumented.agents))
     assert agents == ["boss", "boss", "boss/french", "boss/spanish"]
     assert instrumented.requests[2].steps["boss/french"] == 0
     assert instrumented.requests[2].steps["boss/spanish"] == 0
 
 
+@every_way
 async def test_an_output_function_that_hands_over_asks_inside(
-    model: OpenAIChatModel, instrumented: FakeOpenAI
+    way: str, model: OpenAIChatModel, instrumented: FakeOpenAI
 ) -> None:
     expert = agent(model, "expert")
 
@@ -90,8 +120,23 @@ async def test_an_output_function_that_hands_over_asks_inside(
 
     router = agent(model, "router", output_type=[hand_over])
     instrumented.script("You are router", ToolCall("final_result", {"question": "why?"}))
-    await router.run("hi")
+    await run(router, "hi", way)
     assert instrumented.agents == ["router", "router/expert"]
+    assert instrumented.requests[1].steps["router/expert"] == 0
+
+
+@every_way
+async def test_agents_in_turn_in_a_workflow_are_foreseen_once_seen(
+    way: str, model: OpenAIChatModel, instrumented: FakeOpenAI
+) -> None:
+    agents = [agent(model, name) for name in ("outline", "draft", "check")]
+    for _ in range(2):
+        instrumented.clear()
+        with kvflow_agents.workflow(app="story", base_urls=[instrumented.base_url]):
+            for each in agents:
+                await run(each, "hi", way)
+    assert instrumented.agents == ["outline", "draft", "check"]
+    assert_foreseen(instrumented.requests)
 
 
 async def test_a_tool_that_calls_the_model_calls_for_its_agent(
@@ -137,19 +182,6 @@ async def test_in_a_workflow_agents_of_tools_are_inside_too(
     assert instrumented.requests[0].steps["boss/helper"] == 1
 
 
-async def test_a_stream_is_hinted_like_any_run(
-    model: OpenAIChatModel, instrumented: FakeOpenAI
-) -> None:
-    async with agent(model, "a").run_stream("hi") as stream:
-        assert [text async for text in stream.stream_text(delta=True)]
-    async with agent(model, "b").run_stream_events("hi") as events:
-        async for _ in events:
-            pass
-    assert instrumented.agents == ["a", "b"]
-    assert all(request.body.get("stream") for request in instrumented.requests)
-    assert len(adapter.observer._runs) == 0
-
-
 async def test_a_stream_that_is_left_ends_its_run(
     model: OpenAIChatModel, instrumented: FakeOpenAI
 ) -> None:
@@ -171,19 +203,6 @@ async def test_runs_that_are_driven_in_turn_are_told_apart(
         async for _ in second:
             pass
     assert instrumented.agents == ["a", "a/b"]
-
-
-def test_a_synchronous_run_is_hinted(instrumented: FakeOpenAI) -> None:
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    client = AsyncOpenAI(base_url=instrumented.base_url, api_key="key", max_retries=0)
-    try:
-        assert agent(model_of(client), "a").run_sync("hi").output == "ok"
-        loop.run_until_complete(client.close())
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
-    assert instrumented.agents == ["a"]
 
 
 async def test_a_message_history_goes_on_with_its_workflow(
