@@ -185,8 +185,9 @@ def test_sub_agents_that_share_a_node_are_told_apart(
 @pytest.mark.skipif(
     metadata.version("langchain").startswith("1.0."), reason="langchain 1.0 names no agents"
 )
-def test_an_agent_that_a_tool_runs_belongs_to_the_tool_node(
-    model: ChatOpenAI, instrumented: FakeOpenAI
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "astream"])
+async def test_an_agent_that_a_tool_runs_belongs_to_the_tool_node(
+    way: str, model: ChatOpenAI, instrumented: FakeOpenAI
 ) -> None:
     from langchain.agents import create_agent
 
@@ -199,6 +200,14 @@ def test_an_agent_that_a_tool_runs_belongs_to_the_tool_node(
 
     instrumented.script("LEAD", ToolCall("ask_expert", {"question": "why?"}), "because")
     lead = create_agent(model, [ask_expert], system_prompt="LEAD")
-    lead.invoke({"messages": [{"role": "user", "content": "hi"}]})
+    asked: Any = {"messages": [{"role": "user", "content": "hi"}]}
+    if way == "invoke":
+        await asyncio.to_thread(lead.invoke, asked)
+    elif way == "ainvoke":
+        await lead.ainvoke(asked)
+    else:
+        async for _ in lead.astream(asked, stream_mode="messages"):
+            pass
     assert instrumented.agents == ["model", "tools/expert/model", "model"]
+    assert bool(instrumented.requests[0].body.get("stream")) == (way == "astream")
     assert len({request.workflow for request in instrumented.requests}) == 1
