@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -29,6 +30,7 @@ from kvflow_agents.courier import FORECAST_PATH
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import Hint, decode_body, encode_body, encode_request
 from kvflow_agents.population import Population, batches
+from kvflow_sglang.doorman import now_ms
 from kvflow_sglang.server_process import ServerProcess, server_python
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -106,9 +108,9 @@ def in_process(town: Town, updates: int) -> dict[str, Any]:
     agents = len(town.distances)
     cache = StandaloneCache("kvflow", pool_tokens=(PROMPT_TOKENS + 8) * agents, host_ratio=2.0)
     for agent in town.distances:
-        cache.run(map(ord, prompt_of(agent)), hint=town.call(agent))
+        cache.run(map(ord, prompt_of(agent)), hint=_stamped(town.call(agent)))
     for hint in town.hints(town.population.tick(town.distances)):
-        cache.cache.hear(hint)
+        cache.cache.hear(_stamped(hint))
     parts: dict[str, list[float]] = {each: [] for each in ("find", "encode", "decode", "apply")}
     told = 0
     gc.collect()
@@ -132,7 +134,12 @@ def in_process(town: Town, updates: int) -> dict[str, Any]:
 
 
 def _decode(bodies: list[str]) -> list[Hint]:
-    return [decode_body(json.loads(body)) for body in bodies]
+    return [_stamped(decode_body(json.loads(body))) for body in bodies]
+
+
+def _stamped(hint: Hint) -> Hint:
+    """As the door of a server lets it pass: without the time nobody is late."""
+    return replace(hint, at_ms=now_ms())
 
 
 def _apply(cache: StandaloneCache, hints: list[Hint]) -> list[str]:
