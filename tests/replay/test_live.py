@@ -42,6 +42,7 @@ class FakeSGLang:
             yield self
         finally:
             await runner.cleanup()
+            await asyncio.sleep(0.01)  # transports close in the loop's next rounds
 
     async def _forecast(self, request: web.Request) -> web.Response:
         self.forecasts.append(await request.json())
