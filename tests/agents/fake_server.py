@@ -95,14 +95,18 @@ class FakeServer:
         traceback: TracebackType | None,
     ) -> None:
         self.is_open.set()
-        assert self._runner is not None
-        self._run(self._runner.cleanup())
+        self._run(self._clean_up())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _clean_up(self) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+        await asyncio.sleep(0.01)  # transports close in the loop's next rounds
 
     async def _start(self) -> None:
         app = web.Application()
