@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Claim
 from kvflow_agents.prefetch import Load, Span
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.tree import Node, PrefixTree, TokenKey, host_only, path
 
-# The server's: for how many loads a request waits, for how many passes arrivals go first, and
-# what is not worth a copy.
+# The server's: for how many loads a request waits, and what is not worth a copy.
 MOST_WAITS = 3
-MOST_PUT_OFF = 4
 FEWEST_TOKENS = 10
 
 
@@ -53,9 +52,7 @@ class EarlyLoads:
         self.counts: Counter[str] = Counter()
         self._unused: dict[int, tuple[Node, int]] = {}
         self._is_settled = False
-        self._has_arrivals = False
-        self._had_arrivals = False
-        self._put_off = 0
+        self._arrivals = Arrivals()
         policy.on_lost = self._lost
 
     def wake(self) -> None:
@@ -64,12 +61,12 @@ class EarlyLoads:
 
     def request_arrived(self) -> None:
         """A request is to be admitted in this pass if it can be."""
-        self._has_arrivals = True
+        self._arrivals.note()
         self.wake()
 
     def next_copy(self) -> list[Part]:
         """What to copy now, its slots reserved; nothing while a copy is under way."""
-        if self._lets_arrivals_go_first() or not self.may_start:
+        if self._arrivals.go_first() or not self.may_start:
             return []
         assert self._queue is not None
         parts: list[Part] = []
@@ -141,14 +138,6 @@ class EarlyLoads:
         for node_id, (node, _) in list(self._unused.items()):
             if not node.on_device:
                 self._waste(node_id)
-
-    def _lets_arrivals_go_first(self) -> bool:
-        """In the pass in which requests arrive and in the one after, but not for ever."""
-        has_arrivals, self._has_arrivals = self._has_arrivals, False
-        is_busy = has_arrivals or self._had_arrivals
-        self._had_arrivals = has_arrivals
-        self._put_off = self._put_off + 1 if is_busy and self._put_off < MOST_PUT_OFF else 0
-        return self._put_off > 0
 
     def _reserve(self, load: Load[Node], parts: list[Part]) -> Part | None:
         claim = load.claim

@@ -9,8 +9,8 @@ from typing import Any
 
 from kvflow_agents.adapter_slots import Slots, first_out, next_in
 from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.arrivals import Arrivals
 from kvflow_sglang import compat
-from kvflow_sglang.arrivals import Arrivals
 from kvflow_sglang.compat import EvictionPolicy
 from kvflow_sglang.settings import Settings
 

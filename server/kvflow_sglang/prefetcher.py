@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Holder
 from kvflow_agents.prefetch import Load, PrefetchQueue
 from kvflow_agents.tenants import Tenant
-from kvflow_sglang.arrivals import Arrivals
 from kvflow_sglang.loads import EarlyLoads, Flight
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.tree import Node

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kvflow_agents.adapters import Adapter
+from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang.arrivals import MOST_PUT_OFF
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.settings import Settings
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.track_record import TrackRecord
-from kvflow_sglang.arrivals import MOST_PUT_OFF
 from kvflow_sglang.loads import EarlyLoads
 from kvflow_sglang.prefetcher import MOST_WAITS
 from kvflow_sglang.settings import VARIABLE
