@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic
 
 from kvflow_agents.claims import Claim, N
 from kvflow_agents.expectations import Expectations
+from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import PrefixHistory
 from kvflow_agents.promise import Promise
-from kvflow_agents.track_record import TrackRecord
+from kvflow_agents.track_record import TrackRecord, came_true
 
 # How long a step takes where nothing has shown it, and how much one call changes that.
 STEP_MS = 1000.0
@@ -50,7 +52,9 @@ class KnownWorkflow(Generic[N]):
 
     name: str
     app: str | None
-    heard_at: int
+    # How many tokens the cache had evicted when its last message came, and whether too many since.
+    heard_at_tokens: int
+    is_dormant: bool = False
     expected: Expectations = field(default_factory=Expectations)
     # In the order of their last call.
     agents: dict[str, KnownAgent[N]] = field(default_factory=dict)
@@ -63,6 +67,25 @@ class KnownWorkflow(Generic[N]):
     heard_ms: int = 0
     called_ms: int | None = None
     step_ms: float = STEP_MS
+
+    def was_foretold(self, caller: str | None) -> bool | None:
+        """Whether a caller, not heard yet, was to come next; None if nothing was said of it."""
+        if caller is None:
+            return None
+        is_expected = self.expected.steps.get(caller) is not None
+        return came_true(caller, self.expected) if is_expected or not self.is_paused else None
+
+    def take_in(self, hint: Hint) -> Iterable[str] | None:
+        """The agents whose steps a message may have changed; None if it is too old to matter."""
+        told = self.expected.take_in(hint.forecast)
+        if told is None:
+            return None
+        self.is_paused = hint.agent is None and not hint.forecast.changes
+        if self.is_paused:
+            self.pauses += 1
+            for agent in self.agents.values():
+                agent.promise.drop()
+        return told
 
     def steps_of(self, agent: str) -> int | None:
         """In how many steps an agent calls, as far as the workflow is believed."""
@@ -102,9 +125,26 @@ class KnownWorkflow(Generic[N]):
         # Never now: its alarm would ring again and again.
         return now_ms + max(int(max(OVERDUE * waited_ms, LEAST_STEP * self.step_ms)), 1)
 
-    def note_call(self, at_ms: int, steps_said: int | None) -> None:
-        """An agent calls, so many steps after the last call as it was said to."""
+    def note_time(self, at_ms: int, caller: str | None, steps_said: int | None) -> None:
+        """A message comes, perhaps with a call, so many steps after the last as it was said to."""
+        self.heard_ms = at_ms
+        if caller is None:
+            return
         if self.called_ms is not None and at_ms > self.called_ms:
             pace_ms = (at_ms - self.called_ms) / max(steps_said or 1, 1)
             self.step_ms += STEP_WEIGHT * (pace_ms - self.step_ms)
         self.called_ms = at_ms
+        agent = self.agents.get(caller)
+        if agent is not None:
+            agent.promise.keep(at_ms, self.step_ms)
+            agent.comeback.keep(at_ms, self.step_ms)
+
+    def note_promise(self, name: str, caller: str | None) -> None:
+        """The last message, perhaps a call's, has said when an agent calls, or that it will not."""
+        agent, said_ms = self.agents[name], self.wait_ms(name)
+        is_timed = name in self.expected.due_ms
+        if said_ms is None:
+            agent.comeback.make(self.heard_ms, self.step_ms, self.step_ms)
+        # Of the caller steps tell of this call, a time of its next.
+        elif name != caller or is_timed:
+            agent.promise.make(self.heard_ms, said_ms, None if is_timed else self.step_ms)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from kvflow_agents.expectations import Expectations
-from kvflow_agents.foresight import Outcome
+from kvflow_agents.foresight import Heard, Outcome
 from kvflow_agents.hints import Hint
 
 MAX_PAGE = 100
@@ -156,23 +156,11 @@ class Receipts:
         self._workflows.move_to_end(hint.workflow)
         self._forget_excess()
 
-    def arrived(
-        self,
-        request_id: str,
-        hint: Hint,
-        outcome: Outcome,
-        *,
-        is_trusted: bool,
-        forecast_right: bool | None,
-    ) -> None:
-        """A request has come with a hint.
-
-        `is_trusted`: whether its workflow has influence. `forecast_right`: whether its agent was
-        forecast to be next; None if nothing was said of it.
-        """
-        right = forecast_right if outcome == "accepted" else None
+    def arrived(self, request_id: str, hint: Hint, heard: Heard, *, is_trusted: bool) -> None:
+        """A request has come with a hint; `is_trusted`: whether its workflow has influence."""
+        outcome, was_foretold = heard
         fate: Fate = "distrusted" if outcome == "accepted" and not is_trusted else outcome
-        arrival = _Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, right)
+        arrival = _Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, was_foretold)
         self._under_way[request_id] = arrival
         if len(self._under_way) > self._limits.most_under_way:
             self._under_way.popitem(last=False)

@@ -14,7 +14,7 @@ LOADED_AHEAD = "prefetched_tokens"
 # Tables that must be empty when nothing goes on.
 EMPTY_WHEN_IDLE = ("load_tokens_under_way",)
 # What is remembered of workflows and agents at most.
-MOST = {"workflows": LIMITS["Foresight._live"], "agents": LIMITS["KnownWorkflow.agents"]}
+MOST = {"workflows": LIMITS["WorkflowMemory._live"], "agents": LIMITS["KnownWorkflow.agents"]}
 # Of a process, for each message: what is kept of one takes more, be it no more than a name.
 MOST_LEAKED_BYTES = 256
 # What an allocator may keep besides.

@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from kvflow_agents import foresight, receipts, transitions
+from kvflow_agents import receipts, transitions, workflow_memory
 
 OURS = ("kvflow_agents", "kvflow_sglang")
 _PLAIN = (int, float, str, bytes, type(None))
 
-_FORESIGHT, _RECEIPTS = foresight.Limits(), receipts.Limits()
+_MEMORY, _RECEIPTS = workflow_memory.Limits(), receipts.Limits()
 # Tables that fill slowly, up to a limit. While one does, so does what hangs on its entries.
 LIMITS = {
-    "Foresight._dormant": _FORESIGHT.most_workflows,
-    "Foresight._ended": _FORESIGHT.most_workflows,
-    "Foresight._live": _FORESIGHT.most_workflows,
-    "KnownWorkflow.agents": _FORESIGHT.most_agents,
+    "WorkflowMemory._dormant": _MEMORY.most_workflows,
+    "WorkflowMemory._ended": _MEMORY.most_workflows,
+    "WorkflowMemory._live": _MEMORY.most_workflows,
+    "KnownWorkflow.agents": _MEMORY.most_agents,
     "Receipts._under_way": _RECEIPTS.most_under_way,
     "Receipts._workflows": _RECEIPTS.most_workflows,
     "Transitions._fronts": transitions.Limits().most_workflows,

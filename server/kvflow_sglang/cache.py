@@ -12,7 +12,7 @@ from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
-from kvflow_agents.foresight import Foresight, Limits, Outcome
+from kvflow_agents.foresight import Foresight, Heard, Outcome
 from kvflow_agents.guard import Guard
 from kvflow_agents.hints import (
     FIELD,
@@ -26,6 +26,7 @@ from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.receipts import Admission, Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
+from kvflow_agents.workflow_memory import Limits
 from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
 from kvflow_sglang.inferred import InferredCallers
@@ -179,19 +180,16 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if hint is None:
             return
         theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
-        forecast_right = tenant.foresight.was_foretold(theirs)
-        outcome = self._take_in(theirs)
+        heard = self._take_in(theirs)
         tenant.foresight.called_with(theirs, lora_id)
-        self.outcomes[outcome] += 1
+        self.outcomes[heard.outcome] += 1
         is_trusted = tenant.foresight.is_trusted(theirs.workflow)
-        tenant.receipts.arrived(
-            request_id, hint, outcome, is_trusted=is_trusted, forecast_right=forecast_right
-        )
-        self.view.heard(hint, outcome)
+        tenant.receipts.arrived(request_id, hint, heard, is_trusted=is_trusted)
+        self.view.heard(hint, heard.outcome)
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast that no request carries."""
-        outcome = self._take_in(scoped(hint))
+        outcome = self._take_in(scoped(hint)).outcome
         self.outcomes[outcome] += 1
         self.tenants.of(hint.tenant).receipts.heard(hint, outcome)
         self.view.heard(hint, outcome)
@@ -201,11 +199,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """Take in the hint of a request that another data-parallel scheduler has got."""
         self._take_in(scoped(hint))
 
-    def _take_in(self, hint: Hint) -> Outcome:
-        outcome = self.tenants.of(hint.tenant).foresight.hear(hint)
+    def _take_in(self, hint: Hint) -> Heard:
+        heard = self.tenants.of(hint.tenant).foresight.hear(hint)
         if self.prefetcher is not None:
             self.prefetcher.wake()
-        return outcome
+        return heard
 
     def make_room(self, tokens: int, distance: int, tenant: Tenant = None) -> int:
         """Free slots, up to `tokens`, without evicting what is needed as soon, or not theirs."""

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kvflow_agents import foresight as knowledge
 from kvflow_agents import receipts as calls
+from kvflow_agents import workflow_memory as memory
 from kvflow_agents.claims import Holder
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
@@ -20,7 +20,7 @@ from kvflow_sglang.tree import Node
 # Forecasts name agents that never call, so many for each one that may be remembered.
 TOLD_PER_AGENT = 8
 
-MakeForesight = Callable[[Tenant, knowledge.Limits | None, Reuse], Foresight[Node]]
+MakeForesight = Callable[[Tenant, memory.Limits | None, Reuse], Foresight[Node]]
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Tenants:
         self._most = settings.most_tenants
         agents, workflows = settings.tenant_agents, settings.tenant_workflows
         told = TOLD_PER_AGENT * agents
-        self._limits = knowledge.Limits(workflows, agents, settings.tenant_prompt_tokens, told)
+        self._limits = memory.Limits(workflows, agents, settings.tenant_prompt_tokens, told)
         self._calls_limits = calls.Limits(workflows, agents)
         self._known: OrderedDict[Tenant, KnownTenant] = OrderedDict()
         self.nobody: KnownTenant

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,91 +10,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.foresight import Foresight, Limits, Outcome
+from kvflow_agents.foresight import Heard
 from kvflow_agents.hints import Hint
-from kvflow_agents.prefix import Tokens
-from tests.agents.radix_tree import NOWHERE, Path, RadixTree, TreeNode
-
-LIFETIME = 1000
-ORDINARY = (Standing.ORDINARY, None)
-SPENT = (Standing.SPENT, None)
-
-
-def expected(steps: int) -> tuple[Standing, int]:
-    return (Standing.EXPECTED, steps)
-
-
-class Server:
-    """A tree and what is known of its users, told of requests as a server tells it."""
-
-    def __init__(self, limits: Limits | None = None, page_size: int = 1) -> None:
-        self.tree = RadixTree(page_size)
-        self.foresight: Foresight[TreeNode] = Foresight(
-            self.tree.ledger,
-            make_key=self.tree.make_key,
-            cut=self.tree.cut,
-            lifetime_tokens=LIFETIME,
-            limits=limits,
-        )
-
-    def hear(
-        self,
-        workflow: str,
-        seq: int,
-        steps: Mapping[str, int | None] | None = None,
-        *,
-        done: bool = False,
-        changes: bool = False,
-        caller: str | None = None,
-        app: str | None = None,
-    ) -> Outcome:
-        forecast = Forecast(seq, steps or {}, done=done, changes=changes)
-        outcome = self.foresight.hear(Hint(workflow, forecast, agent=caller, app=app))
-        self.foresight.check()
-        return outcome
-
-    def call(
-        self,
-        workflow: str,
-        agent: str | None,
-        prompt: str,
-        answer: str = "",
-        namespace: Namespace = NOWHERE,
-    ) -> None:
-        """The prompt's KV is computed and stored, then the answer's."""
-        caller = Hint(workflow, Forecast(0), agent=agent)
-        leaf = self.tree.grow(Path(tokens(prompt), namespace), workflow)
-        self.foresight.prompt_cached(caller, tokens(prompt), namespace, leaf)
-        self.foresight.check()
-        whole = tokens(prompt + answer)
-        leaf = self.tree.grow(Path(whole, namespace), workflow)
-        self.foresight.answer_cached(caller, whole, namespace, leaf)
-        self.foresight.check()
-
-    def chat(self, prompt: str) -> None:
-        """Somebody who tells nothing."""
-        self.tree.insert(Path(tokens(prompt)), None)
-
-    def standing(
-        self, text: str, namespace: Namespace = NOWHERE
-    ) -> tuple[Standing, int | None] | None:
-        """Of the token at the end of a text, None if the tree lacks it. Splits nothing."""
-        whole = Path(tokens(text), namespace)
-        node, depth = self.tree.root, 0
-        while depth < len(whole):
-            child = node.children.get(whole.child_key_at(depth, self.tree.page_size))
-            if child is None:
-                return None
-            shared = child.key.match_at(whole, depth)
-            depth += shared
-            if depth < len(whole) and shared < len(child.key):
-                return None
-            node = child
-        return self.tree.ledger.standing(node)
-
-
-def tokens(text: str) -> Tokens:
-    return array("q", map(ord, text))
+from kvflow_agents.workflow_memory import Limits
+from tests.agents.foresight_server import (
+    LIFETIME,
+    ORDINARY,
+    SPENT,
+    Server,
+    expected,
+    run_of_app,
+    tokens,
+)
+from tests.agents.radix_tree import NOWHERE, Path
 
 
 def test_a_forecast_protects_a_prefix_that_was_seen() -> None:
@@ -164,21 +89,40 @@ def test_forecasts_repeated_or_out_of_order_change_nothing(seq: int) -> None:
     assert server.standing("AAAA") == expected(1)
 
 
-def test_a_call_is_held_against_what_was_said_before_it() -> None:
+@pytest.mark.parametrize(
+    ("caller", "was_foretold"),
+    [("a", True), ("b", True), ("c", False), ("d", False), ("nobody", None), (None, None)],
+)
+@pytest.mark.parametrize("done", [False, True])
+def test_a_call_is_held_against_what_was_said_before_it(
+    caller: str | None, was_foretold: bool | None, done: bool
+) -> None:
     server = Server()
-
-    def was_foretold(agent: str | None) -> bool | None:
-        return server.foresight.was_foretold(Hint("w", Forecast(9), agent=agent))
-
-    assert was_foretold("a") is None
     server.hear("w", 0, {"a": 0, "b": 1, "c": 5, "d": None}, caller="a")
-    told = [was_foretold(each) for each in ("a", "b", "c", "d", "nobody", None)]
-    assert told == [True, True, False, False, None, None]
-    # At the end of a run nobody is expected for now, which is not wrong when it goes on.
+    assert server.last_heard == Heard("accepted", None)
+    server.hear("w", 1, {"a": 1, "b": 9}, caller=caller, done=done)
+    assert server.last_heard == Heard("accepted", was_foretold)
+    server.hear("w", 1, caller="a")
+    assert server.last_heard == Heard("ended" if done else "stale")
+
+
+@pytest.mark.parametrize(("caller", "was_foretold"), [("a", None), ("b", True)])
+def test_at_the_end_of_a_run_who_is_not_expected_may_still_go_on(
+    caller: str, was_foretold: bool | None
+) -> None:
+    server = Server()
     server.hear("w", 1, {"a": None, "b": 1})
-    assert [was_foretold("a"), was_foretold("b")] == [None, True]
+    server.hear("w", 2, {}, caller=caller)
+    assert server.last_heard == Heard("accepted", was_foretold)
+
+
+def test_of_a_workflow_that_has_ended_nothing_is_expected() -> None:
+    server = Server()
+    server.hear("w", 1, {"a": 1})
     server.hear("w", 2, done=True)
-    assert (was_foretold("a"), server.foresight.expected("w").steps) == (None, {})
+    assert server.foresight.expected("w").steps == {}
+    server.hear("w", 3, {"a": 1}, caller="a")
+    assert server.last_heard == Heard("accepted", None)
 
 
 def test_changes_leave_the_agents_they_do_not_name_as_they_are() -> None:
@@ -229,28 +173,6 @@ def test_agents_of_other_runs_are_expected_as_changes_name_them() -> None:
     assert server.standing("You write. Do ") == ORDINARY
     server.hear("three", 1, {"writer": 3}, changes=True, app="app")
     assert server.standing("You write. Do ") == expected(3)
-
-
-def test_of_the_only_workflow_the_agents_silent_longest_are_forgotten() -> None:
-    server = Server(Limits(most_tokens=8))
-    server.hear("w", 0, {"a": 1, "b": 1, "c": 1}, changes=True)
-    server.call("w", "a", "AAAA")
-    server.call("w", "b", "BBBB")
-    server.call("w", "a", "AAAA")
-    server.call("w", "c", "CCCC")
-    assert (server.standing("AAAA"), server.standing("CCCC")) == (expected(1), expected(1))
-    assert server.standing("BBBB") == ORDINARY
-    assert (server.foresight.workflows, server.foresight.agents) == (1, 2)
-
-
-def test_beyond_most_agents_told_the_workflow_silent_longest_is_forgotten() -> None:
-    server = Server(Limits(most_agents_told=5))
-    server.hear("a", 0, {"1": 1, "2": 1})
-    server.hear("b", 0, {"1": 1, "2": 1}, changes=True)
-    assert server.foresight.workflows == 2
-    server.hear("b", 1, {"3": 1, "4": 1}, changes=True)
-    assert server.foresight.workflows == 1
-    assert server.hear("b", 1, {}) == "stale"
 
 
 def test_a_workflow_that_has_ended_leaves_nothing_protected() -> None:
@@ -363,12 +285,6 @@ def test_an_end_finds_a_silent_workflow() -> None:
     assert server.foresight.workflows == 0
 
 
-def run_of_app(server: Server, workflow: str, task: str, app: str = "app") -> None:
-    server.hear(workflow, 0, {"writer": 3}, app=app)
-    server.call(workflow, "writer", f"You write. Do {task}", "!")
-    server.hear(workflow, 1, done=True, app=app)
-
-
 def test_agents_yet_to_call_are_expected_like_those_of_other_runs() -> None:
     server = Server()
     run_of_app(server, "one", "A")
@@ -456,94 +372,32 @@ def test_prefixes_are_claimed_in_whole_pages() -> None:
     assert server.standing("12345678") == SPENT
 
 
-def test_beyond_most_workflows_the_one_silent_longest_is_forgotten() -> None:
-    server = Server(Limits(most_workflows=2))
-    for name in "abc":
-        server.hear(name, 0, {name: 1})
-        server.call(name, name, name * 4)
-    assert server.foresight.workflows == 2
-    # It may well go on: unlike that of an ended workflow, its prefix is not known to be spent.
-    assert server.standing("aaaa") == ORDINARY
-    assert server.standing("bbbb") == expected(1)
-    server.hear("b", 1, {"b": 1})
-    server.hear("d", 0)
-    assert server.standing("bbbb") == expected(1)
-    assert server.standing("cccc") == ORDINARY
+def test_forecasts_that_are_not_heeded_protect_nothing_until_they_are() -> None:
+    server = Server()
+    server.hear("w", 0, {"writer": 2})
+    server.call("w", "writer", "You write. Do A", " done")
+    server.foresight.heed(False)
+    server.foresight.check()
+    assert server.standing("You write. Do A") == ORDINARY
+    assert server.standing("You write. Do A done") == ORDINARY
+    assert not server.foresight.is_trusted("w")
+    server.hear("w", 1, {"writer": 0})
+    assert server.standing("You write. Do A") == ORDINARY
+    server.foresight.heed(True)
+    server.foresight.check()
+    assert server.standing("You write. Do A") == expected(0)
+    assert server.standing("You write. Do A done") == SPENT
 
 
-def test_expired_workflows_are_forgotten_before_live_ones() -> None:
-    server = Server(Limits(most_workflows=2))
-    server.hear("a", 0, {"a": 1})
+def test_an_agent_that_a_message_names_twice_over_is_claimed_once() -> None:
+    """Changes of a workflow that had fallen silent: what was told before counts again as well."""
+    server = Server()
+    server.hear("three", 0, {"a": None}, app="app", changes=True)
+    for run in ("one", "two"):
+        server.hear(run, 0, {"a": 1}, app="app", caller="a")
+        server.call(run, "a", "Fixed prompt")
     server.foresight.turn_over(LIFETIME + 1)
-    server.hear("b", 0, {"b": 1})
-    server.hear("c", 0)
-    assert server.foresight.workflows == 2
-    assert server.hear("a", 0) == "accepted"  # as if never heard of
-
-
-def test_too_many_workflows_cost_no_app_what_it_has_learned() -> None:
-    server = Server(Limits(most_workflows=1))
-    for app in ("app", "other"):
-        run_of_app(server, f"{app} one", f"{app} A", app=app)
-        run_of_app(server, f"{app} two", f"{app} B", app=app)
-    server.hear("silent", 0)
-    server.hear("next", 0)
-    server.hear("now", 0, {"writer": 3}, app="app")
-    assert server.foresight.workflows == 1
-    assert server.standing("You write. Do app ") == expected(3)
-
-
-def test_ended_workflows_are_remembered_only_so_far_back() -> None:
-    server = Server(Limits(most_workflows=3))
-    for number in range(10):
-        server.hear(f"w{number}", 0, done=True)
-    assert len(server.foresight._ended) == 3
-    assert server.hear("w9", 0) == "ended"
-
-
-def test_beyond_most_agents_the_workflow_silent_longest_is_forgotten() -> None:
-    server = Server(Limits(most_agents=3))
-    for name in "ab":
-        server.hear(name, 0, {"1": 1, "2": 1})
-        server.call(name, "1", name * 4)
-    server.call("b", "2", "2222")
-    assert server.foresight.agents == 3
-    server.call("b", "3", "3333")
-    assert (server.foresight.agents, server.foresight.workflows) == (3, 1)
-    assert server.standing("aaaa") == ORDINARY
-    assert server.standing("bbbb") == expected(1)
-
-
-def test_beyond_most_tokens_the_workflow_silent_longest_is_forgotten() -> None:
-    server = Server(Limits(most_tokens=100))
-    for name in "abc":
-        server.hear(name, 0, {name: 1})
-        server.call(name, name, name * 40)
-    assert server.foresight.workflows == 2
-    assert server.standing("a" * 40) == ORDINARY
-    assert server.standing("b" * 40) == expected(1)
-
-
-@pytest.mark.parametrize("app", [None, "app"])
-def test_one_workflow_alone_cannot_exceed_the_limits(app: str | None) -> None:
-    server = Server(Limits(most_agents=10, most_tokens=1000))
-    for number in range(100):
-        server.hear("w", number, {"a": 0}, app=app)
-        server.call("w", f"agent {number}", f"{number} " * 10)
-        assert server.foresight.agents <= 10
-    assert server.foresight.workflows <= 1
-    server.hear("w", 100, {"b": 0}, app=app)
-    server.call("w", "b", "BBBB")
-    assert server.standing("BBBB") == expected(0)
-
-
-def test_one_app_alone_cannot_exceed_the_limits() -> None:
-    server = Server(Limits(most_agents=10, most_tokens=1000))
-    for number in range(100):
-        server.hear(f"w{number}", 0, {"a": 0}, app="app")
-        server.call(f"w{number}", f"agent {number}", f"{number} " * 10)
-        server.hear(f"w{number}", 1, done=True)
-        assert server.foresight.agents <= 10
+    server.hear("three", 2, {"a": 1}, app="app", changes=True)
 
 
 class ForesightMachine(RuleBasedStateMachine):
@@ -611,12 +465,12 @@ class ForesightMachine(RuleBasedStateMachine):
         foresight = self.server.foresight
         assert foresight.workflows <= self.limits.most_workflows
         assert foresight.agents <= self.limits.most_agents
-        assert foresight._remembered_tokens <= self.limits.most_tokens
+        assert foresight._memory.tokens_kept <= self.limits.most_tokens
 
     @invariant()
     def only_live_workflows_protect(self) -> None:
         foresight = self.server.foresight
-        if not foresight._live:
+        if all(workflow.is_dormant for workflow in foresight._memory):
             standings = self.server.tree.standings().values()
             assert all(standing is not Standing.EXPECTED for standing, _ in standings)
 
@@ -632,31 +486,3 @@ ForesightMachine.TestCase.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None
 )
 TestForesightMachine = ForesightMachine.TestCase
-
-
-def test_forecasts_that_are_not_heeded_protect_nothing_until_they_are() -> None:
-    server = Server()
-    server.hear("w", 0, {"writer": 2})
-    server.call("w", "writer", "You write. Do A", " done")
-    server.foresight.heed(False)
-    server.foresight.check()
-    assert server.standing("You write. Do A") == ORDINARY
-    assert server.standing("You write. Do A done") == ORDINARY
-    assert not server.foresight.is_trusted("w")
-    server.hear("w", 1, {"writer": 0})
-    assert server.standing("You write. Do A") == ORDINARY
-    server.foresight.heed(True)
-    server.foresight.check()
-    assert server.standing("You write. Do A") == expected(0)
-    assert server.standing("You write. Do A done") == SPENT
-
-
-def test_an_agent_that_a_message_names_twice_over_is_claimed_once() -> None:
-    """Changes of a workflow that had fallen silent: what was told before counts again as well."""
-    server = Server()
-    server.hear("three", 0, {"a": None}, app="app", changes=True)
-    for run in ("one", "two"):
-        server.hear(run, 0, {"a": 1}, app="app", caller="a")
-        server.call(run, "a", "Fixed prompt")
-    server.foresight.turn_over(LIFETIME + 1)
-    server.hear("three", 2, {"a": 1}, app="app", changes=True)

@@ -46,7 +46,7 @@ class Server:
         self.seq += 1
         forecast = Forecast(self.seq, steps, due_ms=due_ms or {}, chance=chance or {})
         hint = Hint(workflow, forecast, agent=caller, at_ms=at_ms)
-        assert self.foresight.hear(hint) == "accepted"
+        assert self.foresight.hear(hint).outcome == "accepted"
         self.foresight.check()
         return hint
 
@@ -173,7 +173,7 @@ def test_who_is_overdue_is_expected_the_later_the_longer_it_is_waited_for(server
 def test_an_ended_workflow_is_not_overdue(server: Server) -> None:
     server.call(1000, "b", {"b": 0, "a": 1}, due_ms={"a": 500, "b": 90_000})
     done = Hint("w", Forecast(100, done=True), at_ms=1100)
-    assert server.foresight.hear(done) == "accepted"
+    assert server.foresight.hear(done).outcome == "accepted"
     server.say(3000, {"x": 1}, workflow="other")
     assert server.due(A) is None
 

@@ -10,10 +10,11 @@ import pytest
 
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.foresight import Outcome
+from kvflow_agents.foresight import Heard, Outcome
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import MAX_PAGE, Admission, Call, Limits, Receipts
 
+ACCEPTED = Heard("accepted")
 COLD = Admission(100, 0, 0, 0, waited=False)
 NO_SUMS = {
     "calls": 0,
@@ -67,20 +68,17 @@ class Server:
         request_id = str(self.seq)
         if outcome == "accepted":
             self.expected.take_in(hint.forecast)
-        self.arrived(request_id, hint, outcome, is_trusted, forecast_right)
+        self.arrived(request_id, hint, Heard(outcome, forecast_right), is_trusted)
         return self.receipts.admitted(request_id, admission)
 
     def arrived(
         self,
         request_id: str,
         hint: Hint,
-        outcome: Outcome = "accepted",
+        heard: Heard = ACCEPTED,
         is_trusted: bool = True,
-        forecast_right: bool | None = None,
     ) -> None:
-        self.receipts.arrived(
-            request_id, hint, outcome, is_trusted=is_trusted, forecast_right=forecast_right
-        )
+        self.receipts.arrived(request_id, hint, heard, is_trusted=is_trusted)
 
     def workflow(self, name: str = "w", **page: int) -> dict[str, Any]:
         found = self.receipts.workflow(name, self.expected, **page)
@@ -177,7 +175,7 @@ def test_forecasts_are_counted_by_whether_they_came_true() -> None:
 def test_a_hint_that_was_not_taken_changes_no_forecast(outcome: Outcome) -> None:
     server = Server()
     server.call("a", {"b": 1})
-    server.call("b", {"b": None}, outcome=outcome, forecast_right=True)
+    server.call("b", {"b": None}, outcome=outcome)
     found = server.workflow()
     assert (found["seq"], found["expected"]) == (1, [{"agent": "b", "steps": 1}])
     assert (found["sums"][outcome], found["sums"]["forecast_right"]) == (1, 0)

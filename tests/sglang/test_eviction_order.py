@@ -105,8 +105,7 @@ class Reference:
         )
 
     def claims(self) -> Iterator[Any]:
-        foresight = self.cache.foresight
-        for workflow in (*foresight._live.values(), *foresight._dormant.values()):
+        for workflow in self.cache.foresight._memory:
             for agent in workflow.agents.values():
                 yield from agent.claims
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvflow_agents.forecast import Forecast
+from kvflow_agents.foresight import Heard
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import Admission, Receipts
 from kvflow_faults.tables import LIMITS, sizes
@@ -14,7 +15,7 @@ def test_tables_are_found_wherever_they_are() -> None:
     for workflow in ("one", "two"):
         hint = Hint(workflow, Forecast(1, {"a": 1, "b": 2}), agent="a")
         for request_id in (f"first of {workflow}", f"second of {workflow}"):
-            receipts.arrived(request_id, hint, "accepted", is_trusted=True, forecast_right=None)
+            receipts.arrived(request_id, hint, Heard("accepted"), is_trusted=True)
         receipts.admitted(f"first of {workflow}", Admission(10, 0, 0, 0, waited=False))
     found = sizes([receipts])
     assert found["Receipts._workflows"] == found["Receipts._under_way"] == 2

@@ -1,0 +1,118 @@
+"""Agents' claims on the prefix tree: on which prefixes, and when those are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic
+
+from kvflow_agents.alarms import Alarms
+from kvflow_agents.app_prompts import Namespace
+from kvflow_agents.claims import ClaimLedger, Key, N
+from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
+from kvflow_agents.prefix import Tokens
+from kvflow_agents.reuse import Reuse
+from kvflow_agents.tenants import Tenant
+
+# Of one message: where thousands are late, each message looks at a few of them.
+MOST_OVERDUE = 32
+
+MakeKey = Callable[[Tokens, int, Namespace], Key]
+"""The key of the first tokens of a sequence in a namespace, cut to whole pages."""
+
+
+class AgentClaims(Generic[N]):
+    """Lets the claims of one tenant's agents say what is known of their next calls.
+
+    With `reuse` claims are ordered by when their agents will call, on the clock of the messages;
+    without by steps.
+    """
+
+    def __init__(
+        self,
+        ledger: ClaimLedger[N],
+        *,
+        make_key: MakeKey,
+        cut: Callable[[Key], None],
+        reuse: Reuse | None,
+        tenant: Tenant,
+    ) -> None:
+        """`cut` makes a node of the tree end where a key ends, if the tree holds the key."""
+        self._ledger = ledger
+        self._make_key = make_key
+        self._cut = cut
+        self._clock = reuse.clock if reuse is not None and reuse.order == "time" else None
+        self._tenant = tenant
+        self.is_heeded = True
+        """Whether forecasts count; whoever changes it lets every claim `follow`."""
+        self._alarms: Alarms[tuple[KnownWorkflow[N], str], KnownAgent[N]] = Alarms()
+
+    def place(self, workflow: KnownWorkflow[N], name: str, namespace: Namespace) -> None:
+        """Claim what an agent's next prompt is taken to begin with, instead of what it was."""
+        agent = workflow.agents[name]
+        tokens = agent.history.tokens
+        assert tokens is not None, "an agent without tokens has no prefix"
+        self._remove(agent)
+        holder = workflow.name, name
+        key = self._make_key(tokens, agent.history.prefix_tokens, namespace)
+        agent.claim = self._ledger.place(key, None, tenant=self._tenant, holder=holder)
+        agent.other = None
+        other_tokens = agent.history.other_tokens
+        if self._clock is not None and other_tokens is not None:
+            other = self._make_key(tokens, other_tokens, namespace)
+            agent.other = self._ledger.place(other, None, tenant=self._tenant, holder=holder)
+        self.follow(workflow, name)
+
+    def place_cached(self, workflow: KnownWorkflow[N], name: str, namespace: Namespace) -> None:
+        """The same of prefixes that are in the tree: they are claimed to the token."""
+        self.place(workflow, name, namespace)
+        for claim in workflow.agents[name].claims:
+            if claim.depth_tokens < len(claim.key):
+                self._cut(claim.key)
+
+    def follow(self, workflow: KnownWorkflow[N], name: str) -> None:
+        """Let an agent's claims say what is known of its next call by now."""
+        agent = workflow.agents[name]
+        counts = self.is_heeded and not workflow.is_dormant
+        growth = agent.history.growth(after_pause=workflow.is_paused)
+        chance, other_chance = (growth, 1.0) if agent.history.grows else (1.0, growth)
+        due_ms = self._due_ms(workflow, name, chance) if counts else None
+        if agent.claim is not None:
+            if due_ms is not None:
+                self._alarms.set((workflow, name), agent, due_ms)
+            self._ledger.set_steps(agent.claim, workflow.steps_of(name) if counts else None, due_ms)
+        if agent.other is not None:
+            due_ms = self._due_ms(workflow, name, other_chance) if counts else None
+            self._ledger.set_steps(agent.other, None, due_ms)
+
+    def follow_overdue(self) -> None:
+        """Expect later whoever has not called when it was due."""
+        if self._clock is not None:
+            for (workflow, name), _ in self._alarms.rung(self._clock.now_ms, MOST_OVERDUE):
+                self.follow(workflow, name)
+
+    def give_up(self, agent: KnownAgent[N]) -> None:
+        """An agent will not call again: what only its workflow has used is spent."""
+        self._alarms.take_back(agent)
+        self._remove(agent)
+
+    def forget(self, agent: KnownAgent[N]) -> None:
+        """An agent is no longer remembered. It may well go on: nothing is known to be spent."""
+        for claim in agent.claims:
+            self._ledger.use(claim.node, None)
+        self.give_up(agent)
+
+    def _due_ms(self, workflow: KnownWorkflow[N], name: str, chance: float) -> int | None:
+        if self._clock is None:
+            return None
+        return workflow.due_ms(name, chance, self._clock.now_ms)
+
+    def _remove(self, agent: KnownAgent[N]) -> None:
+        for claim in agent.claims:
+            self._ledger.remove(claim)
+
+    def check(self, workflow: KnownWorkflow[N]) -> None:
+        """Assert that a workflow's claims say what is known; for tests."""
+        for name, agent in workflow.agents.items():
+            counts = self.is_heeded and not workflow.is_dormant
+            steps = workflow.steps_of(name) if counts else None
+            assert agent.claim is None or agent.claim.steps == steps, "a claim's steps are off"
