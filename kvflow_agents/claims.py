@@ -137,7 +137,7 @@ class ClaimLedger(Generic[N]):
         self._doubted.add(user)
 
     def believe(self, user: str) -> None:
-        """A workflow is believed again, or has ended."""
+        """A workflow is believed again, or no longer known."""
         self._doubted.discard(user)
 
     def doubt_tenant(self, tenant: Tenant) -> None:

@@ -278,7 +278,9 @@ class Foresight(Generic[N]):
     def _drop(self, workflow: KnownWorkflow[N]) -> None:
         """A workflow is no longer known."""
         self._plan_no_more(workflow)
-        self.distrusted -= not workflow.record.is_good
+        if not workflow.record.is_good:
+            self.distrusted -= 1
+            self._ledger.believe(workflow.name)
 
     def check(self) -> None:
         """Assert that the books are right; for tests."""

@@ -75,6 +75,19 @@ def test_ended_workflows_are_remembered_only_so_far_back() -> None:
     assert server.hear("w9", 0) == "ended"
 
 
+def test_a_distrusted_workflow_is_forgotten_with_the_doubts() -> None:
+    server = Server(Limits(most_workflows=1))
+    for name, is_done in (("ended", True), ("pushed out", False), ("last", True)):
+        for seq in range(3):
+            server.hear(name, seq, {"a": 1, "b": 5}, changes=True, caller="b")
+        assert server.foresight.distrusted == 1
+        assert server.tree.ledger._doubted == {name}
+        if is_done:
+            server.hear(name, 9, done=True)
+    assert server.foresight.distrusted == 0
+    assert not server.tree.ledger._doubted
+
+
 def test_beyond_most_agents_the_workflow_silent_longest_is_forgotten() -> None:
     server = Server(Limits(most_agents=3))
     for name in "ab":
