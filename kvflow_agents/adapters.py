@@ -10,6 +10,9 @@ from typing import TypeAlias
 Adapter: TypeAlias = str | None
 """An adapter by the server's own id; None is the base model, which takes a slot like any other."""
 
+FEWEST_LIFETIME_EVICTIONS = 256
+"""Below so many evictions a forecast does not grow old, however few slots there are."""
+
 
 @dataclass(slots=True)
 class _User:

@@ -9,6 +9,10 @@ from typing import Generic
 from kvflow_agents.claims import Claim, N
 from kvflow_agents.tenants import Tenant
 
+MOST_WAITS = 3
+"""For how many loads a request waits before it is run as without them."""
+FEWEST_TOKENS = 10
+"""A smaller piece is not worth a copy; SGLang's own `load_back_threshold`."""
 # After so many loads in time the horizon is again what it was before they came late.
 LOADS_IN_TIME = 32
 

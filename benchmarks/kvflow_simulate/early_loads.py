@@ -8,13 +8,9 @@ from dataclasses import dataclass
 
 from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Claim
-from kvflow_agents.prefetch import Load, Span
+from kvflow_agents.prefetch import FEWEST_TOKENS, Load, Span
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.tree import Node, PrefixTree, TokenKey, host_only, path
-
-# The server's: for how many loads a request waits, and what is not worth a copy.
-MOST_WAITS = 3
-FEWEST_TOKENS = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from kvflow_agents.adapters import Adapter
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS
 from kvflow_agents.prefix import Tokens
 from kvflow_simulate.adapters import AdapterSlots
-from kvflow_simulate.early_loads import FEWEST_TOKENS, MOST_WAITS, EarlyLoads, Flight
+from kvflow_simulate.early_loads import EarlyLoads, Flight
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.requests import Request, Served, Traffic

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.adapters import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import Claim, ClaimLedger
 from kvflow_agents.errors import ConfigurationError
@@ -23,9 +23,6 @@ from kvflow_sglang.settings import Settings
 from kvflow_simulate.adapters import AdapterOrder
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.tree import PAGE_SIZE, Node, Order, PrefixTree, TokenKey
-
-# Below so many evictions a forecast of adapters does not grow old.
-LIFETIME_EVICTIONS = 256
 
 
 class Policy(Order, AdapterOrder, Protocol):
@@ -127,7 +124,7 @@ class Foretold(Claimed):
                 most_tokens=self._settings.prefetch_tokens,
             )
         self.lora_prefetch_steps = self._settings.lora_prefetch_steps
-        self._adapters = AdapterLedger(lifetime_evictions=LIFETIME_EVICTIONS)
+        self._adapters = AdapterLedger(lifetime_evictions=FEWEST_LIFETIME_EVICTIONS)
         self._reuse = Reuse(MessageClock(lambda: tree.accesses), order=self._settings.order)
         self.foresight: Foresight[Node] = Foresight(
             self.ledger,

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from kvflow_agents.adapter_slots import Slots, first_out, next_in
-from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.adapters import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.arrivals import Arrivals
 from kvflow_sglang import compat
 from kvflow_sglang.compat import EvictionPolicy
 from kvflow_sglang.settings import Settings
-
-# Below so many evictions a forecast does not grow old, however few slots there are.
-FEWEST_LIFETIME_EVICTIONS = 256
 
 _COUNTS = (
     "lora_loads",

@@ -11,20 +11,16 @@ from weakref import WeakKeyDictionary
 
 from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Holder
-from kvflow_agents.prefetch import Load, PrefetchQueue
+from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS, Load, PrefetchQueue
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang.loads import EarlyLoads, Flight
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.tree import Node
 
-# For how many loads a request waits before it is run as SGLang would run it.
-MOST_WAITS = 3
 # How many loads for waiting requests are under way at once.
 MOST_FLIGHTS = 4
 # Beyond so many nodes loaded and not read, those that are gone are looked for.
 MOST_UNUSED = 4096
-# A smaller piece is not worth a copy; SGLang's own `load_back_threshold`.
-FEWEST_TOKENS = 10
 
 _COUNTS = (
     "prefetched_tokens",

@@ -13,9 +13,9 @@ import pytest
 from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_agents.prefetch import MOST_WAITS
 from kvflow_agents.track_record import TrackRecord
 from kvflow_sglang.loads import EarlyLoads
-from kvflow_sglang.prefetcher import MOST_WAITS
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 from tests.sglang.slow_link import SlowLink
