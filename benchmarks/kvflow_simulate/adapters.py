@@ -44,6 +44,7 @@ class AdapterSlots:
         self._count = count
         self._order = order
         self._overlaps = overlaps
+        self._horizon_steps = order.lora_prefetch_steps if overlaps else None
         self._counts_uses = counts_uses
         self._load = load
         self._resident: set[Adapter] = {None}
@@ -51,6 +52,11 @@ class AdapterSlots:
         self._unused: set[Adapter] = set()  # loaded ahead, and not used yet
         self._last_used: Counter[Adapter] = Counter()
         self._uses = 0
+
+    @property
+    def loads_ahead(self) -> bool:
+        """Whether adapters are loaded before they are asked for."""
+        return self._horizon_steps is not None
 
     @property
     def loading(self) -> Set[Adapter]:
@@ -93,8 +99,7 @@ class AdapterSlots:
     def load_ahead(self, needed: Set[Adapter], *, link_is_free: bool) -> None:
         """Before requests are admitted: load one adapter that none of `needed` has to go for."""
         self.needs_link = False
-        horizon_steps = self._order.lora_prefetch_steps
-        if not self._overlaps or horizon_steps is None:
+        if self._horizon_steps is None:
             return
         load = next_in(
             self._order.adapters_by_nearness(),
@@ -104,7 +109,7 @@ class AdapterSlots:
                 loading=frozenset(self.loading),
                 needed=frozenset(needed),
             ),
-            horizon_steps=horizon_steps,
+            horizon_steps=self._horizon_steps,
             steps_of=self._order.adapter_steps,
             last_used=self._last_used.__getitem__,
         )

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Claim
 from kvflow_agents.prefetch import FEWEST_TOKENS, Load, Span
 from kvflow_simulate.policies import Policy
@@ -48,21 +47,15 @@ class EarlyLoads:
         self.counts: Counter[str] = Counter()
         self._unused: dict[int, tuple[Node, int]] = {}
         self._is_settled = False
-        self._arrivals = Arrivals()
         policy.on_lost = self._lost
 
     def wake(self) -> None:
         """A forecast, a prefix or the room on the device has changed."""
         self._is_settled = False
 
-    def request_arrived(self) -> None:
-        """A request is to be admitted in this pass if it can be."""
-        self._arrivals.note()
-        self.wake()
-
     def next_copy(self) -> list[Part]:
         """What to copy now, its slots reserved; nothing while a copy is under way."""
-        if self._arrivals.go_first() or not self.may_start:
+        if not self.may_start:
             return []
         assert self._queue is not None
         parts: list[Part] = []

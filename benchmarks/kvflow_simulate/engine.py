@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvflow_agents.adapters import Adapter
+from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS
 from kvflow_agents.prefix import Tokens
@@ -93,7 +94,9 @@ class Engine:
         self._link_free_s = 0.0
         self._frontend_free_s = 0.0
         self._sent = 0
-        self._arrivals: list[tuple[float, int, _Job]] = []
+        self._to_come: list[tuple[float, int, _Job]] = []
+        self._arrivals = Arrivals()
+        self._is_put_off = False
         self._waiting: deque[_Job] = deque()
         self._chunked: _Job | None = None
         self._running: list[_Job] = []
@@ -126,6 +129,8 @@ class Engine:
             self._prefill(batch)
         elif self._running:
             self._decode()
+        elif self._is_put_off and self.adapters.loads_ahead:
+            pass  # the next pass follows at once
         elif self._next_event_s() < math.inf:
             self.now_s = max(self.now_s, self._next_event_s())
         elif self._waiting:
@@ -137,7 +142,7 @@ class Engine:
 
     def _next_event_s(self) -> float:
         """When something comes from outside: a request, or the end of a copy."""
-        arrival_s = self._arrivals[0][0] if self._arrivals else math.inf
+        arrival_s = self._to_come[0][0] if self._to_come else math.inf
         flight = self.early.flight
         flight_s = math.inf if flight is None else flight.ends_s
         return min(arrival_s, flight_s, self.adapters.next_end_s)
@@ -147,13 +152,14 @@ class Engine:
         ready_s = max(self.now_s + self._machine.overhead_s, self._frontend_free_s)
         self._frontend_free_s = ready_s + self._machine.frontend_s
         self._sent += 1
-        heapq.heappush(self._arrivals, (self._frontend_free_s, self._sent, job))
+        heapq.heappush(self._to_come, (self._frontend_free_s, self._sent, job))
 
     def _take_arrivals(self) -> None:
-        while self._arrivals and self._arrivals[0][0] <= self.now_s:
-            job = heapq.heappop(self._arrivals)[2]
+        while self._to_come and self._to_come[0][0] <= self.now_s:
+            job = heapq.heappop(self._to_come)[2]
             self.policy.arrived(job.request, self.now_s)
-            self.early.request_arrived()
+            self._arrivals.note()
+            self.early.wake()
             self._waiting.append(job)
 
     def _finish_copies(self) -> None:
@@ -164,6 +170,9 @@ class Engine:
 
     def _start_copy(self) -> None:
         """One copy ahead in all; an adapter's goes first, for nothing can run without it."""
+        self._is_put_off = self._arrivals.go_first()
+        if self._is_put_off:
+            return
         chunked = [] if self._chunked is None else [self._chunked]
         needed = _adapters_of(*self._running, *chunked, *self._waiting)
         self.adapters.load_ahead(needed, link_is_free=self.early.flight is None)
@@ -174,6 +183,11 @@ class Engine:
             self.now_s += self._machine.launch_s
             tokens = sum(part.tokens for part in parts)
             self.early.flight = Flight(parts, self._occupy_link_s(self._machine.load_s(tokens)))
+
+    @property
+    def _may_start_copy(self) -> bool:
+        """Whether the next pass may start a copy ahead, for all that is known now."""
+        return self.early.may_start or (self._is_put_off and self.adapters.loads_ahead)
 
     def _occupy_link_s(self, seconds: float) -> float:
         """Queue a copy behind what is on the link; when it ends."""
@@ -283,7 +297,7 @@ class Engine:
         """As many steps as pass before a request ends, something comes, or a copy may start."""
         longest = max(len(job.request.prompt) for job in self._running)
         step_s = self._machine.decode_s(len(self._running), longest)
-        steps = 1 if self.early.may_start else min(job.left_tokens for job in self._running)
+        steps = 1 if self._may_start_copy else min(job.left_tokens for job in self._running)
         left_s = self._next_event_s() - self.now_s
         if step_s > 0 and left_s < steps * step_s:
             steps = max(math.ceil(left_s / step_s), 1)

@@ -79,9 +79,16 @@ def test_by_distance_finds_as_much_without_loading_ahead() -> None:
 
 
 def test_loaded_ahead_every_adapter_is_there() -> None:
-    outcome = run("ours-device")
+    # 1.5 s a load: it begins with the second of four steps, for arrivals go first.
+    outcome = run("ours-device", replace(MACHINE, adapter_bytes=150))
     assert hit_share(outcome) == 1
     assert ttfts_s(outcome) == {1.01}
+
+
+def test_a_load_that_gave_way_to_an_arrival_is_late_by_as_much() -> None:
+    outcome = run("ours-device")
+    assert hit_share(outcome) == 1
+    assert ttfts_s(outcome) == {1.01, 1.51}
 
 
 def test_on_a_slow_link_a_call_waits_for_what_is_left_of_its_load() -> None:
