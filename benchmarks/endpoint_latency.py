@@ -74,7 +74,8 @@ def main(
         model.make(folder / "tiny", tiny_model.write)
         flags = [*FLAGS, "--stock"] if stock else FLAGS
         with ServerProcess(folder / "tiny", flags, log=folder / "server.log") as server:
-            Load(server.base_url, WORKFLOWS).run(CALLS, asks=False)
+            with Load(server.base_url, WORKFLOWS) as load:
+                load.wait(WORKFLOWS * CALLS)
             if not stock:
                 tell(server.base_url, agents)
             rows = []

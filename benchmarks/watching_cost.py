@@ -1,16 +1,19 @@
-"""What it costs a real server that somebody watches it, in paired runs: SGLang's part and ours.
+"""What it costs a real server that somebody watches it, in paired blocks: SGLang's part and ours.
 
-Run in the server's environment: `.venv-server/bin/python benchmarks/watching_cost.py`, on a CPU; or
-with `--model FOLDER --flags "--engine gpu"` on a machine that has one.
+Run in the server's environment: `.venv-server/bin/python benchmarks/watching_cost.py --pin`, on a
+CPU; or with `--model FOLDER --flags "--engine gpu"` on a machine that has one.
 
-Blocks of the same load on one server, left alone and watched in several ways, each first in turn:
-`scrape` reads SGLang's `/metrics` every second, `kvflow` what is ours alone (the page's
+One load that never pauses, on one server that is left alone and watched in several ways, a block of
+calls each. `scrape` reads SGLang's `/metrics` every second, `kvflow` what is ours alone (the page's
 `/kvflow/view` and the list of workflows every second, and each call asks for its receipt), and
 `everything` both. What the server notes in any case is in all: `observation_cost.py` has that.
 
-The watcher and the load run on the same machine, so their own work is in the throughput. CPU time
-is that of the server's processes but for schedulers, which take a core whether they work or not;
-`endpoint_latency.py` has what a request costs each process of an idle server.
+A lap is every way once, in an order drawn by lot, and once more backwards: what drifts evenly is in
+all of them alike. A change is that of a lap's two blocks against its two left alone; its interval
+is Student's, of the laps.
+
+The watcher and the load run on the same machine. `--pin` leaves one core to the scheduler alone, as
+on machines that have more than two, so that their work is not in its throughput.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import queue
 import random
 import shlex
 import statistics
@@ -25,14 +29,15 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from types import TracebackType
+from typing import Annotated, Any, Self
 
 import typer
+from scipy.stats import t as student
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
@@ -40,7 +45,8 @@ from kvflow_sglang import model, tiny_model
 from kvflow_sglang.receipt_header import HEADER
 from kvflow_sglang.server_process import ServerProcess
 
-FLAGS = "--engine cpu --skip-server-warmup --max-total-tokens 6000"
+# Room for all prefixes: what calls find is the same in every block.
+FLAGS = "--engine cpu --skip-server-warmup --max-total-tokens 24000"
 AGENTS = 8
 PREFIX_TOKENS, TAIL_TOKENS, ANSWER_TOKENS = 600, 20, 8
 PERIOD_S = 1.0
@@ -67,11 +73,13 @@ WATCHES = {
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one block of calls cost."""
+    """What one block of calls took, for each call."""
 
-    calls_per_s: float
-    cpu_ms_per_call: float
-    """Of all processes but schedulers."""
+    wall_ms: float
+    scheduler_cpu_ms: float
+    """It works without a pause, so this is its time for a call on a core of its own."""
+    others_cpu_ms: float
+    """Of the server's processes but for the scheduler."""
 
 
 class Load:
@@ -80,18 +88,50 @@ class Load:
     def __init__(self, base_url: str, workflows: int) -> None:
         self._base_url = base_url
         self._callers = [self._calls(f"w{each}", each) for each in range(workflows)]
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._is_over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.asks = False
+        """Whether calls ask for their receipts."""
 
-    def run(self, calls: int, *, asks: bool) -> None:
-        """So many calls of each workflow; `asks`: for their receipts."""
-        with ThreadPoolExecutor(len(self._callers)) as pool:
-            list(pool.map(lambda caller: self._run(caller, calls, asks), self._callers))
+    def wait(self, calls: int) -> None:
+        """Until so many more have ended; raises what a call has raised."""
+        for _ in range(calls):
+            failed = self._ended.get()
+            if failed is not None:
+                raise failed
 
-    def _run(self, caller: Iterator[bytes], calls: int, asks: bool) -> None:
-        headers = {"Content-Type": "application/json"} | ({HEADER: "yes"} if asks else {})
-        for _, body in zip(range(calls), caller, strict=False):
-            request = urllib.request.Request(f"{self._base_url}/generate", body, headers)
-            with urllib.request.urlopen(request) as answer:
-                answer.read()
+    def __enter__(self) -> Self:
+        """Begin to call, without a pause."""
+        self._is_over.clear()
+        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in self._callers]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, caller: Iterator[bytes]) -> None:
+        try:
+            while not self._is_over.is_set():
+                self._call(next(caller))
+                self._ended.put(None)
+        except Exception as failed:
+            self._ended.put(failed)
+
+    def _call(self, body: bytes) -> None:
+        headers = {"Content-Type": "application/json"} | ({HEADER: "yes"} if self.asks else {})
+        request = urllib.request.Request(f"{self._base_url}/generate", body, headers)
+        with urllib.request.urlopen(request) as answer:
+            answer.read()
 
     @staticmethod
     def _calls(workflow: str, seed: int) -> Iterator[bytes]:
@@ -108,52 +148,105 @@ class Load:
             yield json.dumps({"input_ids": prompt, "sampling_params": params}).encode()
 
 
-def watch(base_url: str, paths: Sequence[str], is_over: threading.Event) -> None:
-    """Read these every second, like a scraper and an open page, until it is over."""
-    while not is_over.is_set():
-        for path in paths:
-            with urllib.request.urlopen(base_url + path) as answer:
-                answer.read()
-        is_over.wait(PERIOD_S)
+class Watcher:
+    """Reads paths every second, like a scraper and an open page, until it is left."""
+
+    def __init__(self, base_url: str, paths: Sequence[str]) -> None:
+        self._urls = [base_url + path for path in paths]
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            for url in self._urls:
+                with urllib.request.urlopen(url) as answer:
+                    answer.read()
+            self._is_over.wait(PERIOD_S)
+
+
+def roles(server: ServerProcess) -> dict[int, str]:
+    """What each of a server's processes does."""
+    found = {}
+    for pid in server.processes():
+        # SGLang names all but the first; Linux keeps 15 letters.
+        name = Path(f"/proc/{pid}/comm").read_text().strip().partition("sglang::")[2]
+        found[pid] = {"schedul": "scheduler", "detoken": "detokenizer"}.get(name, "http")
+    return found
 
 
 def cpu_s(server: ServerProcess) -> dict[str, float]:
     """CPU time of a server's processes so far, by what each does."""
     found: dict[str, float] = {}
-    for pid in server.processes():
-        about, _, stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-        # SGLang names all but the first; Linux keeps 15 letters. 11 fields on: user, and kernel.
-        name = about.partition("sglang::")[2]
-        role = {"schedul": "scheduler", "detoken": "detokenizer"}.get(name, "http")
-        user, kernel = map(int, stat.split()[11:13])
-        found[role] = found.get(role, 0.0) + (user + kernel) / os.sysconf("SC_CLK_TCK")
+    for pid, role in roles(server).items():
+        # After the name and eleven fields more: user, and kernel.
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(stat[11]) + int(stat[12])
+        found[role] = found.get(role, 0.0) + ticks / os.sysconf("SC_CLK_TCK")
     return found
 
 
-def measure(server: ServerProcess, load: Load, calls: int, workflows: int, how: Watch) -> Block:
-    """One block; of a watched one the watcher has begun before and ends after it."""
-    is_over = threading.Event()
-    watcher = threading.Thread(target=watch, args=(server.base_url, how.paths, is_over))
-    if how.paths:
-        watcher.start()
-    before_s, started_s = cpu_s(server), time.perf_counter()
-    load.run(calls, asks=how.asks)
-    took_s, after_s = time.perf_counter() - started_s, cpu_s(server)
-    if how.paths:
-        is_over.set()
-        watcher.join()
-    others_s = sum(after_s[role] - before_s[role] for role in after_s if role != "scheduler")
-    return Block(calls * workflows / took_s, 1000 * others_s / (calls * workflows))
+def pin(server: ServerProcess) -> None:
+    """Leave one core to the scheduler, and the others to all else, this process included."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    for pid, role in {**roles(server), os.getpid(): "load"}.items():
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {first} if role == "scheduler" else others)
 
 
-def change(watched: Sequence[Block], alone: Sequence[Block], figure: str) -> dict[str, float]:
-    """By how many percent a figure is larger when watched; the geometric mean of the rounds."""
-    pairs = zip(watched, alone, strict=True)
-    changes = [math.log(getattr(on, figure) / getattr(off, figure)) for on, off in pairs]
+def measure(server: ServerProcess, load: Load, calls: int, how: Watch) -> Block:
+    """One block, from one call's end to another's; the calls at its edges are watched in part."""
+    load.asks = how.asks
+    with Watcher(server.base_url, how.paths):
+        before_s, started_s = cpu_s(server), time.perf_counter()
+        load.wait(calls)
+        took_s, after_s = time.perf_counter() - started_s, cpu_s(server)
+    used_s = {role: after_s[role] - before_s[role] for role in after_s}
+    scheduler_s = used_s.pop("scheduler")
+    return Block(*(1000 * each / calls for each in (took_s, scheduler_s, sum(used_s.values()))))
+
+
+def order(ways: Sequence[str], chance: random.Random) -> list[str]:
+    """Of a lap's blocks."""
+    drawn = chance.sample(ways, len(ways))
+    return [*drawn, *reversed(drawn)]
+
+
+def change(watched: Sequence[float], alone: Sequence[float]) -> dict[str, Any]:
+    """By how many percent a time is longer when watched; of one pair of times for each lap."""
+    changes = [math.log(on / off) for on, off in zip(watched, alone, strict=True)]
+    mean, error = statistics.mean(changes), statistics.stdev(changes) / len(changes) ** 0.5
+    margin = student.ppf(0.975, len(changes) - 1) * error
     return {
-        "change_percent": 100 * math.expm1(statistics.mean(changes)),
-        "standard_error_percent": 100 * statistics.stdev(changes) / len(changes) ** 0.5,
+        "change_percent": 100 * math.expm1(mean),
+        "standard_error_percent": 100 * error,
+        "interval_95_percent": [100 * math.expm1(mean + each) for each in (-margin, margin)],
     }
+
+
+def figures(laps: Sequence[Mapping[str, Sequence[Block]]]) -> dict[str, Any]:
+    """Each time of a call alone, and by how much it is longer when watched."""
+    found: dict[str, Any] = {}
+    for name in (field.name for field in fields(Block)):
+        times = {
+            way: [sum(getattr(block, name) for block in lap[way]) for lap in laps]
+            for way in WATCHES
+        }
+        alone = times.pop(ALONE)
+        found[name] = {ALONE: statistics.median(alone) / 2}
+        found[name] |= {way: change(watched, alone) for way, watched in times.items()}
+    return found
 
 
 def main(
@@ -162,38 +255,38 @@ def main(
     ] = None,
     flags: Annotated[str, typer.Option(help="Of `kvflow serve`.")] = FLAGS,
     workflows: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 4,
-    calls: Annotated[int, typer.Option(min=1, help="Of each workflow in a block.")] = 40,
-    rounds: Annotated[int, typer.Option(min=2, help="Of one block each way.")] = 12,
+    calls: Annotated[int, typer.Option(min=1, help="In a block; best all prompts once.")] = 32,
+    laps: Annotated[int, typer.Option(min=2, help="Of two blocks each way.")] = 10,
+    pins: Annotated[bool, typer.Option("--pin", help="One core for the scheduler alone.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Measure a watched server against the same one left alone."""
+    chance = random.Random(0)
+    found: list[dict[str, list[Block]]] = []
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:
             folder = Path(scratch) / "tiny"
             model.make(folder, tiny_model.write)
         argv = [*shlex.split(flags), "--enable-metrics"]
         with ServerProcess(folder, argv, log=Path(scratch) / "server.log") as server:
-            load = Load(server.base_url, workflows)
-            load.run(2 * AGENTS, asks=False)
-            found: dict[str, list[Block]] = {name: [] for name in WATCHES}
-            for number in range(rounds):
-                first = number % len(WATCHES)
-                for name in (*WATCHES, *WATCHES)[first : first + len(WATCHES)]:
-                    block = measure(server, load, calls, workflows, WATCHES[name])
-                    found[name].append(block)
-    alone = found.pop(ALONE)
-    figures = {
-        "rounds": rounds,
-        "calls_in_a_block": calls * workflows,
+            if pins:
+                pin(server)
+            with Load(server.base_url, workflows) as load:
+                load.wait(2 * AGENTS * workflows)
+                for _ in range(laps):
+                    found.append({way: [] for way in WATCHES})
+                    for way in order(list(WATCHES), chance):
+                        found[-1][way].append(measure(server, load, calls, WATCHES[way]))
+    about = {
+        "model": folder.name,
+        "laps": laps,
+        "calls_in_a_block": calls,
+        "workflows": workflows,
+        "pinned": pins,
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        **{
-            figure: {ALONE: statistics.median(getattr(block, figure) for block in alone)}
-            | {name: change(blocks, alone, figure) for name, blocks in found.items()}
-            for figure in ("calls_per_s", "cpu_ms_per_call")
-        },
     }
-    text = json.dumps(figures, indent=1)
+    text = json.dumps(about | figures(found), indent=1)
     print(text)
     if json_file is not None:
         json_file.write_text(text + "\n")
