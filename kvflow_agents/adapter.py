@@ -53,8 +53,15 @@ class Subscriptions:
 
     def subscribe(self, base_urls: Iterable[str] | None) -> Carrier:
         """A carrier for runs that mention it; ConfigurationError if it cannot be."""
+
+        def identify() -> Call | None:
+            caller = self._adapter.caller()
+            if caller is None or carrier not in caller.run.carriers:
+                return None
+            return Call(caller.run.workflow, caller.agent)
+
         with self._lock:
-            carrier = Carrier(lambda: self._call(carrier), base_urls, courier=self.courier)
+            carrier = Carrier(identify, base_urls, courier=self.courier)
             if self._adapter.turn_on():
                 self._carriers.append(carrier)
                 try:
@@ -111,9 +118,3 @@ class Subscriptions:
         marks.append(self._of_process)
         # Each once: an app can be wrapped, and called with a handler too.
         return list(dict.fromkeys(mark for mark in marks if isinstance(mark, Carrier)))
-
-    def _call(self, carrier: Carrier) -> Call | None:
-        caller = self._adapter.caller()
-        if caller is None or carrier not in caller.run.carriers:
-            return None
-        return Call(caller.run.workflow, caller.agent)

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kvflow_agents import pseudonyms, routers
 from kvflow_agents.call_records import call_records
@@ -25,7 +25,7 @@ from kvflow_agents.hints import Hint
 from kvflow_agents.inquiry import inquiries
 from kvflow_agents.live_lint import live_lint
 from kvflow_agents.recorder import Recorder, call_recorder
-from kvflow_agents.refusal import attempt
+from kvflow_agents.refusal import Attempt
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import AllowedServers, Server, root_of
 from kvflow_agents.spans import mark_span
@@ -42,8 +42,7 @@ class HintSource(Protocol):
         """The hint for a call that `agent` makes now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A model call: which agent of which workflow makes it."""
 
     workflow: HintSource
@@ -101,10 +100,10 @@ class Carrier:
         """Attach no more; the last carrier to go leaves the SDK as it was."""
         sdk.remove(self)
 
-    def attach(self, client: Any, base_url: str, options: Any) -> bool:
-        """Add the caller's hint to one request's options; openai's `FinalRequestOptions`.
+    def attach(self, client: Any, base_url: str, options: Any, made: Attempt | None) -> bool:
+        """Add the caller's hint to the options of a request, openai's `FinalRequestOptions`.
 
-        Whether it was added.
+        Whether it was added. `made`: the call that the request is made for, if it is known.
         """
         dialect = self._servers.dialect(base_url) if _is_hintable(options) else None
         if dialect is None:
@@ -113,7 +112,9 @@ class Carrier:
         if call is None:
             self.counts.anonymous += 1
             return False
-        body = {**options.json_data, **(options.extra_json or {})}
+        body = options.json_data
+        if options.extra_json:
+            body = {**body, **options.extra_json}
         if is_hinted(body):
             return False
         server = _server(client, base_url, body)
@@ -123,13 +124,16 @@ class Carrier:
             return False
         hint = call.workflow.hint(call.agent)
         said = self._pseudonyms.hide(hint)
-        additions = DIALECTS[dialect](said).with_headers(self._routers.headers(server, said))
+        additions = DIALECTS[dialect](said)
+        if server in self._routers:
+            headers = {**additions.headers, **self._routers.headers(server, said)}
+            additions = additions._replace(headers=headers)
         if not _add(client, options, body, additions):
             return False
-        self._remember(hint, server, takes_forecasts=dialect in TAKES_FORECASTS)
-        self._report_failsafe(_report, hint, server)
-        if self._recorder is not None:
-            self._recorder_failsafe(_record, self._recorder, hint, body)
+        self._remember(hint, server, made, takes_forecasts=dialect in TAKES_FORECASTS)
+        self._report_failsafe(_report, hint, server, made)
+        if self._recorder is not None and made is not None:
+            self._recorder_failsafe(_record, self._recorder, hint, body, made)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
         return True
@@ -157,8 +161,9 @@ class Carrier:
         with self._lock:
             return tuple(self._workflow_servers.get(workflow, ()))
 
-    def _remember(self, hint: Hint, server: Server, *, takes_forecasts: bool) -> None:
-        made = attempt.get()
+    def _remember(
+        self, hint: Hint, server: Server, made: Attempt | None, *, takes_forecasts: bool
+    ) -> None:
         with self._lock:
             if made is not None and made.hinted_server is not None:
                 self.counts.retried += 1
@@ -169,7 +174,7 @@ class Carrier:
                 self._workflow_servers.move_to_end(hint.workflow)
                 if len(self._workflow_servers) > MAX_REMEMBERED:
                     self._workflow_servers.popitem(last=False)
-        if takes_forecasts and self._routers.behind(server):
+        if takes_forecasts and server in self._routers:
             # The call reaches one of them; any may have KV of the workflow's other agents.
             self.post(server, hint)
 
@@ -199,16 +204,14 @@ def _server(client: Any, base_url: str, body: Mapping[str, Any]) -> Server:
     )
 
 
-def _report(hint: Hint, server: Server) -> None:
-    made = attempt.get()
+def _report(hint: Hint, server: Server, made: Attempt | None) -> None:
     if made is not None and made.call is None:  # its retries are the same call
         made.call = call_records.begin(hint, server, made.started_s)
     mark_span(hint)
 
 
-def _record(recorder: Recorder, hint: Hint, body: Mapping[str, Any]) -> None:
-    made = attempt.get()
-    if made is not None and made.call is not None and made.call.listener is None:
+def _record(recorder: Recorder, hint: Hint, body: Mapping[str, Any], made: Attempt) -> None:
+    if made.call is not None and made.call.listener is None:
         made.call.listener = recorder.begin(hint, body)
 
 

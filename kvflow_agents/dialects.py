@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvflow_agents.agent_hints import (
     EXTENSION_FIELD,
@@ -25,27 +24,22 @@ ASK = "ask"
 """No dialect: the server is asked which it speaks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Additions:
+class Additions(NamedTuple):
     """What a dialect adds to a request: fields of its body, headers."""
 
-    body: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def with_headers(self, headers: Mapping[str, str]) -> Additions:
-        """The same, and these headers."""
-        return replace(self, headers={**self.headers, **headers}) if headers else self
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
 
 
 Encode = Callable[[Hint], Additions]
 
 
 def _kvflow(hint: Hint) -> Additions:
-    return Additions({PARAMS_FIELD: encode_request(hint)})
+    return Additions({PARAMS_FIELD: encode_request(hint)}, {})
 
 
 def _kv_hints(hint: Hint) -> Additions:
-    return Additions({ENVELOPE_FIELD: encode_envelope(hint)})
+    return Additions({ENVELOPE_FIELD: encode_envelope(hint)}, {})
 
 
 def _dynamo(hint: Hint) -> Additions:
@@ -56,16 +50,16 @@ def _dynamo(hint: Hint) -> Additions:
 
 def _priority(hint: Hint) -> Additions:
     priority = priority_of(hint)
-    return Additions({} if priority is None else {PRIORITY_FIELD: priority})
+    return Additions({} if priority is None else {PRIORITY_FIELD: priority}, {})
 
 
 def _priority_low_first(hint: Hint) -> Additions:
     priority = priority_of(hint)
-    return Additions({} if priority is None else {PRIORITY_FIELD: -priority})
+    return Additions({} if priority is None else {PRIORITY_FIELD: -priority}, {})
 
 
 def _none(hint: Hint) -> Additions:
-    return Additions()
+    return Additions({}, {})
 
 
 DIALECTS: Mapping[str, Encode] = {

@@ -42,6 +42,7 @@ class FrameworkAdapter(Generic[ObserverT]):
         self.failsafe = Failsafe(f"a run of {framework}")
         self.subscriptions = Subscriptions(self)
         self.observer = observer(self.subscriptions.carriers)
+        self.caller = self.observer.caller
         self.patches = Patches(framework, lambda: find(self.observer, self.failsafe))
 
     def turn_on(self) -> bool:
@@ -51,7 +52,3 @@ class FrameworkAdapter(Generic[ObserverT]):
     def turn_off(self) -> None:
         """Give the framework its own methods back."""
         self.patches.remove()
-
-    def caller(self) -> Caller | None:
-        """Who calls the model, as the observer sees it."""
-        return self.observer.caller()

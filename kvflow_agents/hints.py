@@ -66,14 +66,27 @@ class Hint:
 
 
 def encode_request(hint: Hint) -> dict[str, Any]:
-    """The hint as entries of a request's `custom_params`."""
-    params = {FIELD: _scalars(hint), **{f"{FIELD}_{what}": said for what, said in _said(hint)}}
-    return params if hint.tenant is None else params | {TENANT_FIELD: hint.tenant}
+    """The hint as entries of a request's `custom_params`: they hold its own mappings."""
+    forecast = hint.forecast
+    params: dict[str, Any] = {FIELD: _scalars(hint), STEPS_FIELD: forecast.steps}
+    if forecast.due_ms:
+        params[DUE_FIELD] = forecast.due_ms
+    if forecast.chance:
+        params[CHANCE_FIELD] = forecast.chance
+    if hint.tenant is not None:
+        params[TENANT_FIELD] = hint.tenant
+    return params
 
 
 def encode_body(hint: Hint) -> dict[str, Any]:
-    """The hint as a JSON body of its own."""
-    return {**_scalars(hint), **dict(_said(hint))}
+    """The hint as a JSON body of its own, with the hint's own mappings."""
+    forecast = hint.forecast
+    body = _scalars(hint) | {"steps": forecast.steps}
+    if forecast.due_ms:
+        body["due_ms"] = forecast.due_ms
+    if forecast.chance:
+        body["chance"] = forecast.chance
+    return body
 
 
 def decode_request(custom_params: object) -> Hint | None:
@@ -185,16 +198,6 @@ def _scalars(hint: Hint) -> dict[str, Any]:
     if hint.forecast.changes:
         scalars["changes"] = True
     return scalars
-
-
-def _said(hint: Hint) -> Iterable[tuple[str, dict[str, Any]]]:
-    """What is said of each agent."""
-    forecast = hint.forecast
-    yield "steps", dict(forecast.steps)
-    if forecast.due_ms:
-        yield "due_ms", dict(forecast.due_ms)
-    if forecast.chance:
-        yield "chance", dict(forecast.chance)
 
 
 def _decode(fields: object, said: Mapping[str, object], tenant: str | None = None) -> Hint:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from kvflow_agents.call_records import CallUnderWay
-from kvflow_agents.failsafe import logger
+from kvflow_agents.failsafe import Failsafe, logger
+
+failsafe = Failsafe("a model call")
 
 # Bad request and unprocessable content: what strict servers say to a field they do not know.
 STATUSES = (400, 422)
@@ -15,7 +19,7 @@ STATUSES = (400, 422)
 
 @dataclass(slots=True)
 class Attempt:
-    """One call of the SDK with all of its retries."""
+    """One call of the SDK with all of its retries; the code inside it is at work on it."""
 
     is_plain: bool = False
     """Whether it is to go without a hint."""
@@ -23,6 +27,22 @@ class Attempt:
     started_s: float = field(default_factory=time.perf_counter)
     call: CallUnderWay | None = None
     """What is noted of it for the report."""
+    _token: Token[Attempt | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = attempt.set(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._token is not None, "left before it was entered"
+        attempt.reset(self._token)
+        if error is not None and self.call is not None:
+            failsafe(self.call.fail)
 
 
 attempt: ContextVar[Attempt | None] = ContextVar("kvflow_attempt", default=None)

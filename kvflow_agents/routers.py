@@ -26,6 +26,10 @@ class Routers:
         """The roots of servers by the root of their router."""
         self._workers = workers
 
+    def __contains__(self, server: Server) -> bool:
+        """Whether a server is a router."""
+        return server.root_url in self._workers
+
     def behind(self, server: Server) -> tuple[Server, ...]:
         """The servers that share a router's calls; none if this is no router."""
         workers = self._workers.get(server.root_url, ())
@@ -37,7 +41,7 @@ class Routers:
 
     def headers(self, server: Server, hint: Hint) -> dict[str, str]:
         """By which a router may send an agent's calls where its prefix is; none if this is none."""
-        if server.root_url not in self._workers or hint.agent is None:
+        if server not in self or hint.agent is None:
             return {}
         # Not the names: routers log keys, and a header holds no others than ASCII.
         holder = f"{len(hint.workflow)} {hint.workflow}{hint.agent}".encode("utf-8", "replace")

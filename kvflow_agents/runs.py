@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from kvflow_agents.app import App
@@ -31,8 +31,7 @@ class Run:
             carrier.announce(hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who calls the model: an agent of a live run, by its whole path."""
 
     run: Run

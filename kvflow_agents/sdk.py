@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from kvflow_agents.call_watch import watch
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.identity_map import IdentityMap
-from kvflow_agents.refusal import Attempt, Refusals, attempt
+from kvflow_agents.refusal import Attempt, Refusals, attempt, failsafe
 
 Method = Callable[..., Any]
 """A method of the SDK's client classes."""
@@ -24,8 +23,8 @@ class Passenger(Protocol):
     @property
     def failsafe(self) -> Failsafe: ...
 
-    def attach(self, client: Any, base_url: str, options: Any) -> bool:
-        """Add to one request's options; whether anything was added."""
+    def attach(self, client: Any, base_url: str, options: Any, made: Attempt | None) -> bool:
+        """Add to the options of a request, made for a call; whether anything was added."""
 
 
 class SDK:
@@ -37,7 +36,6 @@ class SDK:
         self._refusals = Refusals()
         # A URL puts its text together anew each time.
         self._base_urls: IdentityMap[str] = IdentityMap()
-        self._failsafe = Failsafe("a model call")
         # Reentrant: a passenger's holder may be collected, and so the passenger removed, in here.
         self._lock = threading.RLock()
 
@@ -98,7 +96,7 @@ class SDK:
 
     def _wrap_request(self, status_error: type[Any], original: Method) -> Method:
         def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with self._attempting() as made:
+            with Attempt() as made:
                 try:
                     return self._watched(made, original(client, *args, **kwargs))
                 except status_error as error:
@@ -114,7 +112,7 @@ class SDK:
 
     def _wrap_async_request(self, status_error: type[Any], original: Method) -> Method:
         async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with self._attempting() as made:
+            with Attempt() as made:
                 try:
                     return self._watched(made, await original(client, *args, **kwargs))
                 except status_error as error:
@@ -128,35 +126,23 @@ class SDK:
 
         return request
 
-    @contextmanager
-    def _attempting(self) -> Iterator[Attempt]:
-        made = Attempt()
-        token = attempt.set(made)
-        try:
-            yield made
-        except BaseException:
-            if made.call is not None:
-                self._failsafe(made.call.fail)
-            raise
-        finally:
-            attempt.reset(token)
-
     def _watched(self, made: Attempt, result: Any) -> Any:
         if made.call is not None:
-            self._failsafe(watch, made.call, result, self._failsafe)
+            failsafe(watch, made.call, result, failsafe)
         return result
 
     def _attach(self, client: Any, options: Any) -> Any:
-        self._failsafe(self._attach_all, client, options)
+        failsafe(self._attach_all, client, options)
         return options
 
     def _attach_all(self, client: Any, options: Any) -> None:
-        made = attempt.get() or Attempt()
+        made = attempt.get()
         base_url = self._base_url_of(client)
-        if made.is_plain or base_url in self._refusals:
+        if base_url in self._refusals or (made is not None and made.is_plain):
             return
         for passenger in self._passengers:
-            if passenger.failsafe(passenger.attach, client, base_url, options):
+            is_hinted = passenger.failsafe(passenger.attach, client, base_url, options, made)
+            if is_hinted and made is not None:
                 made.hinted_server = base_url
 
     def _base_url_of(self, client: Any) -> str:

@@ -68,17 +68,14 @@ class AllowedServers:
             )
         default = _dialect(os.environ.get(DIALECT_VARIABLE) or KVFLOW, DIALECT_VARIABLE)
         self._entries = tuple(_entry(url, default) for url in urls)
-        self._dialect_of = lru_cache(maxsize=256)(self._find)
+        self.dialect = lru_cache(maxsize=256)(self._dialect)
+        """The dialect of hints to a base URL, or `ask`; None if it may get none."""
 
     def allows(self, base_url: str) -> bool:
         """Whether a client with this base URL may send hints."""
         return self.dialect(base_url) is not None
 
-    def dialect(self, base_url: str) -> str | None:
-        """The dialect of hints to this base URL, or `ask`; None if it may get none."""
-        return self._dialect_of(base_url)
-
-    def _find(self, base_url: str) -> str | None:
+    def _dialect(self, base_url: str) -> str | None:
         try:
             location = _parse(base_url)
         except ConfigurationError:  # the client reaches its server in a way of its own
@@ -105,6 +102,7 @@ class _Entry:
     dialect: str
 
 
+@lru_cache(maxsize=256)
 def root_of(base_url: str) -> str:
     """A base URL without the `/v1` that OpenAI clients need: where `/kvflow/` lies."""
     return base_url.rstrip("/").removesuffix("/v1")
