@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 from kvflow_agents.timing import Timing
@@ -14,8 +15,11 @@ END = "__end__"
 MAX_LEARNED_EDGES = 10_000
 # Bounds the steps kept of outlooks, all together: some megabytes.
 MAX_REMEMBERED_STEPS = 65_536
+# Scopes that were found at work and need not be looked at again.
+MAX_ADOPTED = 1024
 
 
+@lru_cache(maxsize=8192)
 def start_of(scope: str) -> str:
     """The passive node at which a scope begins."""
     return f"{scope}/{START}" if scope else START
@@ -39,6 +43,7 @@ class App:
         self.timing = Timing()
         self._is_open = is_open
         self._learned: set[tuple[str, str]] = set()
+        self._adopted: dict[tuple[str, str], StepGraph] = {}
         self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES
         self._outlooks: dict[object, tuple[StepGraph, Outlook]] = {}
         self._remembered_steps = 0
@@ -99,6 +104,8 @@ class App:
         Without a structure anything may follow its start. Whatever leads to the holder leads to
         that start, which takes no step of its own.
         """
+        if self._adopted.get((holder, scope)) is self.graph:
+            return  # nothing has been learned since
         start = start_of(scope)
         if start in self.graph.passive:
             inner = StepGraph()
@@ -116,6 +123,9 @@ class App:
                 self.graph = graph.including(StepGraph(new, passive={start}))
                 if start not in graph.passive:
                     self.graph = self.graph.including(inner)
+            if len(self._adopted) >= MAX_ADOPTED:
+                self._adopted.clear()
+            self._adopted[holder, scope] = self.graph
 
     def _add(self, edges: set[tuple[str, str]]) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from kvflow_agents.forecast import Forecast
@@ -135,15 +135,18 @@ class CallUnderWay:
             self._calls.cached_tokens += cached_tokens
 
 
-class _Said:
-    """What a workflow's forecasts have said last; a whole one replaces what was before."""
+class _Workflow:
+    """Where a workflow calls, and what its forecasts have said last."""
 
-    def __init__(self) -> None:
+    def __init__(self, app: str | None) -> None:
+        self.app = app
+        self.servers: set[Server] = set()
         self.steps: Mapping[str, int | None] = {}
         self.due_ms: Mapping[str, int] = {}
         self.when_s = 0.0
 
     def take_in(self, forecast: Forecast, now_s: float) -> None:
+        """A whole forecast replaces what was before."""
         if forecast.changes:
             told = forecast.steps
             kept = {agent: due for agent, due in self.due_ms.items() if agent not in told}
@@ -158,13 +161,6 @@ class _Said:
 
     def nearest(self) -> int | None:
         return min((steps for steps in self.steps.values() if steps), default=None)
-
-
-@dataclass(slots=True)
-class _Workflow:
-    app: str | None
-    servers: set[Server] = field(default_factory=set)
-    said: _Said = field(default_factory=_Said)
 
 
 class CallRecords:
@@ -183,15 +179,15 @@ class CallRecords:
             calls.calls += 1
             workflow = self._workflow(hint)
             workflow.servers.add(server)
-            _judge(calls, hint.agent or "", workflow.said, started_s)
-            workflow.said.take_in(hint.forecast, started_s)
+            _judge(calls, hint.agent or "", workflow, started_s)
+            workflow.take_in(hint.forecast, started_s)
         return CallUnderWay(calls, self._lock, started_s)
 
     def note(self, hint: Hint) -> None:
         """A workflow has told a forecast without a call."""
         with self._lock:
             if hint.workflow in self._workflows:
-                self._workflows[hint.workflow].said.take_in(hint.forecast, time.perf_counter())
+                self._workflows[hint.workflow].take_in(hint.forecast, time.perf_counter())
 
     def reset(self) -> None:
         """Forget everything; calls under way are not counted."""
@@ -211,31 +207,36 @@ class CallRecords:
 
     def _agent(self, app: str | None, agent: str) -> AgentCalls:
         key = (app, agent)
-        if key not in self._agents:
+        calls = self._agents.get(key)
+        if calls is None:
             last_calls = self._limits.last_calls
-            self._agents[key] = AgentCalls(
+            calls = self._agents[key] = AgentCalls(
                 deque(maxlen=last_calls), deque(maxlen=last_calls), deque(maxlen=last_calls)
             )
             if len(self._agents) > self._limits.most_agents:
                 self._agents.popitem(last=False)
-        self._agents.move_to_end(key)
-        return self._agents[key]
+        else:
+            self._agents.move_to_end(key)
+        return calls
 
     def _workflow(self, hint: Hint) -> _Workflow:
-        if hint.workflow not in self._workflows:
-            self._workflows[hint.workflow] = _Workflow(hint.app)
+        workflow = self._workflows.get(hint.workflow)
+        if workflow is None:
+            workflow = self._workflows[hint.workflow] = _Workflow(hint.app)
             if len(self._workflows) > self._limits.most_workflows:
                 self._workflows.popitem(last=False)
-        self._workflows.move_to_end(hint.workflow)
-        return self._workflows[hint.workflow]
+        else:
+            self._workflows.move_to_end(hint.workflow)
+        return workflow
 
 
-def _judge(calls: AgentCalls, agent: str, said: _Said, now_s: float) -> None:
+def _judge(calls: AgentCalls, agent: str, said: _Workflow, now_s: float) -> None:
     was_right = came_true(agent, said)
     calls.forecast_right += was_right is True
     calls.forecast_wrong += was_right is False
-    if agent in said.due_ms:
-        lateness_s = now_s - said.when_s - said.due_ms[agent] / 1000
+    due_ms = said.due_ms.get(agent)
+    if due_ms is not None:
+        lateness_s = now_s - said.when_s - due_ms / 1000
         calls.timed_calls += 1
         calls.due_error_s += abs(lateness_s)
         calls.due_lateness_s += lateness_s

@@ -17,9 +17,10 @@ def watch(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
     A parsed answer is complete, a stream ends with its response, and a raw response tells what
     was used when the application parses it.
     """
-    if _is_stream(result):
+    if isinstance(result, _streams()):
         _watch_stream(call, result, failsafe)
-    elif (response := _response_of(result)) is not None:
+    elif _is_raw(result):
+        response = result.http_response
         if response.is_closed:
             call.end()
         else:
@@ -44,13 +45,8 @@ def _parsed() -> type:
     return BaseModel
 
 
-def _is_stream(result: Any) -> bool:
-    return isinstance(result, _streams())
-
-
-def _response_of(result: Any) -> Any | None:
-    """The HTTP response in a raw response."""
-    return None if isinstance(result, _parsed()) else getattr(result, "http_response", None)
+def _is_raw(result: Any) -> bool:
+    return not isinstance(result, _parsed()) and hasattr(result, "http_response")
 
 
 def _note_usage(call: CallUnderWay, answer: Any) -> None:
@@ -91,7 +87,7 @@ def _watch_parsing(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
 
 
 def _note_parsed(call: CallUnderWay, parsed: Any, failsafe: Failsafe) -> None:
-    if _is_stream(parsed):
+    if isinstance(parsed, _streams()):
         _watch_stream(call, parsed, failsafe)
     else:
         _note_usage(call, parsed)

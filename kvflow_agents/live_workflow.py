@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable
 
 from kvflow_agents.app import START, App, end_of, start_of
@@ -124,9 +123,12 @@ class Workflow:
                 self._changed()
             if self._ended is not None:
                 return self._hint(agent, self._ended)
-            if self._steps is None:
-                self._steps = self._look_ahead()
-            steps = _with_caller(agent, self._steps)
+            steps = self._steps
+            if steps is None:
+                steps = self._steps = self._look_ahead()
+            if steps.get(agent) is None:
+                # Who calls is at work, even where the graph does not know it.
+                steps = fitting({agent: 0, **steps} | {agent: 0})
             return self._hint(agent, self._forecast(agent, self._trail.call(agent), steps))
 
     def end(self, *, resumable: bool) -> Hint:
@@ -178,14 +180,16 @@ class Workflow:
         """What is planned now, and what has run in the steps of now."""
         if len(self._scopes) == 1 and (root := self._scopes.get((ROOT, ""))):
             return sorted(root.planned), sorted(root.finished)
-        planned: Counter[str] = Counter()
+        times: dict[str, int] = {}
         finished: set[str] = set()
-        for state in self._scopes.values():
-            planned.update(state.planned)
+        for (scope, _), state in self._scopes.items():
+            for agent, planned in state.planned.items():
+                times[agent] = times.get(agent, 0) + planned
+            if scope != ROOT:
+                # A scope at work stands for the passive node at which it began.
+                times[start_of(scope)] = times.get(start_of(scope), 0) - 1
             finished |= state.finished
-        # A scope at work stands for the passive node at which it began.
-        at_work = Counter(start_of(scope) for scope, _ in self._scopes if scope != ROOT)
-        return sorted(planned - at_work), sorted(finished)
+        return sorted(agent for agent, planned in times.items() if planned > 0), sorted(finished)
 
     def _arrived(self) -> dict[Join, set[str]]:
         """What AND joins have seen; of a join in several runs of a scope, the nearest one."""
@@ -210,9 +214,8 @@ class Workflow:
     def _note_arrivals(self, state: _Scope, before: Iterable[str]) -> None:
         """Remember what AND joins have seen, and forget what they have used up."""
         for agent in before:
-            for join in self.app.graph.joins_from(agent):
-                if len(join.sources) > 1:
-                    state.arrived.setdefault(join, set()).add(agent)
+            for join in self.app.graph.and_joins_from(agent):
+                state.arrived.setdefault(join, set()).add(agent)
         used_up = [
             join
             for join, seen in state.arrived.items()
@@ -225,11 +228,15 @@ class Workflow:
         """Drop what nobody left of the scopes that `holder` held, unless other runs hold some."""
         if len(self._scopes) == 1 and (scope, run) in self._scopes:
             return
-        if any(path == scope and other != run for path, other in self._scopes):
-            return
-        for path, inner_run in list(self._scopes):
-            if path != scope and (path == holder or _is_inside(path, holder)):
-                del self._scopes[path, inner_run]
+        left = []
+        for path, other_run in self._scopes:
+            if path == scope:
+                if other_run != run:
+                    return
+            elif _is_within(path, holder):
+                left.append((path, other_run))
+        for each in left:
+            del self._scopes[each]
 
 
 class _Scope:
@@ -248,12 +255,5 @@ class _Scope:
         self.planned[agent] = self.planned.get(agent, 0) + 1
 
 
-def _with_caller(agent: str, steps: Steps) -> Steps:
-    """Who calls is at work, even where the graph does not know it."""
-    if steps.get(agent) is not None:
-        return steps
-    return fitting({agent: 0, **steps} | {agent: 0})
-
-
-def _is_inside(scope: str, outer: str) -> bool:
-    return scope != outer and (outer == ROOT or scope.startswith(f"{outer}/"))
+def _is_within(scope: str, outer: str) -> bool:
+    return outer in (ROOT, scope) or scope.startswith(f"{outer}/")

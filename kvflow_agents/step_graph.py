@@ -50,15 +50,22 @@ class StepGraph:
         every_node = dict.fromkeys([*agents, *named, *sorted(self.open_agents)])
         self.agents = tuple(name for name in every_node if name not in self.passive)
         self._joins_from: dict[str, list[Join]] = {}
+        self._and_joins_from: dict[str, list[Join]] = {}
         self._joins_into: dict[str, list[Join]] = {}
         for join in self.joins:
             self._joins_into.setdefault(join.target, []).append(join)
             for source in join.sources:
                 self._joins_from.setdefault(source, []).append(join)
+                if len(join.sources) > 1:
+                    self._and_joins_from.setdefault(source, []).append(join)
 
     def joins_from(self, source: str) -> Collection[Join]:
         """The joins that `source` takes part in."""
         return self._joins_from.get(source, ())
+
+    def and_joins_from(self, source: str) -> Collection[Join]:
+        """Those of them that wait for others, too."""
+        return self._and_joins_from.get(source, ())
 
     def joins_into(self, target: str) -> Collection[Join]:
         """The alternatives that lead to `target`."""
