@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from kvflow_agents.forecast import Steps
 from kvflow_agents.hints import Hint, decode_body, decode_request
+from tests.web_server import ServerThread
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class FakeOpenAI:
         self.requests: list[Request] = []
         self.forecasts: list[Hint] = []
         self.refused = 0
-        self.base_url = ""
         self.delay_s = 0.0
         self.prompt_tokens = 1
         self.cached_tokens: int | None = None
@@ -72,9 +71,11 @@ class FakeOpenAI:
         self.counts_at_end = False
         """Whether a stream says its usage with its last chunk only, as OpenAI's do."""
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._runner: web.AppRunner | None = None
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/kvflow/forecast", self._take_forecast)
+        self._thread = ServerThread(app)
+        self.base_url = f"{self._thread.root_url}/v1"
 
     def script(self, marker: str, *replies: Reply) -> None:
         """Answer requests that mention `marker` so, one after the other; others with `ok`."""
@@ -92,14 +93,10 @@ class FakeOpenAI:
 
     def stop(self) -> None:
         """Go away, as a server does that crashes."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            asyncio.run_coroutine_threadsafe(self._clean_up(runner), self._loop).result(10)
+        self._thread.stop()
 
     def __enter__(self) -> FakeOpenAI:
         self._thread.start()
-        port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        self.base_url = f"http://127.0.0.1:{port}/v1"
         return self
 
     def __exit__(
@@ -109,24 +106,6 @@ class FakeOpenAI:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _clean_up(self, runner: web.AppRunner) -> None:
-        await runner.cleanup()
-        await asyncio.sleep(0.01)  # transports close in the loop's next rounds
-
-    async def _start(self) -> int:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_post("/kvflow/forecast", self._take_forecast)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        port: int = self._runner.addresses[0][1]
-        return port
 
     async def _take_forecast(self, request: web.Request) -> web.Response:
         self.forecasts.append(decode_body(await request.json()))

@@ -6,14 +6,13 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
-T = TypeVar("T")
+from tests.web_server import ServerThread
 
 CHUNK = {
     "id": "x",
@@ -74,10 +73,10 @@ class FakeServer:
         self.is_open = threading.Event()
         self.is_open.set()
         self.has_request = threading.Event()
-        self.root_url = ""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._runner: web.AppRunner | None = None
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._thread = ServerThread(app)
+        self.root_url = self._thread.root_url
 
     @property
     def base_url(self) -> str:
@@ -85,7 +84,6 @@ class FakeServer:
 
     def __enter__(self) -> FakeServer:
         self._thread.start()
-        self._run(self._start())
         return self
 
     def __exit__(
@@ -95,28 +93,7 @@ class FakeServer:
         traceback: TracebackType | None,
     ) -> None:
         self.is_open.set()
-        self._run(self._clean_up())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-    async def _clean_up(self) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
-        await asyncio.sleep(0.01)  # transports close in the loop's next rounds
-
-    async def _start(self) -> None:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0]
-        self.root_url = f"http://{host}:{port}"
+        self._thread.stop()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         text = await request.text()

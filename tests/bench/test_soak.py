@@ -12,6 +12,7 @@ from kvflow_faults import faults, suite
 from kvflow_faults.instruments import TABLE
 from kvflow_faults.traffic import prompts
 from kvflow_faults.victim import Victim
+from tests.web_server import WebServer
 
 ANSWER = "abcd"
 
@@ -68,15 +69,10 @@ async def soaked(monkeypatch: pytest.MonkeyPatch, *, leaks: bool) -> list[str]:
     monkeypatch.setattr(faults, "FILLING_FORECASTS", 20)
     monkeypatch.setattr(suite, "SAMPLE_S", 0.1)
     imitation = Imitation(leaks=leaks)
-    runner = web.AppRunner(imitation.app())
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    imitation.base_url = f"http://{host}:{port}"
     known = dict.fromkeys(prompts(), ANSWER)
-    stage = await suite.soak(cast(Victim, imitation), known, seconds=3.0, seed=1)
-    await runner.cleanup()
+    async with WebServer(imitation.app()) as server:
+        imitation.base_url = server.root_url
+        stage = await suite.soak(cast(Victim, imitation), known, seconds=3.0, seed=1)
     assert stage.answered and stage.injected["flooding forecast"] >= 20
     return list(stage.harms())
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from kvflow_sglang import dashboard
 from tests.dashboard.views import Views
+from tests.web_server import WebServer
 
 
 class PageServer:
@@ -18,7 +19,7 @@ class PageServer:
         self.views = views
         self.key = key
         self.port = 0
-        self._runner: web.AppRunner | None = None
+        self._server: WebServer | None = None
 
     @property
     def url(self) -> str:
@@ -29,16 +30,13 @@ class PageServer:
         app.router.add_get("/kvflow/view", self._view)
         for url_path in dashboard.FILES:
             app.router.add_get(url_path, self._file)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self._server = await WebServer(app, self.port).__aenter__()
+        self.port = self._server.port
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._server is not None:
+            await self._server.__aexit__(None, None, None)
+            self._server = None
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -14,6 +14,7 @@ from kvflow_agents.prefix import Tokens
 from kvflow_replay.answers import rows
 from kvflow_replay.calls import Call, End, Event
 from kvflow_replay.live import prompt_of, replay_live
+from tests.web_server import WebServer
 
 BLOCK = 16
 # Times of the trace pass at once.
@@ -34,15 +35,9 @@ class FakeSGLang:
         app = web.Application()
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/kvflow/forecast", self._forecast)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
+        async with WebServer(app) as server:
+            self.base_url = server.root_url
             yield self
-        finally:
-            await runner.cleanup()
-            await asyncio.sleep(0.01)  # transports close in the loop's next rounds
 
     async def _forecast(self, request: web.Request) -> web.Response:
         self.forecasts.append(await request.json())
