@@ -365,7 +365,8 @@ def make_app(cache: Any, found: Findings) -> Any:
     from sglang.srt.entrypoints.http_server import validation_exception_handler
     from sglang.srt.utils.auth import add_api_key_middleware
 
-    from kvflow_sglang import compat, endpoints, messages
+    from kvflow_sglang import endpoints, messages
+    from kvflow_sglang.compat import http_process
     from kvflow_sglang.interpreter import Interpreter
 
     answers: dict[str, Callable[[Any], Any]] = {
@@ -385,7 +386,7 @@ def make_app(cache: Any, found: Findings) -> Any:
     interpreter = Interpreter(doorman.refused, infers=True, priority_sign=None)
     app = FastAPI(title="kvflow", openapi_url="/openapi.json")
     router = endpoints.make_router(doorman, interpreter, [], of_all=True)
-    compat.add_routes(app, router)
+    http_process.add_routes(app, router)
     app.add_exception_handler(RequestValidationError, validation_exception_handler)
     add_api_key_middleware(app, api_key=KEY, admin_api_key=ADMIN_KEY)
     return app

@@ -33,7 +33,7 @@ def register() -> None:
     """Entry point of SGLang's plugins."""
     if "sglang.srt.managers.scheduler" not in sys.modules:
         return
-    from kvflow_sglang.compat import HookRegistry, HookType
+    from kvflow_sglang.compat.hooks import HookRegistry, HookType
 
     if os.environ.get(VARIABLE):
         HookRegistry.register(SUBMIT, _submit, HookType.AROUND)

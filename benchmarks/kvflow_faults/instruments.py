@@ -38,7 +38,7 @@ def register() -> None:
     """Entry point of SGLang's plugins."""
     if not os.environ.get(VARIABLE):
         return
-    from kvflow_sglang.compat import HookRegistry, HookType
+    from kvflow_sglang.compat.hooks import HookRegistry, HookType
 
     if multiprocessing.parent_process() is None:
         HookRegistry.register("time.time_ns", _time_ns, HookType.AROUND)
@@ -86,7 +86,7 @@ def _check(scheduler: Any) -> None:
 
 def _check_host_slots(cache: Any) -> None:
     """SGLang's checks count the device's slots only."""
-    from kvflow_sglang.compat import host_value
+    from kvflow_sglang.compat.radix_cache import host_value
 
     values = map(host_value, cache.tree_core._collect_all_nodes())
     held = sum(len(value) for value in values if value is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+from kvflow_sglang.compat.scheduler import AddReqResult, PrefillAdder
 
 
 class PatientPrefillAdder(PrefillAdder):

@@ -27,8 +27,15 @@ from kvflow_agents.receipts import Admission, Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
 from kvflow_agents.workflow_memory import Limits
-from kvflow_sglang import compat
-from kvflow_sglang.compat import EvictParams, RadixKey, UnifiedRadixCache, cached_tokens
+from kvflow_sglang.compat.copies import back_up_in_one_launch
+from kvflow_sglang.compat.radix_cache import (
+    EvictParams,
+    RadixKey,
+    UnifiedRadixCache,
+    accesses,
+    back_up,
+)
+from kvflow_sglang.compat.scheduler import cached_tokens, send_beside_output
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.messages import to_json
@@ -81,7 +88,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.tree_core.on_fate = lambda tenant, rank, was_used: self._reuse_of(tenant).note(
             rank, was_used=was_used
         )
-        clock = MessageClock(compat.accesses)
+        clock = MessageClock(accesses)
         make_reuse = partial(Reuse, clock, order=self.settings.order)
         self.tenants.begin(self._make_foresight, make_reuse)
         if self.lora is not None:
@@ -91,7 +98,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def init_hicache(self, server_args: Any, params: Any) -> None:
         super().init_hicache(server_args, params)
-        compat.back_up_in_one_launch(self.cache_controller)
+        back_up_in_one_launch(self.cache_controller)
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
         self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
@@ -247,7 +254,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             call = known.receipts.admitted(req.rid, admission)
             number = req.sampling_params.custom_params.get(RECEIPT_FIELD)
             if call is not None and number is not None:
-                compat.send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
+                send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
         self._learn(req, caller, tokens_before)
         shares = self.view.computed(req, tokens_before)
         if shares is not None and known is not None and known.guard.note(shares):
@@ -259,7 +266,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def _back_up_wanted(self) -> None:
         if self.cache_controller is not None:
             for node_id in self.tree_core.pop_wanted_backups():
-                compat.back_up(self, node_id)
+                back_up(self, node_id)
 
     def evict(self, params: Any) -> Any:
         result = super().evict(params)

@@ -78,22 +78,22 @@ def register() -> None:
     """Entry point of the SGLang plugin `kvflow_cpu`: the CPU engine alone, without kvflow."""
     # SGLang loads plugins in each of its processes; only this one has models and caches.
     if "sglang.srt.managers.scheduler" in sys.modules:
-        from kvflow_sglang import compat
+        from kvflow_sglang.compat import cpu
 
-        compat.register_dense_models()
+        cpu.register_dense_models()
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
             substitute_transfers()
-            compat.keep_lora_unpinned()
-            compat.use_gloo_only()
+            cpu.keep_lora_unpinned()
+            cpu.use_gloo_only()
 
 
 def substitute_transfers() -> None:
     """Let HiCache run without a GPU."""
-    from kvflow_sglang import compat
+    from kvflow_sglang.compat import cpu
 
-    compat.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
-    compat.set_cpu_host_allocation(_allocate_unpinned)
-    compat.set_direct_transfer(copy_rows)
+    cpu.set_host_memory_reserve(HOST_MEMORY_RESERVE_BYTES)
+    cpu.set_cpu_host_allocation(_allocate_unpinned)
+    cpu.set_direct_transfer(copy_rows)
 
 
 def copy_rows(
@@ -115,6 +115,6 @@ def copy_rows(
 
 
 def _allocate_unpinned(*args: object, **kwargs: object) -> object:
-    from kvflow_sglang import compat
+    from kvflow_sglang.compat import cpu
 
-    return compat.allocate_host_memory(*args, **{**kwargs, "pin_memory": False})
+    return cpu.allocate_host_memory(*args, **{**kwargs, "pin_memory": False})

@@ -15,7 +15,8 @@ from kvflow_agents.errors import HintError
 from kvflow_agents.hints import decode_body
 from kvflow_agents.receipts import MAX_PAGE
 from kvflow_sglang import dashboard, openapi
-from kvflow_sglang.compat import SGLANG_VERSION, ask_schedulers, for_operators
+from kvflow_sglang.compat.http_process import ask_schedulers, for_operators
+from kvflow_sglang.compat.names import SGLANG_VERSION
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, ViewRequest, to_message

@@ -11,7 +11,7 @@ from kvflow_agents.envelope import ENVELOPE_FIELD, decode_envelope, without_fore
 from kvflow_agents.errors import HintError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
-from kvflow_sglang import compat
+from kvflow_sglang.compat import http_process
 from kvflow_sglang.inferred import SESSION_HEADERS, note_conversation, note_origin
 
 # By these a sub-agent's session is known; its workflow goes on without it.
@@ -53,7 +53,7 @@ class Interpreter:
         self._safely(self._take_agent_hints, request, headers, body)
 
     def _take_envelopes(self, request: Any, body: object) -> None:
-        envelopes = compat.kv_hints_of(request)
+        envelopes = http_process.kv_hints_of(request)
         if envelopes is None and isinstance(body, Mapping):
             envelopes = body.get(ENVELOPE_FIELD)
         if not envelopes:

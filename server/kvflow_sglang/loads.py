@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kvflow_agents.claims import Holder
-from kvflow_sglang import compat
+from kvflow_sglang.compat import copies, radix_cache
 from kvflow_sglang.tree import Node
 
 
@@ -33,7 +33,7 @@ class Flight:
     """One copy under way."""
 
     parts: tuple[Part, ...]
-    copy: compat.Copy
+    copy: copies.Copy
 
     @property
     def is_ahead(self) -> bool:
@@ -61,7 +61,7 @@ class EarlyLoads:
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
-        self._engine = compat.make_transfer_engine(cache.cache_controller)
+        self._engine = copies.make_transfer_engine(cache.cache_controller)
         self._reserved: list[Part] = []
         self._flights: list[Flight] = []
 
@@ -82,7 +82,9 @@ class EarlyLoads:
         host_lock = cache.inc_host_lock_ref(anchor.id).to_dec_params()
         # Its ancestors on the device must still be there when it lands.
         lock = cache.lock(anchor.id)
-        host_indices = torch.cat([compat.host_value(node) for node in _host_only(anchor)][::-1])
+        host_indices = torch.cat(
+            [radix_cache.host_value(node) for node in _host_only(anchor)][::-1]
+        )
         slots = self._allocate(len(host_indices))
         if slots is None:
             cache.unlock(lock)
@@ -94,7 +96,7 @@ class EarlyLoads:
     def start(self) -> None:
         """Copy what was reserved, all at once: each copy costs the CPU a launch for every layer."""
         if self._reserved:
-            copy = compat.copy_to_device(
+            copy = copies.copy_to_device(
                 self._cache.cache_controller,
                 self._engine,
                 torch.cat([part.host_indices for part in self._reserved]),
@@ -115,10 +117,10 @@ class EarlyLoads:
             for flight in self._flights:
                 flight.finish_event.synchronize()
         elif self._is_fenced:
-            done = compat.agree_on_finished(self._cache, self._flights)
+            done = copies.agree_on_finished(self._cache, self._flights)
         landing, self._flights = self._flights[:done], self._flights[done:]
         for flight in landing:
-            compat.count_load(self._cache, flight.copy)
+            copies.count_load(self._cache, flight.copy)
         parts = (part for flight in landing for part in flight.parts)
         return [(node, part.holder) for part in parts for node in self._land(part)]
 
@@ -157,7 +159,7 @@ class EarlyLoads:
         cache = self._cache
         shortfall = tokens - cache.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
-            cache.evict_for_alloc(compat.EvictParams(num_tokens=shortfall))
+            cache.evict_for_alloc(radix_cache.EvictParams(num_tokens=shortfall))
         return cache.token_to_kv_pool_allocator.alloc(tokens)
 
     def _land(self, part: Part) -> list[Node]:
@@ -176,7 +178,7 @@ class EarlyLoads:
                 spare.append(part.slots[start:end])
             node, end = node.parent, start
         if landed:
-            compat.commit_load(cache, part.anchor_id, landed[::-1], torch.cat(pieces[::-1]))
+            radix_cache.commit_load(cache, part.anchor_id, landed[::-1], torch.cat(pieces[::-1]))
         if spare:
             cache.token_to_kv_pool_allocator.free(torch.cat(spare))
         cache.unlock(part.lock)

@@ -10,8 +10,8 @@ from typing import Any
 from kvflow_agents.adapter_slots import Slots, first_out, next_in
 from kvflow_agents.adapters import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.arrivals import Arrivals
-from kvflow_sglang import compat
-from kvflow_sglang.compat import EvictionPolicy
+from kvflow_sglang.compat.lora import AgreedOverlapLoader, EvictionPolicy, lora_manager
+from kvflow_sglang.compat.scheduler import adapters_needed
 from kvflow_sglang.settings import Settings
 
 _COUNTS = (
@@ -92,7 +92,7 @@ class AdapterSlots:
 
     def __init__(self, scheduler: Any, settings: Settings) -> None:
         self._scheduler = scheduler
-        self._manager = compat.lora_manager(scheduler)
+        self._manager = lora_manager(scheduler)
         self._pool = self._manager.memory_pool
         self._horizon_steps = settings.lora_prefetch_steps
         self._arrivals = Arrivals()
@@ -104,10 +104,10 @@ class AdapterSlots:
         for adapter in sorted(self._resident(), key=lambda each: each or ""):
             self._policy.mark_used(adapter)
         self._pool.eviction_policy = self._policy
-        self._loader: compat.AgreedOverlapLoader | None = None
+        self._loader: AgreedOverlapLoader | None = None
         self._waits_for_link = False
         if scheduler.enable_lora_overlap_loading:
-            self._loader = compat.AgreedOverlapLoader(self._manager, scheduler.tree_cache)
+            self._loader = AgreedOverlapLoader(self._manager, scheduler.tree_cache)
             scheduler.lora_overlap_loader = self._loader
 
     @property
@@ -171,7 +171,7 @@ class AdapterSlots:
             count=self._pool.max_loras_per_batch,
             resident=frozenset(self._resident()),
             loading=frozenset(self._manager.pending_lora_load_events),
-            needed=compat.adapters_needed(self._scheduler, running_batch),
+            needed=adapters_needed(self._scheduler, running_batch),
             pinned=frozenset(each for each, ref in refs.items() if ref.pinned),
         )
 

@@ -11,7 +11,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import MAX_PAGE, Receipts
 from kvflow_agents.tenants import scoped_name
-from kvflow_sglang.compat import BaseReq
+from kvflow_sglang.compat.http_process import BaseReq
 
 if TYPE_CHECKING:
     from kvflow_sglang.tenancy import Tenants

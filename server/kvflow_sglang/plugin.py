@@ -10,20 +10,11 @@ from functools import partial
 from typing import Any
 
 from kvflow_agents.errors import ConfigurationError, IncompatibleServerError
-from kvflow_sglang import compat, self_check
-from kvflow_sglang.compat import HookRegistry, HookType
+from kvflow_sglang import self_check
+from kvflow_sglang.compat import hooks, http_process, names
+from kvflow_sglang.compat.hooks import HookRegistry, HookType
 
 BACKEND = "kvflow"
-HTTP_HOOKS = [compat.LAUNCH_HOOK, compat.HTTP_HOOK, compat.OUTPUT_HOOK, compat.AUTH_HOOK]
-SCHEDULER_HOOKS = [
-    compat.ARRIVAL_HOOK,
-    compat.DISPATCH_HOOK,
-    compat.ADMISSION_HOOK,
-    compat.PASS_HOOK,
-    compat.RESULT_HOOK,
-    compat.LORA_HOOK,
-    compat.LORA_BATCH_HOOK,
-]
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +26,14 @@ def register() -> None:
     with `--radix-cache-backend kvflow` is built, so other servers of the environment stay stock.
     """
     if multiprocessing.parent_process() is None:
-        HookRegistry.register(compat.LAUNCH_HOOK, _launch, HookType.AROUND)
+        HookRegistry.register(hooks.LAUNCH_HOOK, _launch, HookType.AROUND)
         if _is_asked_for(sys.argv):
             # A hook that fails to apply is only logged by SGLang: look before it is tried.
-            _exit_unless(self_check.check_names, compat.LAUNCHER_NAMES)
+            _exit_unless(self_check.check_names, names.LAUNCHER_NAMES)
     elif "sglang.srt.managers.scheduler" in sys.modules:
-        compat.register_radix_cache_backend(BACKEND, make_cache)
+        from kvflow_sglang.compat.radix_cache import register_radix_cache_backend
+
+        register_radix_cache_backend(BACKEND, make_cache)
 
 
 def make_cache(context: Any) -> Any:
@@ -50,30 +43,31 @@ def make_cache(context: Any) -> Any:
     """
     from kvflow_sglang import messages
     from kvflow_sglang.cache import KVFlowRadixCache
+    from kvflow_sglang.compat import radix_cache
     from kvflow_sglang.tree import ClaimedFullComponent, ClaimedTreeCore
 
-    self_check.check_names(compat.SCHEDULER_NAMES)
+    self_check.check_names(names.SCHEDULER_NAMES)
     self_check.check_server(context.server_args)
     if context.is_hybrid_swa or context.is_hybrid_ssm:
         raise IncompatibleServerError(
             "kvflow works with full attention only: this model has sliding-window or state-space "
             "layers; start without --radix-cache-backend kvflow"
         )
-    compat.hook_custom_types(*messages.ALL)
-    HookRegistry.register(compat.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
-    HookRegistry.register(compat.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
-    HookRegistry.register(compat.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
-    HookRegistry.register(compat.PASS_HOOK, _begin_pass, HookType.BEFORE)
-    HookRegistry.register(compat.RESULT_HOOK, _catch_up, HookType.BEFORE)
-    HookRegistry.register(compat.LORA_HOOK, _manage_adapters, HookType.AFTER)
-    HookRegistry.register(compat.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
+    http_process.hook_custom_types(*messages.ALL)
+    HookRegistry.register(hooks.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
+    HookRegistry.register(hooks.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
+    HookRegistry.register(hooks.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
+    HookRegistry.register(hooks.PASS_HOOK, _begin_pass, HookType.BEFORE)
+    HookRegistry.register(hooks.RESULT_HOOK, _catch_up, HookType.BEFORE)
+    HookRegistry.register(hooks.LORA_HOOK, _manage_adapters, HookType.AFTER)
+    HookRegistry.register(hooks.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
-    self_check.check_hooks(SCHEDULER_HOOKS)
-    if compat.get_tree_core_factory(BACKEND) is None:
-        compat.register_tree_core_backend(BACKEND, ClaimedTreeCore)
+    self_check.check_hooks(hooks.IN_SCHEDULER)
+    if radix_cache.get_tree_core_factory(BACKEND) is None:
+        radix_cache.register_tree_core_backend(BACKEND, ClaimedTreeCore)
     context.params.tree_core_backend = BACKEND
-    context.params.component_registry_override = {compat.FULL: ClaimedFullComponent}
-    cache = compat.create_unified_radix_cache(context, cache_class=KVFlowRadixCache)
+    context.params.component_registry_override = {radix_cache.FULL: ClaimedFullComponent}
+    cache = radix_cache.create_unified_radix_cache(context, cache_class=KVFlowRadixCache)
     logger.info("kvflow evicts by forecast: %s", cache.settings)
     return cache
 
@@ -108,33 +102,35 @@ def _prepare_http(server_args: Any) -> None:
     from kvflow_sglang.receipt_header import ReceiptHeader, Wanted
     from kvflow_sglang.replicas import Replicas
 
-    self_check.check_names(compat.LAUNCHER_NAMES)
+    self_check.check_names(names.LAUNCHER_NAMES)
     self_check.check_server(server_args)
-    compat.hook_custom_types(*messages.ALL)
-    compat.add_control_message("kvflow_forecast", messages.ForecastAnswer)
-    compat.add_control_message("kvflow_status", messages.StatusAnswer)
-    compat.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
-    compat.add_control_message("kvflow_view", messages.ViewAnswer)
+    http_process.hook_custom_types(*messages.ALL)
+    http_process.add_control_message("kvflow_forecast", messages.ForecastAnswer)
+    http_process.add_control_message("kvflow_status", messages.StatusAnswer)
+    http_process.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
+    http_process.add_control_message("kvflow_view", messages.ViewAnswer)
     given = settings.from_environment()
-    doorman = Doorman(allows_nesting=compat.has_pickle_transport(), identity=Identity(given))
+    doorman = Doorman(allows_nesting=http_process.has_pickle_transport(), identity=Identity(given))
     interpreter = Interpreter(
         doorman.refused,
         infers=given.infer,
-        priority_sign=compat.priority_sign(server_args),
+        priority_sign=http_process.priority_sign(server_args),
     )
-    replicas = Replicas(compat.tell_schedulers) if compat.has_replicas(server_args) else None
+    replicas = (
+        Replicas(http_process.tell_schedulers) if http_process.has_replicas(server_args) else None
+    )
     admit = partial(_admit, doorman, interpreter, replicas)
-    HookRegistry.register(compat.HTTP_HOOK, admit, HookType.BEFORE)
+    HookRegistry.register(hooks.HTTP_HOOK, admit, HookType.BEFORE)
     wanted = Wanted()
-    HookRegistry.register(compat.OUTPUT_HOOK, partial(_take_receipt, wanted), HookType.BEFORE)
-    HookRegistry.register(compat.AUTH_HOOK, _let_see_page, HookType.AROUND)
+    HookRegistry.register(hooks.OUTPUT_HOOK, partial(_take_receipt, wanted), HookType.BEFORE)
+    HookRegistry.register(hooks.AUTH_HOOK, _let_see_page, HookType.AROUND)
     HookRegistry.apply_hooks()
-    self_check.check_hooks(HTTP_HOOKS)
-    hooks = [*HTTP_HOOKS, *SCHEDULER_HOOKS]
+    self_check.check_hooks(hooks.IN_HTTP_PROCESS)
+    every_hook = [*hooks.IN_HTTP_PROCESS, *hooks.IN_SCHEDULER]
     has_admin = bool(server_args.admin_api_key)
-    router = make_router(doorman, interpreter, hooks, of_all=has_admin)
-    compat.add_routes(compat.http_app(), router)
-    compat.http_app().add_middleware(ReceiptHeader, wanted=wanted)
+    router = make_router(doorman, interpreter, every_hook, of_all=has_admin)
+    http_process.add_routes(http_process.http_app(), router)
+    http_process.http_app().add_middleware(ReceiptHeader, wanted=wanted)
 
 
 def _admit(
@@ -149,7 +145,7 @@ def _admit(
     """Before `TokenizerManager.generate_request`, the way of every request to a scheduler."""
     from kvflow_sglang import receipt_header
 
-    body, headers = compat.json_body(request), compat.headers_of(request)
+    body, headers = http_process.json_body(request), http_process.headers_of(request)
     interpreter.take_envelopes(obj, body)
     doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
@@ -177,7 +173,7 @@ def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwarg
     from kvflow_sglang import dashboard
 
     if method in ("GET", "HEAD") and path in dashboard.PUBLIC_PATHS:
-        return compat.allow_unauthorized()
+        return http_process.allow_unauthorized()
     return decide(method=method, path=path, **kwargs)
 
 
@@ -227,6 +223,7 @@ def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:
 def _add_handlers(result: Any, scheduler: Any) -> None:
     """After `Scheduler.init_request_dispatcher`: answer the HTTP process."""
     from kvflow_sglang import messages
+    from kvflow_sglang.compat.scheduler import add_handlers
 
     def hear(message: Any) -> Any:
         return messages.ForecastAnswer(outcome=scheduler.tree_cache.hear(messages.to_hint(message)))
@@ -250,14 +247,16 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
         messages.ReceiptsRequest: receipts,
         messages.ViewRequest: view,
     }
-    compat.add_handlers(scheduler, handlers)
+    add_handlers(scheduler, handlers)
     _publish_metrics(scheduler)
 
 
 def _publish_metrics(scheduler: Any) -> None:
     """Where SGLang publishes its scheduler's metrics; other ranks would say the same again."""
+    from kvflow_sglang.compat.scheduler import publishes_metrics
+
     collector = scheduler.tree_cache.metrics_collector
-    if collector is not None and compat.publishes_metrics(scheduler):
+    if collector is not None and publishes_metrics(scheduler):
         from kvflow_sglang.metrics import Metrics
 
         scheduler.tree_cache.metrics = Metrics(scheduler.tree_cache, collector.labels)

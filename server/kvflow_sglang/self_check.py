@@ -9,7 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang.compat import SGLANG_VERSION, HookRegistry, has_rust_server
+from kvflow_sglang.compat import hooks
+from kvflow_sglang.compat.http_process import has_rust_server
+from kvflow_sglang.compat.names import SGLANG_VERSION
 
 
 def check_names(names: dict[str, str | None]) -> None:
@@ -28,7 +30,7 @@ def check_names(names: dict[str, str | None]) -> None:
 
 def check_hooks(targets: Iterable[str]) -> None:
     """IncompatibleServerError unless SGLang has really applied these hooks (it only logs)."""
-    missing = sorted(set(targets) - HookRegistry._patched)
+    missing = sorted(set(targets) - hooks.applied())
     if missing:
         raise IncompatibleServerError(f"kvflow could not hook {', '.join(missing)}")
 

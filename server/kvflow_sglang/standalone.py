@@ -22,7 +22,8 @@ from sglang.srt.server_args import ServerArgs, set_global_server_args_for_schedu
 
 from kvflow_agents.hints import TENANT_FIELD, Hint, encode_request
 from kvflow_agents.tenants import Tenant
-from kvflow_sglang import compat, cpu_engine
+from kvflow_sglang import cpu_engine
+from kvflow_sglang.compat import radix_cache
 from kvflow_sglang.plugin import BACKEND
 
 Core = Literal["kvflow", "python", "rust"]
@@ -91,7 +92,7 @@ class StandaloneCache:
             req_to_token_pool=self.rows,
             token_to_kv_pool_allocator=self.allocator,
             page_size=page_size,
-            tree_components=(compat.FULL,),
+            tree_components=(radix_cache.FULL,),
             tree_core_backend=BACKEND if core == "kvflow" else core,
         )
         self.cache: Any = _make_cache(core, params)
@@ -174,7 +175,7 @@ class StandaloneCache:
 
     def match(self, tokens: Iterable[int], extra_key: str | None = None) -> Any:
         """What is cached of a sequence, on the device and on the host."""
-        key = compat.RadixKey(array("q", tokens), extra_key)
+        key = radix_cache.RadixKey(array("q", tokens), extra_key)
         return self.cache.match_prefix(MatchPrefixParams(key=key))
 
     def _prefill(self, request: Request, loads: bool) -> int:
@@ -267,12 +268,12 @@ def _server_args(page_size: int, host_ratio: float | None) -> Any:
 
 def _make_cache(core: Core, params: Any) -> Any:
     if core != "kvflow":
-        return compat.UnifiedRadixCache(params)
+        return radix_cache.UnifiedRadixCache(params)
     from kvflow_sglang.cache import KVFlowRadixCache
     from kvflow_sglang.tree import ClaimedFullComponent, ClaimedTreeCore
 
-    if compat.get_tree_core_factory(BACKEND) is None:
-        compat.register_tree_core_backend(BACKEND, ClaimedTreeCore)
-    overrides: Mapping[Any, type] = {compat.FULL: ClaimedFullComponent}
+    if radix_cache.get_tree_core_factory(BACKEND) is None:
+        radix_cache.register_tree_core_backend(BACKEND, ClaimedTreeCore)
+    overrides: Mapping[Any, type] = {radix_cache.FULL: ClaimedFullComponent}
     params.component_registry_override = overrides
     return KVFlowRadixCache(params)

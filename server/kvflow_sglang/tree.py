@@ -20,7 +20,7 @@ from kvflow_agents.occupancy import Holding, Occupancy
 from kvflow_agents.prefetch import Span
 from kvflow_agents.tenant_queue import TenantQueue
 from kvflow_agents.tenants import Tenant
-from kvflow_sglang.compat import FULL, FullComponent, UnifiedTreeCore
+from kvflow_sglang.compat.radix_cache import FULL, FullComponent, UnifiedTreeCore
 
 Node = Any  # sglang's UnifiedTreeNode
 Tier = Literal["device", "host"]

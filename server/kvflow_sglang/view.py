@@ -13,7 +13,7 @@ from kvflow_agents.receipts import Sums
 from kvflow_agents.shadow import Shadow, Shares, checksums
 from kvflow_agents.tenants import Tenant, own_name, scoped, scoped_name, tenant_of
 from kvflow_agents.transitions import Transitions
-from kvflow_sglang.compat import cached_tokens
+from kvflow_sglang.compat.scheduler import cached_tokens
 from kvflow_sglang.tree import Node
 
 MAX_AGENTS = 300

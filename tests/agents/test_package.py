@@ -118,6 +118,16 @@ def test_adapters_and_server_import_the_core_and_never_each_other(path: Path) ->
     assert ours <= {own, "kvflow_agents"}
 
 
+def test_the_server_imports_sglang_in_one_package_alone() -> None:
+    server = OURS["kvflow_sglang"]
+    elsewhere = {
+        path.name
+        for path in sources(server)
+        if path.parent.name != "compat" and "sglang" in imports(path)
+    }
+    assert elsewhere == {"standalone.py"}  # a cache for tests and benchmarks
+
+
 def test_the_core_works_without_site_packages() -> None:
     script = f"import {', '.join(core_modules())}; print(len(kvflow_agents.StepGraph().joins))"
     assert bare_python(script).stdout == "0\n"

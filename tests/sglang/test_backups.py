@@ -9,8 +9,8 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
-from kvflow_sglang import compat
-from kvflow_sglang.compat import MHATokenToKVPoolHost
+from kvflow_sglang.compat import copies
+from kvflow_sglang.compat.copies import MHATokenToKVPoolHost
 from kvflow_sglang.standalone import StandaloneCache
 
 PREFIX = list(range(1000, 1300))
@@ -84,5 +84,5 @@ def test_backups_of_small_pages_are_one_launch(page_size: int, in_one_launch: bo
         anchor_entry=SimpleNamespace(host_pool=pool),
         _refresh_transfer_capabilities=lambda: refreshed.append(pool.can_use_write_back_jit),
     )
-    compat.back_up_in_one_launch(SimpleNamespace(mem_pool_host=group))
+    copies.back_up_in_one_launch(SimpleNamespace(mem_pool_host=group))
     assert refreshed == ([False] if in_one_launch else [])

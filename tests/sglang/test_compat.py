@@ -10,11 +10,13 @@ from sglang.srt.server_args import ServerArgs
 from starlette.requests import Request
 
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang import compat, self_check
-from kvflow_sglang.compat import HookRegistry, HookType, UnifiedRadixCache, UnifiedTreeCore
+from kvflow_sglang import self_check
+from kvflow_sglang.compat import http_process, names
+from kvflow_sglang.compat.hooks import HookRegistry, HookType
+from kvflow_sglang.compat.radix_cache import UnifiedRadixCache, UnifiedTreeCore
 
 # Those of the schedulers' cache; test_plugin.py looks at all, in a process of their own.
-CACHE_NAMES = {name: want for name, want in compat.SCHEDULER_NAMES.items() if ".mem_cache." in name}
+CACHE_NAMES = {name: want for name, want in names.SCHEDULER_NAMES.items() if ".mem_cache." in name}
 
 
 def complaint(names: dict[str, str | None]) -> str:
@@ -161,6 +163,6 @@ def test_a_hook_that_did_not_apply_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 def test_of_a_header_that_comes_twice_the_first_counts() -> None:
     headers = [(b"x-tenant", b"proxy"), (b"accept", b"*/*"), (b"x-tenant", b"client")]
     request = Request({"type": "http", "headers": headers})
-    assert compat.headers_of(request) == {"x-tenant": "proxy", "accept": "*/*"}
-    assert compat.headers_of(request)["x-tenant"] == request.headers["x-tenant"]
-    assert compat.headers_of(None) == {}
+    assert http_process.headers_of(request) == {"x-tenant": "proxy", "accept": "*/*"}
+    assert http_process.headers_of(request)["x-tenant"] == request.headers["x-tenant"]
+    assert http_process.headers_of(None) == {}

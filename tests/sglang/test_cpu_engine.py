@@ -14,7 +14,8 @@ from types import ModuleType
 
 import pytest
 
-from kvflow_sglang import compat, cpu_engine
+from kvflow_sglang import cpu_engine
+from kvflow_sglang.compat import cpu
 from kvflow_sglang.server_process import ServerProcess
 
 DEVICE_TOKENS = 4096
@@ -64,11 +65,11 @@ def test_nothing_is_substituted_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_arguments: object) -> None:
         raise AssertionError("substituted")
 
-    monkeypatch.setattr(compat, "set_direct_transfer", fail)
-    monkeypatch.setattr(compat, "set_cpu_host_allocation", fail)
-    monkeypatch.setattr(compat, "set_host_memory_reserve", fail)
-    monkeypatch.setattr(compat, "use_gloo_only", fail)
-    monkeypatch.setattr(compat, "register_dense_models", lambda: None)
+    monkeypatch.setattr(cpu, "set_direct_transfer", fail)
+    monkeypatch.setattr(cpu, "set_cpu_host_allocation", fail)
+    monkeypatch.setattr(cpu, "set_host_memory_reserve", fail)
+    monkeypatch.setattr(cpu, "use_gloo_only", fail)
+    monkeypatch.setattr(cpu, "register_dense_models", lambda: None)
     monkeypatch.setitem(sys.modules, "sglang.srt.managers.scheduler", ModuleType("scheduler"))
     monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
     cpu_engine.register()

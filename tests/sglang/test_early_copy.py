@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sglang.kernels.ops.kvcache import hicache
 
-from kvflow_sglang import compat
-from kvflow_sglang.compat import MHATokenToKVPoolHost
+from kvflow_sglang.compat import copies
+from kvflow_sglang.compat.copies import MHATokenToKVPoolHost
 
 LAYERS = 3
 
@@ -35,7 +35,7 @@ def test_all_layers_are_copied_by_one_kernel(
 ) -> None:
     launched: list[dict[str, Any]] = []
     monkeypatch.setattr(hicache, "transfer_hicache_all_layer", lambda **call: launched.append(call))
-    pool = compat._AllLayersAtOnce(transfer(layout=layout).host_pool)
+    pool = copies._AllLayersAtOnce(transfer(layout=layout).host_pool)
     for layer in range(LAYERS):
         pool.load_to_device_per_layer_physical(None, "from", "to", layer, "kernel", is_draft=False)
     assert launched == [
@@ -55,8 +55,8 @@ def test_all_layers_are_copied_by_one_kernel(
 
 
 def test_a_plain_pool_is_copied_at_once() -> None:
-    assert compat._is_plain(transfer(), LAYERS)
-    assert compat._is_plain(transfer(layer_mapper=None), LAYERS)
+    assert copies._is_plain(transfer(), LAYERS)
+    assert copies._is_plain(transfer(layer_mapper=None), LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_a_plain_pool_is_copied_at_once() -> None:
     ],
 )
 def test_anything_else_is_copied_as_sglang_does(changes: dict[str, Any]) -> None:
-    assert not compat._is_plain(transfer(**changes), LAYERS)
+    assert not copies._is_plain(transfer(**changes), LAYERS)

@@ -18,7 +18,7 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.guard import Guard
 from kvflow_agents.hints import Hint
 from kvflow_agents.track_record import TrackRecord
-from kvflow_sglang.compat import FULL
+from kvflow_sglang.compat.radix_cache import FULL
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 

@@ -19,7 +19,7 @@ from sglang.srt.managers.kv_hints import KvHintAction, KvHintsEnvelope, decode_k
 from kvflow_agents.envelope import encode_envelope
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, decode_body, decode_request, encode_request
-from kvflow_sglang import compat
+from kvflow_sglang.compat import http_process
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.interpreter import Interpreter
 
@@ -236,7 +236,7 @@ def test_the_order_is_that_of_sglangs_flags() -> None:
             "enable_priority_scheduling": enabled,
             "schedule_low_priority_values_first": low_first,
         }
-        return compat.priority_sign(SimpleNamespace(**flags))
+        return http_process.priority_sign(SimpleNamespace(**flags))
 
     assert [sign(True, False), sign(True, True), sign(False, True)] == [1, -1, None]
 

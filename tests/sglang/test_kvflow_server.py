@@ -18,7 +18,7 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import RECEIPT_FIELD, Hint, encode_body, encode_request
-from kvflow_sglang import compat, plugin
+from kvflow_sglang.compat import hooks, names
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.agents_in_turn import (
     AGENTS,
@@ -57,8 +57,8 @@ def test_the_reference_reaches_the_known_optimum() -> None:
 
 def test_status_tells_what_is_in_charge(client: Client) -> None:
     status = client.status()
-    assert status["sglang"] == compat.SGLANG_VERSION
-    assert status["hooks"] == sorted([*plugin.HTTP_HOOKS, *plugin.SCHEDULER_HOOKS])
+    assert status["sglang"] == names.SGLANG_VERSION
+    assert status["hooks"] == sorted([*hooks.IN_HTTP_PROCESS, *hooks.IN_SCHEDULER])
     assert len(status["ranks"]) == 1
 
 

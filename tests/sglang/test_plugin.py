@@ -17,7 +17,8 @@ import pytest
 
 import kvflow_sglang
 from kvflow_agents.errors import IncompatibleServerError
-from kvflow_sglang import compat, cpu_engine, plugin, self_check
+from kvflow_sglang import cpu_engine, plugin, self_check
+from kvflow_sglang.compat import hooks
 from kvflow_sglang.server_process import ServerProcess, ServerStartError
 
 
@@ -46,13 +47,14 @@ told = {
 }
 import sglang.srt.managers.scheduler
 import kvflow_sglang
-from kvflow_sglang import compat, self_check
+from kvflow_sglang import self_check
+from kvflow_sglang.compat import hooks, names
 
 multiprocessing.parent_process = lambda: "a launcher"
 kvflow_sglang.register()
 told["hooks of a scheduler"] = sorted(HookRegistry._hooks)
 told["backends"] = registry.registered_radix_cache_backends()
-self_check.check_names({**compat.SCHEDULER_NAMES, **compat.LAUNCHER_NAMES})
+self_check.check_names({**names.SCHEDULER_NAMES, **names.LAUNCHER_NAMES})
 told["names"] = "all there"
 print("TOLD" + json.dumps(told))
 """
@@ -80,11 +82,14 @@ def stock() -> dict[str, Any]:
 
 
 def test_a_stock_server_gets_one_hook_and_nothing_else(stock: dict[str, Any]) -> None:
-    assert stock["hooks"] == stock["patched"] == [compat.LAUNCH_HOOK]
+    assert stock["hooks"] == stock["patched"] == [hooks.LAUNCH_HOOK]
     assert stock["hooks of a scheduler"] == stock["hooks"]
     assert (stock["new routes"], stock["communicators"]) == (0, [])
     assert stock["imported"] == [
         "kvflow_sglang.compat",
+        "kvflow_sglang.compat.hooks",
+        "kvflow_sglang.compat.http_process",
+        "kvflow_sglang.compat.names",
         "kvflow_sglang.plugin",
         "kvflow_sglang.self_check",
     ]

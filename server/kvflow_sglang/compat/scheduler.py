@@ -1,0 +1,44 @@
+"""SGLang's scheduler and its requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+
+__all__ = ["AddReqResult", "PrefillAdder"]
+
+
+def add_handlers(scheduler: Any, handlers: Mapping[type, Callable[[Any], Any]]) -> None:
+    """Let a scheduler answer more kinds of control messages."""
+    from sglang.utils import TypeBasedDispatcher
+
+    scheduler._request_dispatcher += TypeBasedDispatcher(list(handlers.items()))
+
+
+def send_beside_output(req: Any, name: str, value: object) -> None:
+    """Let a value go to the HTTP process beside a request's first output: no message more."""
+    req.customized_info = {**(req.customized_info or {}), name: [value]}
+
+
+def cached_tokens(req: Any) -> tuple[int, int]:
+    """How many tokens of a request were found on the device, and on the host; once admitted."""
+    return req.cached_tokens_device, req.cached_tokens_host
+
+
+def adapters_needed(scheduler: Any, running_batch: Any) -> frozenset[str | None]:
+    """The adapters of all requests that run or wait; of those in the last batch too.
+
+    A request of the last batch may be found finished while the batch after it still runs.
+    """
+    last = scheduler.last_batch.reqs if scheduler.last_batch is not None else []
+    chunked = [scheduler.chunked_req] if scheduler.chunked_req is not None else []
+    every = (*running_batch.reqs, *last, *chunked, *scheduler.waiting_queue)
+    return frozenset(req.lora_id for req in every)
+
+
+def publishes_metrics(scheduler: Any) -> bool:
+    """Whether a scheduler is of those whose metrics SGLang publishes."""
+    publishes: bool = scheduler.metrics_collector_context.current_scheduler_metrics_enabled
+    return publishes
