@@ -40,6 +40,12 @@ class Following:
         """How many calls it rests on, each of weight 1 when it was new."""
         return self._fates / self._unit
 
+    @property
+    def noted_calls(self) -> float:
+        """At least how many calls are noted: the fate of those before a pause stays open."""
+        gaps = next(iter(self._gaps.values()), None)
+        return self.evidence if gaps is None else max(self.evidence, gaps.evidence)
+
     def note_gap(self, follower: str, place: int) -> None:
         """The first call of `follower` after a call; how long after, as `bin_of` has it."""
         gaps = self._gaps.get(follower)

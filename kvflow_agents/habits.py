@@ -51,7 +51,7 @@ class Habits:
             for fate in earlier:
                 fate.note_call(agent, now_s)
             known = _of(agent, self._callers, MAX_CALLERS)
-            if known.evidence >= WELL_KNOWN and self._chance.random() >= 0.25:
+            if known.noted_calls >= WELL_KNOWN and self._chance.random() >= 0.25:
                 return None
             return Fate(now_s, (known, _of(scene, self._scenes, MAX_SCENES)))
 
@@ -87,11 +87,11 @@ class Habits:
             chances = self._chance_again(caller, steps, scene)
         return due_ms, {agent: round(100.0 * chance) for agent, chance in chances.items()}
 
-    def evidence(self, scene: str) -> float:
-        """How many calls in a scene its figures rest on."""
+    def noted_calls(self, scene: str) -> float:
+        """How many calls in a scene its figures rest on, at least."""
         with self._lock:
             known = self._scenes.get(scene)
-            return 0.0 if known is None else known.evidence
+            return 0.0 if known is None else known.noted_calls
 
     def chance_next(
         self, caller: str, agents: Collection[str] = (), scene: str | None = None

@@ -78,7 +78,7 @@ class Timing:
             count and agent not in due_ms for agent, count in steps.items()
         ):
             due_ms = {**self._along(graph, steps, finished, arrived), **due_ms}
-        uses = min(int(self.habits.evidence(scene) / 4), MAX_USES)
+        uses = min(int(self.habits.noted_calls(scene) / 4), MAX_USES)
         _put(self._looks, scene, _Look(steps, (due_ms, chance), uses))
         return due_ms, chance
 

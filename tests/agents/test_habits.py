@@ -265,6 +265,18 @@ def test_a_scene_begins_anew_after_a_pause() -> None:
     assert trail.scene("a") == first
 
 
+def test_calls_of_workflows_that_only_pause_are_noted() -> None:
+    habits, clock = Habits(), Clock()
+    scene = ""
+    for _ in range(20):
+        trail = Trail(habits, clock)
+        scene = trail.call("a")
+        clock.now_s += 1.0
+        trail.pause()
+    assert habits.chance_next("a") == {}  # each may go on
+    assert habits.noted_calls(scene) == pytest.approx(20, rel=0.1)
+
+
 def test_scenes_are_bounded_and_kept() -> None:
     habits = taught(*[(("a", 1.0), (f"b{number}", 1.0), ("c", 1.0)) for number in range(300)])
     dumped = json.loads(json.dumps(habits.dump()))
