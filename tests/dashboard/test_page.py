@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.dashboard.browser import FLAGS, find_chromium
 from tests.dashboard.page_server import PageServer
-from tests.dashboard.views import Views, Workflow, team
+from tests.dashboard.views import Comings, Views, Workflow, team
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -49,15 +48,6 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
 def _note_foreign(url: str, problems: list[str]) -> None:
     if not url.startswith("http://127.0.0.1:"):
         problems.append(f"asked for {url}")
-
-
-class Comings(Views):
-    """Views of a server on which a workflow ends, and another begins, from each to the next."""
-
-    def answer(self, query: dict[str, str]) -> dict[str, Any]:
-        stays, *others = self.workflows
-        self.workflows = [stays, team(f"run-{self.asked}", 5), *others[:8]]
-        return super().answer(query)
 
 
 async def until(page: Page, condition: str) -> None:

@@ -150,6 +150,15 @@ class Views:
         return rate | {"cached": found, "lru": lru, "optimum": best}
 
 
+class Comings(Views):
+    """Views of a server on which a workflow ends, and another begins, from each to the next."""
+
+    def answer(self, query: dict[str, str]) -> dict[str, Any]:
+        stays, *others = self.workflows
+        self.workflows = [stays, team(f"run-{self.asked}", 5), *others[:8]]
+        return super().answer(query)
+
+
 def team(name: str, agents: int) -> Workflow:
     """A plan, branches that run side by side, reviews of them, and back to the plan."""
     names = [f"team/{_ROLES[each % len(_ROLES)]}-{each}" for each in range(agents)]
