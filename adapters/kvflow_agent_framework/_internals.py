@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -153,7 +153,19 @@ def asks(message: Any) -> bool:
     return bool(getattr(data, "should_respond", True))
 
 
-def targets_asked(edges: Collection[Edges], batches: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+def certain_targets_of(workflow: Workflow) -> Mapping[str, Sequence[str]]:
+    """Who gets every message that a workflow's executors send to nobody by name, by sender."""
+    targets: dict[str, list[str]] = {}
+    for group in edges_of(workflow):
+        if group.is_certain and not group.is_join:
+            for source in group.sources:
+                targets.setdefault(source, []).extend(group.targets)
+    return targets
+
+
+def targets_asked(
+    certain: Mapping[str, Sequence[str]], batches: Mapping[str, Sequence[Any]]
+) -> Iterator[str]:
     """Who certainly gets one of some messages, by who has sent them."""
     for source, messages in batches.items():
         for message in messages:
@@ -161,10 +173,8 @@ def targets_asked(edges: Collection[Edges], batches: Mapping[str, Sequence[Any]]
                 continue
             if message.target_id is not None:
                 yield str(message.target_id)
-                continue
-            for group in edges:
-                if group.is_certain and not group.is_join and source in group.sources:
-                    yield from group.targets
+            else:
+                yield from certain.get(source, ())
 
 
 def session_of(options: Mapping[str, Any]) -> str | None:

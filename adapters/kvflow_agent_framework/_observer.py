@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvflow_agent_framework import _internals as internals
-from kvflow_agent_framework._internals import Agent, Context, Edges, Executor, Workflow
+from kvflow_agent_framework._internals import Agent, Context, Executor, Workflow
 from kvflow_agent_framework._structure import Path, structure_of
 from kvflow_agents import Carrier, agent_name
 from kvflow_agents.apps import Apps
@@ -34,23 +34,19 @@ class Scope:
     key: str
     path: Path
     is_workflow: bool
-    edges: Sequence[Edges] = ()
+    certain_targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     goes_on: bool = False
     """Whether its holder still has a turn in it when it is over, or its caller keeps it."""
     is_over: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where code is at work: in an executor, or in an agent's run."""
 
     scope: Scope
     path: Path
+    agent: str
     subject: Executor | Agent
-
-    @property
-    def agent(self) -> str:
-        return _agent_name(self.path)
 
 
 @dataclass(eq=False)
@@ -82,7 +78,7 @@ class Observer:
         here = self._here()
         scope = self._begin(workflow) if here is None else self._enter(here, workflow)
         if scope is not None:
-            scope.edges = list(internals.edges_of(workflow))
+            scope.certain_targets = internals.certain_targets_of(workflow)
             self._scopes[internals.context_of(workflow)] = scope
         return scope
 
@@ -98,8 +94,9 @@ class Observer:
         if scope is None:
             return None
         path = scope.path if scope.name else (internals.name_of(agent),)
-        scope.run.workflow.plan(scope.name, [_agent_name(path)], run=scope.key)
-        return Place(scope, path, agent)
+        place = Place(scope, path, _agent_name(path), agent)
+        scope.run.workflow.plan(scope.name, [place.agent], run=scope.key)
+        return place
 
     def leave_workflow(self, workflow: Workflow, scope: Scope) -> None:
         """A workflow is over, however it went."""
@@ -126,7 +123,7 @@ class Observer:
         scope = self._scope_of(context)
         if scope is None:
             return
-        asked = dict.fromkeys(internals.targets_asked(scope.edges, batches))
+        asked = dict.fromkeys(internals.targets_asked(scope.certain_targets, batches))
         if asked:
             agents = [_agent_name((*scope.path, target)) for target in asked]
             scope.run.workflow.plan(scope.name, agents, run=scope.key)
@@ -136,7 +133,8 @@ class Observer:
         scope = self._scope_of(context)
         if scope is None:
             return None
-        place = Place(scope, (*scope.path, internals.id_of(executor)), executor)
+        path = (*scope.path, internals.id_of(executor))
+        place = Place(scope, path, _agent_name(path), executor)
         workflow = scope.run.workflow
         if internals.asks(message) and not workflow.is_planned(
             scope.name, place.agent, run=scope.key

@@ -73,9 +73,8 @@ class Observer:
         agents = [task.agent for task in known if task.path[-1] != START or not scope.key]
         if agents:
             scope.run.workflow.plan(scope.name, agents, run=scope.key)
-        for task in tasks:
-            if internals.has_run(task):
-                self.finished(task)
+        for task in filter(internals.has_run, tasks):
+            self.finished(task)
 
     def pushed(self, loop: Loop, task: LoopTask | None) -> None:
         """A task has joined a loop's superstep; None if it was not accepted."""
@@ -142,5 +141,8 @@ class Observer:
         return known
 
     def _first(self, ids: Iterable[str]) -> Task | None:
-        known = (self._tasks.get(id) for id in ids)
-        return next((task for task in known if task is not None), None)
+        for id in ids:
+            task = self._tasks.get(id)
+            if task is not None:
+                return task
+        return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvflow_agents import App, Carrier, StepGraph, agent_name
 from kvflow_agents.app import END, START
@@ -53,16 +53,12 @@ class Scope:
         self.name = scope_in(self.holder)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where code is at work: in an agent's turn."""
 
     scope: Scope
     path: Path
-
-    @property
-    def agent(self) -> str:
-        return _agent_name(self.path)
+    agent: str
 
 
 _place: ContextVar[Place | None] = ContextVar("kvflow_openai_agents_place", default=None)
@@ -88,9 +84,7 @@ class Observer:
             scope = self._inside(here)
         if scope is None:
             return None
-        first = internals.first_agent(starting_agent, input)
-        path = (*scope.holder, internals.name_of(first))
-        scope.token = _place.set(Place(scope, path))
+        scope.token = _place.set(_place_of(scope, internals.first_agent(starting_agent, input)))
         return scope
 
     def turn(self, agent: Agent) -> None:
@@ -99,7 +93,7 @@ class Observer:
         if here is None:
             return
         scope = here.scope
-        place = Place(scope, (*scope.holder, internals.name_of(agent)))
+        place = _place_of(scope, agent)
         if place.agent != scope.agent:
             workflow = scope.conversation.run.workflow
             if scope.agent is not None:
@@ -185,3 +179,8 @@ class Observer:
 
     def _end(self, conversation: Conversation, result: object | None) -> None:
         self.endings.end(conversation.run, result, goes_on=conversation.goes_on)
+
+
+def _place_of(scope: Scope, agent: Agent) -> Place:
+    path = (*scope.holder, internals.name_of(agent))
+    return Place(scope, path, _agent_name(path))

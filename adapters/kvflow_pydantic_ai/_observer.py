@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -31,15 +31,13 @@ class Turn:
     outer: Turn | None
     goes_on: bool
     is_over: bool = False
+    agent: str = field(init=False)
+    scope: str = field(init=False)
+    """The scope that it is a step of."""
 
-    @property
-    def agent(self) -> str:
-        return _agent_name(self.path)
-
-    @property
-    def scope(self) -> str:
-        """The scope that it is a step of."""
-        return "" if self.outer is None else f"{self.outer.agent}/*"
+    def __post_init__(self) -> None:
+        self.agent = _agent_name(self.path)
+        self.scope = "" if self.outer is None else f"{self.outer.agent}/*"
 
 
 _turn: ContextVar[Turn | None] = ContextVar("kvflow_pydantic_ai_turn", default=None)
