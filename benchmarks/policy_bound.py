@@ -28,8 +28,10 @@ from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Preference, Rank
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
-from kvflow_simulate.policies import SIDES, Claimed, Future, Policy
+from kvflow_simulate.clairvoyant import Future
+from kvflow_simulate.policies import Claimed, Policy
 from kvflow_simulate.requests import Request
+from kvflow_simulate.sides import SIDES
 from kvflow_simulate.tree import Node, PrefixTree, TokenKey
 from policy_quality import TRAFFIC, Call, Notice
 

@@ -28,8 +28,10 @@ from kvflow_agents import App, Workflow
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
-from kvflow_simulate.policies import SIDES, Future, Policy
+from kvflow_simulate.clairvoyant import Future
+from kvflow_simulate.policies import Policy
 from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.sides import SIDES
 from kvflow_simulate.tree import PrefixTree
 
 ANSWER_TOKENS = 16

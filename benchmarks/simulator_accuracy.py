@@ -29,7 +29,7 @@ from kvflow_bench.fleet import Launch
 from kvflow_bench.protocol import run
 from kvflow_bench.workloads import Parameters, Workload
 from kvflow_simulate.machine import MACHINES
-from kvflow_simulate.policies import SIDES
+from kvflow_simulate.sides import SIDES
 from kvflow_simulate.simulate import Sizes, simulate
 
 POOL_TOKENS = 3_100

@@ -65,7 +65,7 @@ def replay_command(
     from kvflow_replay.calls import Call
     from kvflow_replay.document import document, live_document
     from kvflow_replay.reader import Reader
-    from kvflow_simulate.policies import chosen
+    from kvflow_simulate.sides import chosen
 
     console = Console(stderr=True)
     try:

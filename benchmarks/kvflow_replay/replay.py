@@ -12,8 +12,8 @@ from kvflow_replay.calls import Call, End, Event
 from kvflow_replay.forecasts import Forecaster
 from kvflow_replay.optimum import NextUses, Optimum
 from kvflow_replay.reader import unshared
-from kvflow_simulate.policies import SIDES, Side
 from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.sides import SIDES, Side
 
 DEFAULT_POLICIES = ("lru", "ours-device", "optimum-device", "hicache", "papers", "ours", "optimum")
 # Of the blocks that are wanted again: with room for all of them every policy is the same.

@@ -40,7 +40,7 @@ def simulate_command(
     optimum and optimum-device; the ceiling, where everything fits, is always run."""
     from kvflow_bench import presets
     from kvflow_simulate import machine as machines
-    from kvflow_simulate import policies, simulate, tables
+    from kvflow_simulate import sides, simulate, tables
 
     sizes = {
         "workflows": workflows,
@@ -60,8 +60,8 @@ def simulate_command(
         pool = pool_tokens or chosen.pool_tokens
         host = host_tokens or simulate.host_tokens(chosen, speed, pool)
         pools = simulate.Sizes(pool, host, slots or chosen.slots)
-        sides = policies.chosen(policy or list(simulate.policies_for(workloads)))
-        outcomes = simulate.compare(workloads, sides, speed, pools)
+        compared = sides.chosen(policy or list(simulate.policies_for(workloads)))
+        outcomes = simulate.compare(workloads, compared, speed, pools)
     except KVFlowError as error:
         raise typer.BadParameter(str(error)) from error
     rows = simulate.with_ratios([simulate.figures(outcome) for outcome in outcomes])

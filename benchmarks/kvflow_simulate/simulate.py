@@ -9,10 +9,11 @@ from typing import Any
 
 from kvflow_bench.presets import Preset
 from kvflow_bench.workloads import Workload
+from kvflow_simulate.clairvoyant import Future
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
-from kvflow_simulate.policies import CEILING, Future, Side
 from kvflow_simulate.requests import Served
+from kvflow_simulate.sides import CEILING, Side
 from kvflow_simulate.traffic import WorkloadTraffic
 
 

@@ -23,7 +23,7 @@ from kvflow_agents.hints import (
     tenant_in,
 )
 from kvflow_agents.prefetch import PrefetchQueue
-from kvflow_agents.receipts import Admission, Receipts
+from kvflow_agents.receipts import Admission, Call, Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
 from kvflow_agents.workflow_memory import Limits
@@ -222,39 +222,21 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return min(tokens, free_tokens)
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-        caller = _caller_of(req)
         tenant = tenant_in(req.sampling_params.custom_params)
-        # What goes on to a store beyond the host may be of use to other servers.
-        is_told = (
-            caller is not None
-            and not self.enable_storage
-            and self.tenants.of(tenant).foresight.is_trusted(caller.workflow)
-        )
-        if caller is None and self.inferred is not None:
-            caller = self.inferred.caller_of(req)
-            if caller is not None:
-                caller = scoped(caller)
-                self.tenants.of(tenant).foresight.called_with(caller, req.lora_id)
+        caller, is_told = self._caller(req, tenant)
         if self.lora is not None:
             self.lora.used(req.lora_id)
         if not self.settings.kv:
             caller, is_told = None, False
         tokens_before = req.kv.cache_inserted_len
-        tree = self.tree_core
-        tree.user = None if caller is None else caller.workflow
-        tree.is_told, tree.tenant = is_told, tenant
-        try:
+        user = None if caller is None else caller.workflow
+        with self.tree_core.inserting_for(user, tenant, is_told=is_told):
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
-        finally:
-            tree.user, tree.is_told, tree.tenant = None, False, None
         prefetched_tokens = self._read(req)
         known = self.tenants.find(tenant)
         if known is not None and known.receipts.is_under_way(req.rid):
             admission = self._admission_of(req, caller, prefetched_tokens)
-            call = known.receipts.admitted(req.rid, admission)
-            number = req.sampling_params.custom_params.get(RECEIPT_FIELD)
-            if call is not None and number is not None:
-                send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
+            _send_receipt(req, known.receipts.admitted(req.rid, admission))
         self._learn(req, caller, tokens_before)
         shares = self.view.computed(req, tokens_before)
         if shares is not None and known is not None and known.guard.note(shares):
@@ -262,6 +244,22 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self._back_up_wanted()
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
+
+    def _caller(self, req: Any, tenant: Tenant) -> tuple[Hint | None, bool]:
+        """Who has sent a request, told or inferred; and whether what it was told is believed."""
+        caller = _told_caller(req)
+        if caller is not None:
+            # What goes on to a store beyond the host may be of use to other servers.
+            is_told = not self.enable_storage and self.tenants.of(tenant).foresight.is_trusted(
+                caller.workflow
+            )
+            return caller, is_told
+        inferred = None if self.inferred is None else self.inferred.caller_of(req)
+        if inferred is None:
+            return None, False
+        caller = scoped(inferred)
+        self.tenants.of(tenant).foresight.called_with(caller, req.lora_id)
+        return caller, False
 
     def _back_up_wanted(self) -> None:
         if self.cache_controller is not None:
@@ -297,10 +295,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def status(self) -> dict[str, int]:
         """What the cache knows and protects, for `GET /kvflow/status`."""
         tree = self.tree_core
+        expected = tree.expected.total()
         return {
             **self.tenants.status(),
-            "expected_device_tokens": tree.expected_device_tokens,
-            "expected_host_tokens": tree.expected_host_tokens,
+            "expected_device_tokens": expected.device,
+            "expected_host_tokens": expected.host,
             "device_leaves": len(tree.evictable_device_leaves),
             "host_leaves": len(tree.evictable_host_leaves),
             **({} if self.prefetcher is None else self.prefetcher.status()),
@@ -397,7 +396,14 @@ def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
     )
 
 
-def _caller_of(req: Any) -> Hint | None:
+def _send_receipt(req: Any, call: Call | None) -> None:
+    """Let a call's receipt go to a client that has asked for it."""
+    number = req.sampling_params.custom_params.get(RECEIPT_FIELD)
+    if call is not None and number is not None:
+        send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
+
+
+def _told_caller(req: Any) -> Hint | None:
     try:
         caller = decode_caller(req.sampling_params.custom_params)
     except HintError:

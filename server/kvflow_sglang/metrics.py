@@ -76,8 +76,8 @@ def _evicted(cache: Any) -> Values:
 
 
 def _expected(cache: Any) -> Values:
-    tree = cache.tree_core
-    return {("device",): tree.expected_device_tokens, ("host",): tree.expected_host_tokens}
+    tokens = cache.tree_core.expected.total()
+    return {("device",): tokens.device, ("host",): tokens.host}
 
 
 METRICS: tuple[Metric, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from kvflow_agents.eviction import (
     may_displace,
     rank,
 )
+from kvflow_agents.expected_tokens import NOTHING, ExpectedTokens, TierTokens
 from kvflow_agents.occupancy import Holding, Occupancy
 from kvflow_agents.prefetch import Span
 from kvflow_agents.tenant_queue import TenantQueue
@@ -25,7 +26,6 @@ from kvflow_sglang.compat.radix_cache import FULL, FullComponent, UnifiedTreeCor
 Node = Any  # sglang's UnifiedTreeNode
 Tier = Literal["device", "host"]
 
-_NOTHING = (0, 0)
 # So that no eviction has many to count.
 _MOST_UNCOUNTED = 256
 ExpectedGoes = Callable[[Tenant], Preference]
@@ -76,28 +76,17 @@ class ClaimedTreeCore(UnifiedTreeCore):
         )
         self.evictable_host_leaves = TenantQueue(self._rank, self.tenant_of, _tokens)
         self.occupancy: Occupancy[Node] = Occupancy(self._holding)
-        # By tenant: on the device, on the host.
-        self._expected_sums: dict[Tenant, list[int]] = {None: [0, 0]}
+        self._expected = ExpectedTokens()
         # Each lock and unlock of a path looks at all its nodes, so they are counted when asked.
         self._uncounted: dict[int, Node] = {}
-        self._expected_tokens: dict[int, tuple[int, int]] = {}
         self._not_backed_up: set[int] = set()
         self._wanted_backups: list[int] = []
 
     @property
-    def expected_device_tokens(self) -> int:
-        """On the device, and kept for agents with known steps-to-execution."""
-        return sum(device for device, _ in self.expected_tokens().values())
-
-    @property
-    def expected_host_tokens(self) -> int:
-        """The same on the host."""
-        return sum(host for _, host in self.expected_tokens().values())
-
-    def expected_tokens(self) -> Mapping[Tenant, Sequence[int]]:
-        """What is kept for agents with known steps-to-execution: on the device, on the host."""
+    def expected(self) -> ExpectedTokens:
+        """What is kept for agents with known steps-to-execution."""
         self._count_changed()
-        return self._expected_sums
+        return self._expected
 
     def count_holdings(self, most_nodes: int) -> None:
         """Bring `occupancy` up to date; so many nodes at most, what is left counts later."""
@@ -121,6 +110,15 @@ class ClaimedTreeCore(UnifiedTreeCore):
         preference = self._preference_on_device(tenant)
         victim = self.evictable_device_leaves.first_of(tenant, preference)
         return victim if victim and may_displace(self._rank(victim), distance) else None
+
+    @contextmanager
+    def inserting_for(self, user: str | None, tenant: Tenant, *, is_told: bool) -> Iterator[None]:
+        """What is inserted meanwhile is this workflow's; `is_told`: it has told what comes next."""
+        self.user, self.tenant, self.is_told = user, tenant, is_told
+        try:
+            yield
+        finally:
+            self.user, self.tenant, self.is_told = None, None, False
 
     @contextmanager
     def displacing_for(self, distance: int, tenant: Tenant) -> Iterator[None]:
@@ -165,16 +163,12 @@ class ClaimedTreeCore(UnifiedTreeCore):
         return node is not None and not node.evicted and not node.backuped
 
     def _preference_on_device(self, tenant: Tenant) -> Preference:
-        return self._preference(tenant, 0, self.most_expected_device_tokens)
+        exceeds = _exceeds(self.expected.of(tenant).device, self.most_expected_device_tokens)
+        return by_recency if exceeds else self.expected_goes(tenant)
 
     def _preference_on_host(self, tenant: Tenant) -> Preference:
-        return self._preference(tenant, 1, self.most_expected_host_tokens)
-
-    def _preference(self, tenant: Tenant, tier: int, most_tokens: float | None) -> Preference:
-        tokens = self.expected_tokens().get(tenant, _NOTHING)[tier]
-        if most_tokens is not None and tokens > most_tokens:
-            return by_recency
-        return self.expected_goes(tenant)
+        exceeds = _exceeds(self.expected.of(tenant).host, self.most_expected_host_tokens)
+        return by_recency if exceeds else self.expected_goes(tenant)
 
     def _note_fate(self, tenant: Tenant, noted: Rank) -> None:
         self.on_fate(tenant, noted, not self._is_evicting)
@@ -203,44 +197,19 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def _count_expected(self, node: Node) -> None:
         """Keep the totals of expected tokens in step with one node."""
         self.occupancy.changed(node.id, node)
-        now = _NOTHING
-        if self.ledger.is_expected(node):
-            data = node.component_data[FULL]
-            device_tokens = 0 if data.value is None else len(node.key)
-            host_tokens = 0 if data.host_value is None else len(node.key)
-            now = (device_tokens, host_tokens)
-        self._note_expected(node, now)
+        self._note_expected(node, _held(node) if self.ledger.is_expected(node) else NOTHING)
 
     def _holding(self, node: Node) -> Holding | None:
         """What a node holds, for `occupancy`."""
         is_in_tree = self.node_or_none(node.id) is node
         if node is self.root_node or not is_in_tree:
             return None
-        data = node.component_data[FULL]
-        tokens = len(node.key)
-        device_tokens = 0 if data.value is None else tokens
-        host_tokens = 0 if data.host_value is None else tokens
         standing, _ = self.ledger.standing(node)
-        return Holding(standing, self.ledger.owner(node), device_tokens, host_tokens)
+        return Holding(standing, self.ledger.owner(node), *_held(node))
 
-    def _note_expected(self, node: Node, now: tuple[int, int]) -> None:
-        before = self._expected_tokens.get(node.id, _NOTHING)
-        if now == before:
-            return
-        if now == _NOTHING:
-            del self._expected_tokens[node.id]
-        else:
-            self._expected_tokens[node.id] = now
-        self._add_expected(self.tenant_of(node), now[0] - before[0], now[1] - before[1])
-        if before[0] and not now[0] and now[1]:
+    def _note_expected(self, node: Node, now: TierTokens) -> None:
+        if self._expected.note(node.id, self.tenant_of(node), now):
             self.on_lost(self.ledger.standing(node)[1])
-
-    def _add_expected(self, tenant: Tenant, device_tokens: int, host_tokens: int) -> None:
-        sums = self._expected_sums.setdefault(tenant, [0, 0])
-        sums[0] += device_tokens
-        sums[1] += host_tokens
-        if tenant is not None and not any(sums):
-            del self._expected_sums[tenant]
 
     def _note_eviction(self, node: Node, tier: Tier) -> None:
         leaves = self.evictable_device_leaves if tier == "device" else self.evictable_host_leaves
@@ -286,7 +255,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self._not_backed_up.discard(node.id)
         self.occupancy.removed(node.id)
         self._uncounted.pop(node.id, None)
-        self._note_expected(node, _NOTHING)
+        self._note_expected(node, NOTHING)
         self._tenants.pop(node.id, None)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:
@@ -360,3 +329,14 @@ class ClaimedFullComponent(FullComponent):
 
 def _tokens(node: Node) -> int:
     return len(node.key)
+
+
+def _held(node: Node) -> TierTokens:
+    data, tokens = node.component_data[FULL], len(node.key)
+    return TierTokens(
+        device=0 if data.value is None else tokens, host=0 if data.host_value is None else tokens
+    )
+
+
+def _exceeds(tokens: int, most_tokens: float | None) -> bool:
+    return most_tokens is not None and tokens > most_tokens

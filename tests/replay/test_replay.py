@@ -24,8 +24,8 @@ from kvflow_replay.replay import (
     replay,
     sizes_for,
 )
-from kvflow_simulate.policies import SIDES
 from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.sides import SIDES
 
 BLOCK = 16
 FIXED_BLOCKS = 8

@@ -225,7 +225,7 @@ def test_victims_are_those_of_the_reference(
         cache.cache.sanity_check()
         cache.cache.foresight.check()
         tree = cache.cache.tree_core
-        assert tree.expected_device_tokens == reference.expected_tokens()
+        assert tree.expected.total().device == reference.expected_tokens()
     # Draining passes through every standing, inner nodes included.
     while (victim := cache.cache.tree_core.first_device_victim()) is not None:
         cache.evict(len(victim.key))

@@ -13,8 +13,9 @@ from kvflow_sglang import settings
 from kvflow_sglang.standalone import Core, StandaloneCache
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
-from kvflow_simulate.policies import SIDES, Policy, Recency
+from kvflow_simulate.policies import Policy, Recency
 from kvflow_simulate.requests import Request
+from kvflow_simulate.sides import SIDES
 from kvflow_simulate.traffic import WorkloadTraffic
 from kvflow_simulate.tree import PrefixTree
 

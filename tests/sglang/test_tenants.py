@@ -54,10 +54,10 @@ def test_equal_names_of_two_tenants_never_meet(cache: StandaloneCache) -> None:
         assert tenants.find(tenant).receipts.sums("run", "a").calls == 2
     assert cache.cache.receipts.workflows()["total"] == 0
     # One ends its run: the other's is still expected.
-    before = dict(cache.cache.tree_core.expected_tokens())
-    assert before["one"] == before["other"] == [PREFIX_TOKENS, 0]
+    before = dict(cache.cache.tree_core.expected.by_tenant)
+    assert before["one"] == before["other"] == (PREFIX_TOKENS, 0)
     cache.cache.hear(one.hint(None))
-    assert cache.cache.tree_core.expected_tokens() == {None: [0, 0], "other": [PREFIX_TOKENS, 0]}
+    assert cache.cache.tree_core.expected.by_tenant == {"other": (PREFIX_TOKENS, 0)}
     for known in tenants:
         known.foresight.check()
 
@@ -229,7 +229,7 @@ def test_tables_of_one_tenant_are_bounded_and_do_not_touch_anothers(
         cache.cache.hear(Hint("run", Forecast(1, {"a": 0}), tenant=f"t{each}"))
     assert cache.cache.status()["tenants"] == 2
     assert tenants.find("mine") is None
-    assert set(cache.cache.tree_core.expected_tokens()) == {None}
+    assert set(cache.cache.tree_core.expected.by_tenant) <= {None}
     cache.cache.tree_core.ledger.check()
 
 

@@ -11,8 +11,9 @@ from kvflow_agents.prefix import Tokens
 from kvflow_bench.workloads import Parameters, Workload
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
-from kvflow_simulate.policies import CEILING, SIDES, Recency
+from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request, Served
+from kvflow_simulate.sides import CEILING, SIDES
 from kvflow_simulate.simulate import Outcome, Sizes, figures, simulate
 from kvflow_simulate.traffic import WorkloadTraffic
 

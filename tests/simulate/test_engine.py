@@ -13,8 +13,9 @@ from kvflow_agents.prefix import Tokens
 from kvflow_bench.workloads import KINDS, Parameters, Workload
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
-from kvflow_simulate.policies import CEILING, SIDES, Recency
+from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.sides import CEILING, SIDES
 from kvflow_simulate.simulate import Outcome, Sizes, simulate
 from kvflow_simulate.traffic import WorkloadTraffic
 
