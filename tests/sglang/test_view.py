@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import count, islice
 from typing import Any
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_faults.tables import sizes
 from kvflow_sglang.standalone import StandaloneCache
 from kvflow_sglang.view import MAX_AGENTS, MOST_NODES, MOST_OWNERS
 
@@ -144,3 +146,32 @@ def test_nobody_knows_an_unknown_workflow() -> None:
     cache = StandaloneCache("kvflow", pool_tokens=512)
     assert page_of(cache, "never called")["workflow"] is None
     assert page_of(cache, None)["workflows"] == {"total": 0, "workflows": []}
+
+
+def test_a_workflow_that_has_ended_is_shown_as_it_was_and_expects_nobody() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    cache.run(prompt(0, 0), hint=hint(0, "a", a=0, b=1))
+    cache.cache.hear(Hint("w", Forecast(1, {}, done=True), app="app"))
+    page = page_of(cache)
+    assert page["workflow"]["done"] and page["workflows"]["workflows"][0]["done"]
+    (row,) = page["workflow"]["agents"]
+    assert (row["agent"], row["calls"], row["steps"]) == ("a", 1, None)
+
+
+def test_a_workflow_that_never_ends_makes_no_answer_and_no_table_longer() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    answers, entries, calls = [], [], count()
+    # By then all is full that is kept of the last prompts; one entry a call would be 10% more.
+    for most in (1200, 600):
+        for call in islice(calls, most):
+            steps: dict[str, int | None] = {f"a{each}": (each - call) % 5 for each in range(5)}
+            told = Hint("w", Forecast(call, steps), app="app", agent=f"a{call % 5}")
+            cache.run(prompt(call % 5, call), hint=told)
+        answers.append(page_of(cache))
+        tables = sizes(cache.cache)
+        # It drops what is stale when that is most of it.
+        del tables["EvictionQueue._heaps"]
+        entries.append(sum(tables.values()))
+    assert [len(each["workflow"]["agents"]) for each in answers] == [5, 5]
+    assert [len(each["workflow"]["edges"]) for each in answers] == [5, 5]
+    assert entries[1] < 1.05 * entries[0], entries
