@@ -6,17 +6,15 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
+from kvflow_agents.call_receipt import Admission, Arrival, Call, Fate, Sums
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.foresight import Heard, Outcome
 from kvflow_agents.hints import Hint
 
 MAX_PAGE = 100
 """The most workflows, or agents of one workflow, in one answer."""
-
-Fate = Literal["accepted", "stale", "ended", "distrusted"]
-"""The outcome of a call's hint; distrusted: accepted, of a workflow whose forecasts failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,50 +29,6 @@ class Limits:
     """Of each agent."""
 
 
-class Admission(NamedTuple):
-    """Where a call's prompt was found when it was admitted, in tokens."""
-
-    prompt_tokens: int
-    device_tokens: int
-    """Cached on the device, prefetched ones included."""
-    host_tokens: int
-    """Loaded back from the host tier on demand."""
-    prefetched_tokens: int
-    """Of those on the device: loaded ahead, and first read by this call."""
-    waited: bool
-    """Whether it was held back for a load that was under way."""
-    lost_tokens: int = 0
-    """Of what its agent's calls had in common: evicted from every tier, and computed again."""
-    late_tokens: int = 0
-    """Loaded ahead, but still on their way when it could have run, so that it waited."""
-
-
-@dataclass(slots=True)
-class Sums:
-    """What a set of calls adds up to."""
-
-    calls: int = 0
-    accepted: int = 0
-    stale: int = 0
-    ended: int = 0
-    distrusted: int = 0
-    forecast_right: int = 0
-    forecast_wrong: int = 0
-    prompt_tokens: int = 0
-    device_tokens: int = 0
-    host_tokens: int = 0
-    prefetched_tokens: int = 0
-    lost_tokens: int = 0
-    late_tokens: int = 0
-    wasted_tokens: int = 0
-    """Loaded ahead of their agent's call, and evicted unread: of agents that never called too."""
-    waits: int = 0
-
-    def as_json(self) -> dict[str, int]:
-        """As JSON has it."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
 @dataclass(frozen=True, slots=True)
 class About:
     """One workflow as it is kept, not copied."""
@@ -83,35 +37,6 @@ class About:
     done: bool
     agents: Collection[str]
     """Those that called, or for whom something was loaded in vain."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    workflow: str
-    agent: str | None
-    seq: int
-    fate: Fate
-    forecast_right: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of an agent, from its arrival to its admission."""
-
-    arrival: _Arrival
-    admission: Admission
-    wasted_tokens: int
-    """Loaded ahead in vain since its agent's call before."""
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "seq": self.arrival.seq,
-            "hint": self.arrival.fate,
-            "forecast_right": self.arrival.forecast_right,
-            **self.admission._asdict(),
-            "wasted_tokens": self.wasted_tokens,
-        }
 
 
 @dataclass(slots=True)
@@ -142,7 +67,7 @@ class Receipts:
         self._agents = 0
         # In the order of their last hint.
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
-        self._under_way: OrderedDict[str, _Arrival] = OrderedDict()
+        self._under_way: OrderedDict[str, Arrival] = OrderedDict()
 
     def heard(self, hint: Hint, outcome: Outcome) -> None:
         """A hint has come, with a request or without."""
@@ -160,7 +85,7 @@ class Receipts:
         """A request has come with a hint; `is_trusted`: whether its workflow has influence."""
         outcome, was_foretold = heard
         fate: Fate = "distrusted" if outcome == "accepted" and not is_trusted else outcome
-        arrival = _Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, was_foretold)
+        arrival = Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, was_foretold)
         self._under_way[request_id] = arrival
         if len(self._under_way) > self._limits.most_under_way:
             self._under_way.popitem(last=False)
@@ -178,11 +103,11 @@ class Receipts:
         arrival = self._under_way.pop(request_id, None)
         if arrival is None:
             return None
-        _add(self.totals, arrival, admission)
+        self.totals.add(arrival, admission)
         workflow = self._workflows.get(arrival.workflow)
         if workflow is None:
             return None
-        _add(workflow.sums, arrival, admission)
+        workflow.sums.add(arrival, admission)
         if arrival.agent is None:
             return None
         agent = self._agent(workflow, arrival.agent)
@@ -190,7 +115,7 @@ class Receipts:
         call = Call(arrival, admission, agent.wasted_tokens)
         agent.last.append(call)
         agent.wasted_tokens = 0
-        _add(agent.sums, arrival, admission)
+        agent.sums.add(arrival, admission)
         self._forget_excess()
         return call
 
@@ -269,20 +194,6 @@ class Receipts:
     def _forget_oldest(self) -> None:
         _, workflow = self._workflows.popitem(last=False)
         self._agents -= len(workflow.agents)
-
-
-def _add(sums: Sums, arrival: _Arrival, admission: Admission) -> None:
-    sums.calls += 1
-    setattr(sums, arrival.fate, getattr(sums, arrival.fate) + 1)
-    sums.forecast_right += arrival.forecast_right is True
-    sums.forecast_wrong += arrival.forecast_right is False
-    sums.prompt_tokens += admission.prompt_tokens
-    sums.device_tokens += admission.device_tokens
-    sums.host_tokens += admission.host_tokens
-    sums.prefetched_tokens += admission.prefetched_tokens
-    sums.lost_tokens += admission.lost_tokens
-    sums.late_tokens += admission.late_tokens
-    sums.waits += admission.waited
 
 
 def _page(names: OrderedDict[str, Any], offset: int, limit: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from kvflow_agents.app_prompts import Namespace
+from kvflow_agents.call_receipt import Admission, Call
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
@@ -23,7 +24,7 @@ from kvflow_agents.hints import (
     tenant_in,
 )
 from kvflow_agents.prefetch import PrefetchQueue
-from kvflow_agents.receipts import Admission, Call, Receipts
+from kvflow_agents.receipts import Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
 from kvflow_agents.workflow_memory import Limits

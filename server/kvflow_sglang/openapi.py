@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
+from kvflow_agents.call_receipt import Admission, Fate, Sums
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import (
     MAX_AGENT_BYTES,
@@ -19,7 +20,6 @@ from kvflow_agents.hints import (
     VERSION,
 )
 from kvflow_agents.occupancy import Tokens
-from kvflow_agents.receipts import Admission, Fate, Sums
 
 Schema = dict[str, Any]
 Responses = dict[int | str, Schema]

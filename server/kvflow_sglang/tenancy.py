@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from kvflow_agents import receipts as calls
 from kvflow_agents import workflow_memory as memory
+from kvflow_agents.call_receipt import Sums
 from kvflow_agents.claims import Holder
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
-from kvflow_agents.receipts import Receipts, Sums
+from kvflow_agents.receipts import Receipts
 from kvflow_agents.reuse import Reuse
 from kvflow_agents.tenants import Tenant, own_name, tenant_of
 from kvflow_sglang.settings import Settings

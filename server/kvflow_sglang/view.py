@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import Any
 
+from kvflow_agents.call_receipt import Sums
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
-from kvflow_agents.receipts import Sums
 from kvflow_agents.shadow import Shadow, Shares, checksums
 from kvflow_agents.tenants import Tenant, own_name, scoped, scoped_name, tenant_of
 from kvflow_agents.transitions import Transitions

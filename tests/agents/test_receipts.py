@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from kvflow_agents.call_receipt import Admission, Call
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Heard, Outcome
 from kvflow_agents.hints import Hint
-from kvflow_agents.receipts import MAX_PAGE, Admission, Call, Limits, Receipts
+from kvflow_agents.receipts import MAX_PAGE, Limits, Receipts
 
 ACCEPTED = Heard("accepted")
 COLD = Admission(100, 0, 0, 0, waited=False)

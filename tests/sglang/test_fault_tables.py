@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kvflow_agents.call_receipt import Admission
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Heard
 from kvflow_agents.hints import Hint
-from kvflow_agents.receipts import Admission, Receipts
+from kvflow_agents.receipts import Receipts
 from kvflow_faults.tables import LIMITS, sizes
 from kvflow_sglang.standalone import StandaloneCache
 

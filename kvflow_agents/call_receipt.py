@@ -1,0 +1,98 @@
+"""What became of one hinted call, and what a set of calls adds up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+Fate = Literal["accepted", "stale", "ended", "distrusted"]
+"""The outcome of a call's hint; distrusted: accepted, of a workflow whose forecasts failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a call came: whose it is, what became of its hint, and whether it was forecast."""
+
+    workflow: str
+    agent: str | None
+    seq: int
+    fate: Fate
+    forecast_right: bool | None
+
+
+class Admission(NamedTuple):
+    """Where a call's prompt was found when it was admitted, in tokens."""
+
+    prompt_tokens: int
+    device_tokens: int
+    """Cached on the device, prefetched ones included."""
+    host_tokens: int
+    """Loaded back from the host tier on demand."""
+    prefetched_tokens: int
+    """Of those on the device: loaded ahead, and first read by this call."""
+    waited: bool
+    """Whether it was held back for a load that was under way."""
+    lost_tokens: int = 0
+    """Of what its agent's calls had in common: evicted from every tier, and computed again."""
+    late_tokens: int = 0
+    """Loaded ahead, but still on their way when it could have run, so that it waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an agent, from its arrival to its admission."""
+
+    arrival: Arrival
+    admission: Admission
+    wasted_tokens: int
+    """Loaded ahead in vain since its agent's call before."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "seq": self.arrival.seq,
+            "hint": self.arrival.fate,
+            "forecast_right": self.arrival.forecast_right,
+            **self.admission._asdict(),
+            "wasted_tokens": self.wasted_tokens,
+        }
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a set of calls adds up to."""
+
+    calls: int = 0
+    accepted: int = 0
+    stale: int = 0
+    ended: int = 0
+    distrusted: int = 0
+    forecast_right: int = 0
+    forecast_wrong: int = 0
+    prompt_tokens: int = 0
+    device_tokens: int = 0
+    host_tokens: int = 0
+    prefetched_tokens: int = 0
+    lost_tokens: int = 0
+    late_tokens: int = 0
+    wasted_tokens: int = 0
+    """Loaded ahead of their agent's call, and evicted unread: of agents that never called too."""
+    waits: int = 0
+
+    def add(self, arrival: Arrival, admission: Admission) -> None:
+        """One call more."""
+        self.calls += 1
+        setattr(self, arrival.fate, getattr(self, arrival.fate) + 1)
+        self.forecast_right += arrival.forecast_right is True
+        self.forecast_wrong += arrival.forecast_right is False
+        self.prompt_tokens += admission.prompt_tokens
+        self.device_tokens += admission.device_tokens
+        self.host_tokens += admission.host_tokens
+        self.prefetched_tokens += admission.prefetched_tokens
+        self.lost_tokens += admission.lost_tokens
+        self.late_tokens += admission.late_tokens
+        self.waits += admission.waited
+
+    def as_json(self) -> dict[str, int]:
+        """As JSON has it."""
+        return {name: getattr(self, name) for name in self.__slots__}
