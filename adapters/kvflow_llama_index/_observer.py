@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,8 +38,8 @@ class Scope:
     """Whether a later run may go on with what has been said."""
     agent: Path | None = None
     """Of an agent or a team: whose turn it is."""
-    at_work: Counter[str] = field(default_factory=Counter)
-    """Of a workflow of steps: what has begun and not ended."""
+    at_work: list[str] = field(default_factory=list)
+    """Of a workflow of steps: what has begun and not ended, each as often as it has."""
     has_sent: bool = False
     """Whether the step that ended last has sent its events one by one."""
     is_over: bool = False
@@ -118,10 +117,12 @@ class Observer:
     def ticks(self, runner: Runner, tick: Tick) -> None:
         """Something has happened; what follows from it has not begun."""
         scope = self._scope_of(runner)
-        step = internals.step_ended_by(tick)
-        if scope is None or step is None or scope.has_turns or not scope.at_work[step]:
+        if scope is None or scope.has_turns:
             return
-        scope.at_work[step] -= 1
+        step = internals.step_ended_by(tick)
+        if step not in scope.at_work:
+            return
+        scope.at_work.remove(step)
         scope.has_sent = internals.returns_nothing(tick)
         agent = _agent_name((*scope.path, step))
         scope.run.workflow.finish(scope.name, agent, run=scope.key)
@@ -170,8 +171,8 @@ def _has_turns(workflow: Workflow) -> bool:
 def _begin_step(scope: Scope, step: str) -> None:
     agent = _agent_name((*scope.path, step))
     # Events that a step sends arrive one by one: what the second starts belongs beside the first.
-    if scope.at_work.total() or scope.has_sent:
+    if scope.at_work or scope.has_sent:
         scope.run.workflow.push(scope.name, agent, run=scope.key)
     else:
         scope.run.workflow.plan(scope.name, [agent], run=scope.key)
-    scope.at_work[step] += 1
+    scope.at_work.append(step)

@@ -56,12 +56,14 @@ def _handoffs(team: Workflow, path: Path, scope: str) -> Iterator[Join]:
 
 def _events(steps: Mapping[str, Any], path: Path, scope: str) -> Iterator[Join]:
     names = {name: agent_name((*path, name)) for name in steps}
+    givers: dict[Any, list[str]] = {}
     for name, step in steps.items():
-        taken = internals.takes(step)
+        for event in internals.gives(step):
+            givers.setdefault(event, []).append(names[name])
+    for name, step in steps.items():
         sources = [
-            [names[giver] for giver in steps if event in internals.gives(steps[giver])]
-            + ([start_of(scope)] if internals.is_start(event) else [])
-            for event in taken
+            givers.get(event, []) + ([start_of(scope)] if internals.is_start(event) else [])
+            for event in internals.takes(step)
         ]
         if internals.needs_all(step):
             for combination in islice(product(*sources), MAX_COMBINATIONS):
