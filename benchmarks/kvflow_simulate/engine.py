@@ -6,7 +6,6 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kvflow_agents.adapters import Adapter
 from kvflow_agents.arrivals import Arrivals
@@ -15,39 +14,11 @@ from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS
 from kvflow_agents.prefix import Tokens
 from kvflow_simulate.adapters import AdapterSlots
 from kvflow_simulate.early_loads import EarlyLoads, Flight
+from kvflow_simulate.job import Job
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.requests import Request, Served, Traffic
-from kvflow_simulate.tree import Match, Node, PrefixTree, host_only
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A request in the engine."""
-
-    request: Request
-    sent_s: float
-    done_tokens: int = 0
-    """Of the prompt, cached or computed."""
-    take_tokens: int = 0
-    """Computed in the batch at hand."""
-    inserted_tokens: int = 0
-    """What of it and its answer has entered the tree."""
-    held: Node | None = None
-    left_tokens: int = 0
-    """Answer tokens to come, the last one included, which is not cached."""
-    waits: int = 0
-    waits_for: Flight | None = None
-    kept_tokens: int = 0
-    prefetched_tokens: int = 0
-    loaded_tokens: int = 0
-    first_token_s: float = 0.0
-    adapter_ready_s: float = 0.0
-
-    @property
-    def slots_to_come(self) -> int:
-        """What its answer will still occupy."""
-        return min(self.left_tokens, len(self.request.answer))
+from kvflow_simulate.tree import Match, PrefixTree, host_only
 
 
 class Engine:
@@ -94,12 +65,12 @@ class Engine:
         self._link_free_s = 0.0
         self._frontend_free_s = 0.0
         self._sent = 0
-        self._to_come: list[tuple[float, int, _Job]] = []
+        self._to_come: list[tuple[float, int, Job]] = []
         self._arrivals = Arrivals()
         self._is_put_off = False
-        self._waiting: deque[_Job] = deque()
-        self._chunked: _Job | None = None
-        self._running: list[_Job] = []
+        self._waiting: deque[Job] = deque()
+        self._chunked: Job | None = None
+        self._running: list[Job] = []
         self._served: list[Served] = []
 
     @property
@@ -148,7 +119,7 @@ class Engine:
         return min(arrival_s, flight_s, self.adapters.next_end_s)
 
     def _send(self, request: Request) -> None:
-        job = _Job(request, self.now_s, left_tokens=len(request.answer) + 1)
+        job = Job(request, self.now_s, left_tokens=len(request.answer) + 1)
         ready_s = max(self.now_s + self._machine.overhead_s, self._frontend_free_s)
         self._frontend_free_s = ready_s + self._machine.frontend_s
         self._sent += 1
@@ -194,16 +165,16 @@ class Engine:
         self._link_free_s = max(self.now_s, self._link_free_s) + seconds
         return self._link_free_s
 
-    def _admit(self) -> list[_Job]:
+    def _admit(self) -> list[Job]:
         """The next prefill batch, its slots taken."""
-        batch: list[_Job] = []
+        batch: list[Job] = []
         budget, most = self._machine.chunk_tokens, self._machine.most_running
         if self._chunked is not None:
             job, self._chunked = self._chunked, None
             budget -= self._take(job, budget)
             batch.append(job)
         in_use = _adapters_of(*self._running, *batch)
-        passed_over: list[_Job] = []
+        passed_over: list[Job] = []
         while self._waiting and budget > 0 and len(self._running) + len(batch) < most:
             job = self._waiting[0]
             if not self.adapters.admits(job.request.adapter, in_use):
@@ -222,7 +193,7 @@ class Engine:
         self._waiting.extendleft(reversed(passed_over))
         return batch
 
-    def _should_wait(self, job: _Job, match: Match) -> bool:
+    def _should_wait(self, job: Job, match: Match) -> bool:
         """While its prefix is under way a request waits, for so many copies at most."""
         flight = self.early.flight
         if flight is None or not match.host_tokens or not self.early.brings(match.node):
@@ -234,7 +205,7 @@ class Engine:
             self.early.note_late()
         return True
 
-    def _seat(self, job: _Job, match: Match, batch: list[_Job]) -> bool:
+    def _seat(self, job: Job, match: Match, batch: list[Job]) -> bool:
         """Give a request its cached prefix, loaded if need be, if there is room for the rest."""
         self.tree.lock(match.node)
         promised = sum(each.slots_to_come for each in (*self._running, *batch))
@@ -262,14 +233,14 @@ class Engine:
         job.adapter_ready_s = self.adapters.use(job.request.adapter)
         return True
 
-    def _take(self, job: _Job, most: int) -> int:
+    def _take(self, job: Job, most: int) -> int:
         """Take slots for the next piece of a prompt; how many tokens it has."""
         job.take_tokens = min(len(job.request.prompt) - job.done_tokens, most)
         self._allocate(job.take_tokens)
         self._private_tokens += job.take_tokens
         return job.take_tokens
 
-    def _prefill(self, batch: list[_Job]) -> None:
+    def _prefill(self, batch: list[Job]) -> None:
         loaded = sum(job.loaded_tokens for job in batch if job.first_token_s == 0.0)
         computed = sum(job.take_tokens for job in batch)
         seconds = self._machine.prefill_s(computed)
@@ -316,7 +287,7 @@ class Engine:
         for job in finished:
             self._end(job)
 
-    def _end(self, job: _Job) -> None:
+    def _end(self, job: Job) -> None:
         request = job.request
         assert job.held is not None
         if request.answer:
@@ -339,7 +310,7 @@ class Engine:
         for following in self._traffic.answered(request):
             self._send(following)
 
-    def _cache(self, job: _Job, tokens: Tokens, private_tokens: int) -> None:
+    def _cache(self, job: Job, tokens: Tokens, private_tokens: int) -> None:
         """What a request has computed enters the tree; what was there already is freed."""
         self._private_tokens -= private_tokens
         self.policy.inserting(job.request)
@@ -372,5 +343,5 @@ class Engine:
             self.policy.turn_over(evicted)
 
 
-def _adapters_of(*jobs: _Job) -> set[Adapter]:
+def _adapters_of(*jobs: Job) -> set[Adapter]:
     return {job.request.adapter for job in jobs}
