@@ -86,10 +86,10 @@ def test_a_table_may_not_grow_once_those_with_a_limit_are_full() -> None:
         return stage(growths=growths(samples))
 
     assert list(soaked(T__names=5).harms()) == ["T.names grew from 0 to 5 entries"]
-    filling = soaked(T__names=5, Foresight___ended=100)
-    assert not list(filling.harms()) and filling.filling == ["Foresight._ended"]
-    (harm,) = soaked(Foresight___ended=10_000).harms()
-    assert harm == "Foresight._ended has more than 4096 entries"
+    filling = soaked(T__names=5, WorkflowMemory___ended=100)
+    assert not list(filling.harms()) and filling.filling == ["WorkflowMemory._ended"]
+    (harm,) = soaked(WorkflowMemory___ended=10_000).harms()
+    assert harm == "WorkflowMemory._ended has more than 4096 entries"
 
 
 def test_memory_may_not_grow_with_the_messages() -> None:
