@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Sequence
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -33,12 +31,17 @@ class Scope:
     key: str
     path: Path
     tasks: Sequence[Task]
-    announced: Counter[str] = field(default_factory=Counter)
-    """Agents that are planned and have not begun."""
-    at_work: Counter[str] = field(default_factory=Counter)
+    announced: list[str] = field(default_factory=list)
+    """Agents that are planned and have not begun, each as often as it is."""
+    at_work: list[str] = field(default_factory=list)
     is_over: bool = False
     # Tasks that run beside others have threads of their own.
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def turn(self, agent: Agent) -> Place:
+        """Where an agent of the crew is at work."""
+        path = (*self.path, internals.name_of(agent))
+        return Place(self, path, _agent_name(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,8 @@ class Place:
     """Where code is at work: in a scope, in an agent's turn or between turns."""
 
     scope: Scope
-    path: Path | None = None
-
-    @property
-    def agent(self) -> str:
-        return _agent_name(self.path or ())
+    path: Path = ()
+    agent: str | None = None
 
 
 _place: ContextVar[Place | None] = ContextVar("kvflow_crewai_place", default=None)
@@ -69,8 +69,8 @@ class Observer:
     def enter(self, crew: Crew, tasks: Sequence[Task]) -> Place | None:
         """A crew begins its tasks; None if nobody wants to know."""
         here = self.place()
-        if here is not None and here.path is not None:
-            return Place(self._enter(here, crew, tasks))
+        if here is not None and here.agent is not None:
+            return Place(self._enter(here, here.agent, crew, tasks))
         carriers = self._subscribers(self._original(crew))
         if not carriers:
             return None
@@ -94,89 +94,86 @@ class Observer:
     def begin_task(self, task: Task, agent: Agent | None) -> Place | None:
         """An agent begins a task; those begun together with it are planned at once."""
         here, agent = self.place(), agent or internals.agent_of(task)
-        if here is None or here.path is not None or agent is None:
+        if here is None or here.agent is not None or agent is None:
             return None
         scope = here.scope
         with scope.lock:
-            path = (*scope.path, internals.name_of(agent))
-            if not scope.announced[_agent_name(path)]:
+            place = scope.turn(agent)
+            if place.agent not in scope.announced:
                 for beside in begin_together(scope.tasks, task):
                     # The agent at hand may stand for that of its task: a manager does.
-                    other = agent if beside is task else internals.agent_of(beside) or agent
-                    self._announce(scope, _agent_name((*scope.path, internals.name_of(other))))
-            return self._begin(Place(scope, path))
+                    other = None if beside is task else internals.agent_of(beside)
+                    _announce(place if other is None else scope.turn(other))
+            return _begin(place)
 
     def ask(self, agent: Agent) -> Place | None:
         """An agent is asked; None if it has its turn already."""
         here = self.place()
-        if here is None or here.path is None:
-            return None
-        path = (*here.scope.path, internals.name_of(agent))
-        if path == here.path:
+        if here is None or here.agent is None or here.path[-1] == internals.name_of(agent):
             return None
         with here.scope.lock:
             self.finish(here)  # who delegates takes its turn again afterwards
-            self._announce(here.scope, _agent_name(path))
-            return self._begin(Place(here.scope, path))
+            return _begin(_announce(here.scope.turn(agent)))
 
     def finish(self, place: Place) -> None:
         """An agent's turn is over. Once more changes nothing."""
         scope, agent = place.scope, place.agent
         with scope.lock:
-            if scope.at_work[agent]:
-                scope.at_work[agent] -= 1
+            if agent in scope.at_work:
+                scope.at_work.remove(agent)
                 scope.run.workflow.finish(scope.name, agent, run=scope.key)
 
     def caller(self) -> Caller | None:
         """Who is calling; one that goes on after it has delegated takes its turn again."""
         here = self.place()
-        if here is None or here.path is None:
+        if here is None or here.agent is None:
             return None
-        scope = here.scope
-        with scope.lock:
-            if not scope.at_work[here.agent]:
-                self._announce(scope, here.agent)
-                self._begin(here)
-        return Caller(scope.run, here.agent)
+        with here.scope.lock:
+            if here.agent not in here.scope.at_work:
+                _begin(_announce(here))
+        return Caller(here.scope.run, here.agent)
 
     def place(self) -> Place | None:
         """Where the code at work is; a thread that has outlived its run is nowhere."""
         here = _place.get()
         return None if here is None or here.scope.is_over else here
 
-    @contextmanager
-    def inside(self, place: Place | None) -> Iterator[None]:
-        """The code at work is in a place."""
-        if place is None:
-            yield
-            return
-        token = _place.set(place)
-        try:
-            yield
-        finally:
-            _place.reset(token)
+    def take(self, place: Place) -> Token[Place | None]:
+        """The code at work is in a place until the token is given back."""
+        return _place.set(place)
 
-    def _begin(self, place: Place) -> Place:
-        place.scope.announced[place.agent] -= 1
-        place.scope.at_work[place.agent] += 1
-        return place
+    def give_back(self, token: Token[Place | None]) -> None:
+        """The code at work is where it was before."""
+        _place.reset(token)
 
-    def _announce(self, scope: Scope, agent: str) -> None:
-        workflow = scope.run.workflow
-        if scope.at_work.total() or scope.announced.total():
-            workflow.push(scope.name, agent, run=scope.key)
-        else:
-            workflow.plan(scope.name, [agent], run=scope.key)
-        scope.announced[agent] += 1
-
-    def _enter(self, here: Place, crew: Crew, tasks: Sequence[Task]) -> Scope:
+    def _enter(self, here: Place, agent: str, crew: Crew, tasks: Sequence[Task]) -> Scope:
         """A tool runs a crew."""
-        run, path = here.scope.run, here.path or ()
-        name = f"{here.agent}/*{crew.name}"
-        run.workflow.app.adopt(here.agent, name, lambda: structure_of(crew, path, name))
+        run, path = here.scope.run, here.path
+        name = f"{agent}/*{crew.name}"
+        run.workflow.app.adopt(agent, name, lambda: structure_of(crew, path, name))
         return Scope(run, name, str(next(self._keys)), path, tasks)
 
     def _original(self, crew: Crew) -> Crew:
         found = self._originals.get(crew)
         original = None if found is None else found()
         return crew if original is None else original
+
+
+def _announce(place: Place) -> Place:
+    """An agent will begin, beside what is at work or will begin, too."""
+    scope, agent = place.scope, place.agent or ""
+    workflow = scope.run.workflow
+    if scope.at_work or scope.announced:
+        workflow.push(scope.name, agent, run=scope.key)
+    else:
+        workflow.plan(scope.name, [agent], run=scope.key)
+    scope.announced.append(agent)
+    return place
+
+
+def _begin(place: Place) -> Place:
+    """An agent that was announced begins."""
+    agent = place.agent or ""
+    place.scope.announced.remove(agent)
+    place.scope.at_work.append(agent)
+    return place

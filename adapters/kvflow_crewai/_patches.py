@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,7 +51,10 @@ class _Within:
     def now(self, enter: Enter, leave: Leave) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
             def method(*args: Any, **kwargs: Any) -> Any:
-                with self._taking_place(enter, leave, args, kwargs):
+                place = self._failsafe(enter, *args, **kwargs)
+                if place is None:
+                    return original(*args, **kwargs)
+                with self._in(place, leave):
                     return original(*args, **kwargs)
 
             return method
@@ -61,7 +64,10 @@ class _Within:
     def later(self, enter: Enter, leave: Leave) -> Callable[[Method], Method]:
         def wrap(original: Method) -> Method:
             async def method(*args: Any, **kwargs: Any) -> Any:
-                with self._taking_place(enter, leave, args, kwargs):
+                place = self._failsafe(enter, *args, **kwargs)
+                if place is None:
+                    return await original(*args, **kwargs)
+                with self._in(place, leave):
                     return await original(*args, **kwargs)
 
             return method
@@ -69,16 +75,13 @@ class _Within:
         return wrap
 
     @contextmanager
-    def _taking_place(
-        self, enter: Enter, leave: Leave, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Iterator[None]:
-        place = self._failsafe(enter, *args, **kwargs)
+    def _in(self, place: Place, leave: Leave) -> Iterator[None]:
+        token = self._observer.take(place)
         try:
-            with self._observer.inside(place):
-                yield
+            yield
         finally:
-            if place is not None:
-                self._failsafe(leave, place)
+            self._observer.give_back(token)
+            self._failsafe(leave, place)
 
 
 def _copied(observer: Observer, failsafe: Failsafe) -> Callable[[Method], Method]:
