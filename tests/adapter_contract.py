@@ -272,6 +272,14 @@ def assert_foreseen(requests: Sequence[Request]) -> None:
         assert request.steps[request.agent] == 0
 
 
+def assert_expected(requests: Sequence[Request]) -> None:
+    """Each caller was at work or expected next when the one before it called."""
+    for before, request in zip(requests, requests[1:], strict=False):
+        assert request.agent is not None
+        assert before.steps.get(request.agent) in (0, 1), f"{request.agent} after {before.hint}"
+        assert request.steps[request.agent] == 0
+
+
 def assert_told_apart(server: FakeOpenAI, *, runs: int) -> None:
     by_workflow: dict[str | None, list[Request]] = {}
     for request in server.requests:
