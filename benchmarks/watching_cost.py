@@ -46,9 +46,9 @@ from kvflow_sglang.receipt_header import HEADER
 from kvflow_sglang.server_process import ServerProcess
 
 # Room for all prefixes: what calls find is the same in every block.
-FLAGS = "--engine cpu --skip-server-warmup --max-total-tokens 24000"
+FLAGS = "--engine cpu --skip-server-warmup --max-total-tokens 9000"
 AGENTS = 8
-PREFIX_TOKENS, TAIL_TOKENS, ANSWER_TOKENS = 600, 20, 8
+PREFIX_TOKENS, TAIL_TOKENS, ANSWER_TOKENS = 200, 20, 8
 PERIOD_S = 1.0
 SCRAPED = ("/metrics",)
 SHOWN = ("/kvflow/view?workflow=w0", "/kvflow/workflows")
@@ -169,6 +169,8 @@ class Watcher:
         self._thread.join()
 
     def _run(self) -> None:
+        # Somewhere within the second, so that short blocks are not read more often.
+        self._is_over.wait(random.uniform(0, PERIOD_S))
         while not self._is_over.is_set():
             for url in self._urls:
                 with urllib.request.urlopen(url) as answer:
@@ -198,7 +200,7 @@ def cpu_s(server: ServerProcess) -> dict[str, float]:
 
 
 def pin(server: ServerProcess) -> None:
-    """Leave one core to the scheduler, and the others to all else, this process included."""
+    """One core for the scheduler, and the others for all else, this process included."""
     first, *others = sorted(os.sched_getaffinity(0))
     for pid, role in {**roles(server), os.getpid(): "load"}.items():
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -241,7 +243,7 @@ def figures(laps: Sequence[Mapping[str, Sequence[Block]]]) -> dict[str, Any]:
     for name in (field.name for field in fields(Block)):
         times = {
             way: [sum(getattr(block, name) for block in lap[way]) for lap in laps]
-            for way in WATCHES
+            for way in laps[0]
         }
         alone = times.pop(ALONE)
         found[name] = {ALONE: statistics.median(alone) / 2}
@@ -255,8 +257,9 @@ def main(
     ] = None,
     flags: Annotated[str, typer.Option(help="Of `kvflow serve`.")] = FLAGS,
     workflows: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 4,
-    calls: Annotated[int, typer.Option(min=1, help="In a block; best all prompts once.")] = 32,
+    calls: Annotated[int, typer.Option(min=1, help="In a block.")] = 16,
     laps: Annotated[int, typer.Option(min=2, help="Of two blocks each way.")] = 10,
+    ways: Annotated[list[str], typer.Option("--way", help="To watch.")] = [*WATCHES][1:],
     pins: Annotated[bool, typer.Option("--pin", help="One core for the scheduler alone.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
@@ -268,14 +271,15 @@ def main(
             folder = Path(scratch) / "tiny"
             model.make(folder, tiny_model.write)
         argv = [*shlex.split(flags), "--enable-metrics"]
-        with ServerProcess(folder, argv, log=Path(scratch) / "server.log") as server:
+        env = {"OMP_NUM_THREADS": "1"} if pins else {}
+        with ServerProcess(folder, argv, log=Path(scratch) / "server.log", env=env) as server:
             if pins:
                 pin(server)
             with Load(server.base_url, workflows) as load:
                 load.wait(2 * AGENTS * workflows)
                 for _ in range(laps):
-                    found.append({way: [] for way in WATCHES})
-                    for way in order(list(WATCHES), chance):
+                    found.append({way: [] for way in (ALONE, *ways)})
+                    for way in order([ALONE, *ways], chance):
                         found[-1][way].append(measure(server, load, calls, WATCHES[way]))
     about = {
         "model": folder.name,
