@@ -11,7 +11,7 @@ from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tools import tool
 
 from kvflow_crewai._adapter import adapter
-from tests.adapter_contract import assert_foreseen
+from tests.adapter_contract import assert_expected, assert_foreseen
 from tests.adapter_fixtures import deliver
 from tests.crewai import crews
 from tests.crewai.crews import mark
@@ -108,6 +108,8 @@ def test_a_crew_in_a_tool_is_inside_the_agent_that_uses_it(
         kick_off(crew, way)
         assert instrumented.agents == ["boss", "boss/x", "boss/y", "boss"]
         assert len({request.workflow for request in instrumented.requests}) == 1
+    # Which crew the tool runs has been learned, and in what order it says itself.
+    assert_expected(instrumented.requests)
     assert instrumented.requests[1].steps["boss/y"] == 1
 
 
