@@ -94,7 +94,10 @@ def _answer_inside(httpx: Any) -> None:
 
 
 class OwnTime:
-    """Counts the time inside the adapter, all of which goes through one gate: the failsafe."""
+    """Counts the time inside the adapter, all but its wrappers' own: it goes through the failsafe.
+
+    Reading the clocks counts too: an empty function takes 0.9 us of CPU, 1.6 us of wall time.
+    """
 
     def __init__(self) -> None:
         self.wall_us: list[float] = []

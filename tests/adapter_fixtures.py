@@ -25,11 +25,14 @@ def deliver(adapter: AnyAdapter) -> None:
         close_collected = getattr(keeper, "close_collected", None)
         if close_collected is not None:
             close_collected()
-    assert adapter.subscriptions.courier.flush(10)
+    assert adapter.subscriptions.courier.flush(30)
 
 
 @pytest.fixture
-def server(adapter: AnyAdapter) -> Iterator[FakeOpenAI]:
+def server(adapter: AnyAdapter, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
+    # A busy machine may take longer to answer than an application would wait: what is told then
+    # is dropped, and so is all that is told in the ten seconds after.
+    monkeypatch.setattr(adapter.subscriptions.courier, "_timeout_s", 30.0)
     with FakeOpenAI() as server:
         yield server
         deliver(adapter)

@@ -134,6 +134,8 @@ def test_a_retried_call_is_one_line_and_a_failed_one_none(model: FakeOpenAI, tra
     ask(model)
     assert [line["agent"] for line in flushed(trace) if "agent" in line] == ["planner"]
     before = len(flushed(trace))
+    # The end of the workflow is on its way to the server: its connection would be cut off.
+    assert loops.adapter.subscriptions.courier.flush(10)
     model.stop()
     with pytest.raises(openai.APIConnectionError):
         ask(model)
