@@ -18,6 +18,7 @@ from kvflow_sglang import dashboard, openapi
 from kvflow_sglang.compat.http_process import ask_schedulers, for_operators
 from kvflow_sglang.compat.names import SGLANG_VERSION
 from kvflow_sglang.doorman import Doorman
+from kvflow_sglang.identity import Identity
 from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.messages import ReceiptsRequest, StatusRequest, ViewRequest, to_message
 from kvflow_sglang.view import MAX_AGENTS
@@ -40,8 +41,15 @@ def make_router(
     `of_all`: there is an admin key, and whoever has it sees all tenants.
     """
     router = APIRouter(prefix="/kvflow")
-    server = secrets.token_hex(8)
+    _add_forecast(router, doorman)
+    _add_status(router, doorman, interpreter, hooks)
+    _add_receipts(router, doorman.identity)
+    _add_view(router, doorman.identity, of_all)
+    _add_page(router)
+    return router
 
+
+def _add_forecast(router: APIRouter, doorman: Doorman) -> None:
     # The body is read and checked by hand, within the limit.
     @router.post(
         "/forecast",
@@ -60,6 +68,10 @@ def make_router(
         answers = await ask_schedulers("kvflow_forecast", message)
         return JSONResponse({"outcome": answers[0].outcome})
 
+
+def _add_status(
+    router: APIRouter, doorman: Doorman, interpreter: Interpreter, hooks: list[str]
+) -> None:
     @router.get("/status", responses=openapi.responses(openapi.STATUS))
     async def status() -> JSONResponse:
         """What kvflow is, has hooked, knows and protects; one entry of `ranks` per scheduler."""
@@ -77,13 +89,15 @@ def make_router(
             }
         )
 
+
+def _add_receipts(router: APIRouter, identity: Identity) -> None:
     @router.get(
         "/workflows",
         responses=openapi.responses(openapi.WORKFLOWS, {400: openapi.BAD_PARAMETERS}),
     )
     async def workflows(request: Request, offset: Offset = 0, limit: Limit = MAX_PAGE) -> Response:
         """The caller's workflows heard last, newest first, with what their calls add up to."""
-        tenant = doorman.identity.of_call(request.headers)
+        tenant = identity.of_call(request.headers)
         return await _receipts(ReceiptsRequest(offset=offset, limit=limit, tenant=tenant))
 
     @router.get(
@@ -96,11 +110,15 @@ def make_router(
         request: Request, name: str, offset: Offset = 0, limit: Limit = MAX_PAGE
     ) -> Response:
         """One of the caller's workflows and its agents that called last; 404 if unknown."""
-        tenant = doorman.identity.of_call(request.headers)
-        known = doorman.identity.hidden_name(name)
+        tenant = identity.of_call(request.headers)
+        known = identity.hidden_name(name)
         return await _receipts(
             ReceiptsRequest(workflow=known, offset=offset, limit=limit, tenant=tenant)
         )
+
+
+def _add_view(router: APIRouter, identity: Identity, of_all: bool) -> None:
+    server = secrets.token_hex(8)
 
     @router.get("/view", responses=openapi.responses(openapi.VIEW, {400: openapi.BAD_PARAMETERS}))
     @for_operators
@@ -118,7 +136,7 @@ def make_router(
         Of the caller's own workflows; of everybody's where the admin key was asked for.
         """
         if not of_all:
-            tenant = doorman.identity.of_call(request.headers)
+            tenant = identity.of_call(request.headers)
         asked = ViewRequest(
             workflow=workflow,
             tenant=tenant,
@@ -134,6 +152,8 @@ def make_router(
         body = f'{about[:-1]}, "view": {answers[0].json}}}'
         return Response(body, media_type="application/json", headers=NO_SNIFFING)
 
+
+def _add_page(router: APIRouter) -> None:
     @router.get("/page/{name:path}", include_in_schema=False)
     async def page(name: str) -> Response:
         """A file of the page."""
@@ -148,8 +168,6 @@ def make_router(
     async def index() -> Response:
         """The page."""
         return _file("/kvflow/")
-
-    return router
 
 
 def _file(url_path: str) -> Response:

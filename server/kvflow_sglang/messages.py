@@ -88,11 +88,16 @@ class ViewAnswer(BaseReq, kw_only=True):  # type: ignore[call-arg]
     json: str
 
 
+ANSWERS: dict[str, type] = {
+    "kvflow_forecast": ForecastAnswer,
+    "kvflow_status": StatusAnswer,
+    "kvflow_receipts": ReceiptsAnswer,
+    "kvflow_view": ViewAnswer,
+}
+"""What comes back, by the names by which schedulers are asked."""
 ALL = (
-    *(ForecastRequest, ForecastNotice, ForecastAnswer),
-    *(StatusRequest, StatusAnswer),
-    *(ReceiptsRequest, ReceiptsAnswer),
-    *(ViewRequest, ViewAnswer),
+    *(ForecastRequest, ForecastNotice, StatusRequest, ReceiptsRequest, ViewRequest),
+    *ANSWERS.values(),
 )
 
 

@@ -54,6 +54,17 @@ def make_cache(context: Any) -> Any:
             "layers; start without --radix-cache-backend kvflow"
         )
     http_process.hook_custom_types(*messages.ALL)
+    _hook_scheduler()
+    if radix_cache.get_tree_core_factory(BACKEND) is None:
+        radix_cache.register_tree_core_backend(BACKEND, ClaimedTreeCore)
+    context.params.tree_core_backend = BACKEND
+    context.params.component_registry_override = {radix_cache.FULL: ClaimedFullComponent}
+    cache = radix_cache.create_unified_radix_cache(context, cache_class=KVFlowRadixCache)
+    logger.info("kvflow evicts by forecast: %s", cache.settings)
+    return cache
+
+
+def _hook_scheduler() -> None:
     HookRegistry.register(hooks.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
     HookRegistry.register(hooks.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.register(hooks.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
@@ -63,13 +74,6 @@ def make_cache(context: Any) -> Any:
     HookRegistry.register(hooks.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
     self_check.check_hooks(hooks.IN_SCHEDULER)
-    if radix_cache.get_tree_core_factory(BACKEND) is None:
-        radix_cache.register_tree_core_backend(BACKEND, ClaimedTreeCore)
-    context.params.tree_core_backend = BACKEND
-    context.params.component_registry_override = {radix_cache.FULL: ClaimedFullComponent}
-    cache = radix_cache.create_unified_radix_cache(context, cache_class=KVFlowRadixCache)
-    logger.info("kvflow evicts by forecast: %s", cache.settings)
-    return cache
 
 
 def _is_asked_for(argv: list[str]) -> bool:
@@ -105,10 +109,8 @@ def _prepare_http(server_args: Any) -> None:
     self_check.check_names(names.LAUNCHER_NAMES)
     self_check.check_server(server_args)
     http_process.hook_custom_types(*messages.ALL)
-    http_process.add_control_message("kvflow_forecast", messages.ForecastAnswer)
-    http_process.add_control_message("kvflow_status", messages.StatusAnswer)
-    http_process.add_control_message("kvflow_receipts", messages.ReceiptsAnswer)
-    http_process.add_control_message("kvflow_view", messages.ViewAnswer)
+    for name, answer in messages.ANSWERS.items():
+        http_process.add_control_message(name, answer)
     given = settings.from_environment()
     doorman = Doorman(allows_nesting=http_process.has_pickle_transport(), identity=Identity(given))
     interpreter = Interpreter(
@@ -127,8 +129,8 @@ def _prepare_http(server_args: Any) -> None:
     HookRegistry.apply_hooks()
     self_check.check_hooks(hooks.IN_HTTP_PROCESS)
     every_hook = [*hooks.IN_HTTP_PROCESS, *hooks.IN_SCHEDULER]
-    has_admin = bool(server_args.admin_api_key)
-    router = make_router(doorman, interpreter, every_hook, of_all=has_admin)
+    of_all = bool(server_args.admin_api_key)
+    router = make_router(doorman, interpreter, every_hook, of_all=of_all)
     http_process.add_routes(http_process.http_app(), router)
     http_process.http_app().add_middleware(ReceiptHeader, wanted=wanted)
 
