@@ -8,6 +8,7 @@ from typing import Any
 from kvflow_agents.call_receipt import Sums
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing
+from kvflow_agents.expectations import Expectations
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import Hint
 from kvflow_agents.shadow import Shadow, Shares, checksums
@@ -175,14 +176,9 @@ class View:
         others = [agent for agent in about.agents if agent not in expected.steps]
         shown = list(islice(chain(expected.in_order(), others), offset, offset + limit))
         rows = [
-            {
-                "agent": agent,
-                "steps": expected.steps.get(agent),
-                "due_ms": expected.due_ms.get(agent),
-                "chance": expected.chance.get(agent),
-                "prefix": self._prefix(known.foresight.claim_of(theirs, agent)),
-                **_calls(known.receipts.sums(name, agent)),
-            }
+            _told(expected, agent)
+            | {"prefix": self._prefix(known.foresight.claim_of(theirs, agent))}
+            | _calls(known.receipts.sums(name, agent))
             for agent in shown
         ]
         return {
@@ -206,6 +202,15 @@ class View:
             loading = min(prefetcher.tokens_to(claim.node), stop - start)
         held = {"device": start, "host": stop - start - loading, "loading": loading}
         return held | {"gone": len(claim.key) - stop}
+
+
+def _told(expected: Expectations, agent: str) -> dict[str, Any]:
+    return {
+        "agent": agent,
+        "steps": expected.steps.get(agent),
+        "due_ms": expected.due_ms.get(agent),
+        "chance": expected.chance.get(agent),
+    }
 
 
 def _calls(sums: Sums) -> dict[str, int]:
