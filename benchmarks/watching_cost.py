@@ -257,7 +257,7 @@ def main(
     ] = None,
     flags: Annotated[str, typer.Option(help="Of `kvflow serve`.")] = FLAGS,
     workflows: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 4,
-    calls: Annotated[int, typer.Option(min=1, help="In a block.")] = 16,
+    calls: Annotated[int, typer.Option(min=1, help="In a block: some seconds.")] = 200,
     laps: Annotated[int, typer.Option(min=2, help="Of two blocks each way.")] = 10,
     ways: Annotated[list[str], typer.Option("--way", help="To watch.")] = [*WATCHES][1:],
     pins: Annotated[bool, typer.Option("--pin", help="One core for the scheduler alone.")] = False,
@@ -265,6 +265,7 @@ def main(
 ) -> None:
     """Measure a watched server against the same one left alone."""
     chance = random.Random(0)
+    watches = {way: WATCHES[way] for way in (ALONE, *ways)}
     found: list[dict[str, list[Block]]] = []
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:
@@ -278,9 +279,9 @@ def main(
             with Load(server.base_url, workflows) as load:
                 load.wait(2 * AGENTS * workflows)
                 for _ in range(laps):
-                    found.append({way: [] for way in (ALONE, *ways)})
-                    for way in order([ALONE, *ways], chance):
-                        found[-1][way].append(measure(server, load, calls, WATCHES[way]))
+                    found.append({way: [] for way in watches})
+                    for way in order([*watches], chance):
+                        found[-1][way].append(measure(server, load, calls, watches[way]))
     about = {
         "model": folder.name,
         "laps": laps,
