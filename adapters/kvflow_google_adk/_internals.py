@@ -131,7 +131,9 @@ def is_join(node: Node) -> bool:
 
 def calls_model(node: Node) -> bool:
     """Whether an agent calls the model itself, as far as we know."""
-    return is_agent(node) and not is_sequence(node) and not is_parallel(node)
+    classes = _classes()
+    shells = (classes.sequence, classes.loop, classes.parallel)
+    return isinstance(node, classes.agent) and not isinstance(node, shells)
 
 
 def root_of(runner: Runner) -> Node:

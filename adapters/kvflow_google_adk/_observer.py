@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -33,7 +33,8 @@ class Scope:
     path: Path
     announced: set[str] = field(default_factory=set)
     """Agents that are planned and have not begun."""
-    at_work: Counter[str] = field(default_factory=Counter)
+    at_work: list[str] = field(default_factory=list)
+    """Agents that have begun and not ended, each as often as it has."""
     is_over: bool = False
 
     def agent(self, name: str) -> str:
@@ -110,14 +111,14 @@ class Observer:
             scope.announced.discard(name)
         else:
             _plan(scope, name)
-        scope.at_work[name] += 1
+        scope.at_work.append(name)
         return Place(scope, name)
 
     def finish(self, place: Place) -> None:
         """An agent's turn is over. Once more changes nothing."""
         scope, name = place.scope, place.name
-        if name is not None and scope.at_work[name]:
-            scope.at_work[name] -= 1
+        if name in scope.at_work:
+            scope.at_work.remove(name)
             scope.run.workflow.finish(scope.name, place.agent, run=scope.key)
 
     def announce(self, names: Iterable[str]) -> None:
@@ -137,10 +138,9 @@ class Observer:
         here = self.place()
         if here is None or here.name is None:
             return None
-        workflow = here.scope.run.workflow
-        if not workflow.is_planned(here.scope.name, here.agent, run=here.scope.key):
+        if here.name not in here.scope.at_work:
             _plan(here.scope, here.name)
-            here.scope.at_work[here.name] += 1
+            here.scope.at_work.append(here.name)
         return Caller(here.scope.run, here.agent)
 
     def place(self) -> Place | None:
@@ -174,7 +174,7 @@ class Observer:
 
 def _plan(scope: Scope, name: str) -> None:
     workflow, agent = scope.run.workflow, scope.agent(name)
-    if scope.at_work.total() or scope.announced:
+    if scope.at_work or scope.announced:
         workflow.push(scope.name, agent, run=scope.key)
     else:
         workflow.plan(scope.name, [agent], run=scope.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
@@ -12,16 +12,26 @@ from kvflow_google_adk._internals import find_seams, node_named, require_google_
 from kvflow_google_adk._observer import Observer, Place
 from kvflow_google_adk._structure import first_agents
 
+Enter = Callable[..., Place | None]
+Leave = Callable[[Place], None]
+
 
 def find(observer: Observer, failsafe: Failsafe) -> list[Patch]:
     """What lets an observer watch every run; see `kvflow_agents.patches.Patches`."""
     require_google_adk()
     seams = find_seams()
     wrappers = _Wrappers(observer, failsafe)
+
+    def run(runner: Any, *_: Any, session_id: object = None, **__: Any) -> Place | None:
+        return observer.enter(runner, str(session_id))
+
+    def run_agent(agent: Any, *_: Any, **__: Any) -> Place | None:
+        return observer.begin(agent)
+
     return [
-        (seams.run, wrappers.run),
+        (seams.run, wrappers.stream(run, observer.leave)),
         (seams.close, wrappers.close),
-        (seams.run_agent, wrappers.run_agent),
+        (seams.run_agent, wrappers.stream(run_agent, observer.finish)),
         (seams.start_node, wrappers.start_node),
     ]
 
@@ -32,27 +42,6 @@ class _Wrappers:
     def __init__(self, observer: Observer, failsafe: Failsafe) -> None:
         self._observer = observer
         self._failsafe = failsafe
-
-    def run(self, original: Method) -> Method:
-        async def run_async(runner: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-            session = kwargs.get("session_id")
-            place = self._failsafe(self._observer.enter, runner, str(session))
-            items = self._drive(original(runner, *args, **kwargs), place, self._observer.leave)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
-
-        return run_async
-
-    def run_agent(self, original: Method) -> Method:
-        async def run_async(agent: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-            place = self._failsafe(self._observer.begin, agent)
-            items = self._drive(original(agent, *args, **kwargs), place, self._observer.finish)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
-
-        return run_async
 
     def close(self, original: Method) -> Method:
         async def close(runner: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,28 +65,32 @@ class _Wrappers:
         if node is not None:
             self._observer.announce(first_agents(node))
 
-    async def _drive(
-        self,
-        stream: AsyncGenerator[Any, None],
-        place: Place | None,
-        over: Callable[[Place], None],
-    ) -> AsyncGenerator[Any, None]:
+    def stream(self, enter: Enter, leave: Leave) -> Callable[[Method], Method]:
         """Pass a stream on; its own code is in the place, its consumer's is not."""
-        try:
-            while True:
-                with self._in(place):
+
+        def wrap(original: Method) -> Method:
+            async def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+                items = original(*args, **kwargs)
+                place = self._failsafe(enter, *args, **kwargs)
+                try:
+                    while True:
+                        with self._in(place):
+                            try:
+                                item = await anext(items)
+                            except StopAsyncIteration:
+                                return
+                        yield item
+                finally:
                     try:
-                        item = await anext(stream)
-                    except StopAsyncIteration:
-                        return
-                yield item
-        finally:
-            try:
-                with self._in(place):
-                    await stream.aclose()
-            finally:
-                if place is not None:
-                    self._failsafe(over, place)
+                        with self._in(place):
+                            await items.aclose()
+                    finally:
+                        if place is not None:
+                            self._failsafe(leave, place)
+
+            return stream
+
+        return wrap
 
     @contextmanager
     def _in(self, place: Place | None) -> Iterator[None]:
