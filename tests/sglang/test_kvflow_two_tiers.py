@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -102,22 +103,28 @@ def test_scrapers_that_never_rest_find_every_call_and_no_more_tables(client: Cli
             seen.append(_scrape(client))
         return seen
 
-    def call(number: int) -> None:
+    def call(number: int) -> str:
         hint = Hint(f"watched-{number}", Forecast(0, {"a": 0, "b": 1}), agent="a")
-        params = {"custom_params": encode_request(hint), "max_new_tokens": 2}
+        params: dict[str, Any] = {"max_new_tokens": 2, "temperature": 0}
+        params["custom_params"] = encode_request(hint)
         body = json.dumps({"text": f"number {number % 7} " * 20, "sampling_params": params})
         headers = {"Content-Type": "application/json", "X-Kvflow-Receipt": "yes"}
         request = Request(f"{client.base_url}/generate", body.encode(), headers)
         with urlopen(request) as answer:
             assert json.loads(answer.headers["X-Kvflow-Receipt"])["hint"] == "accepted"
+            text: str = json.load(answer)["text"]
         assert client.forecast(Hint(hint.workflow, Forecast(1, {}, done=True))).status == 200
+        return text
 
     with ThreadPoolExecutor(5) as pool:
         list(pool.map(call, range(calls)))
+        unwatched = [call(number) for number in range(84, 91)]
         before = _scrape(client)
         scrapers = [pool.submit(scrape) for _ in range(2)]
         try:
             list(pool.map(call, range(calls, 2 * calls)))
+            # The same prompts one after another, so that batches are the same too.
+            assert [call(number) for number in range(91, 98)] == unwatched
         finally:
             is_over.set()
         seen = [scraper.result() for scraper in scrapers]
@@ -125,7 +132,7 @@ def test_scrapers_that_never_rest_find_every_call_and_no_more_tables(client: Cli
         for one, next_one in pairwise(scrapes):
             fallen = {at for at, value in one.items() if next_one.get(at, 0.0) < value}
             assert not {name for name, _ in fallen if name.endswith("_total")}
-    wait_until(lambda: _grown(client, before, "sglang:kvflow_hinted_calls_total") == calls)
+    wait_until(lambda: _grown(client, before, "sglang:kvflow_hinted_calls_total") == calls + 7)
     # As many workflows again, and no series for each of them.
     assert len(_scrape(client)) < len(before) + calls
     assert client.counted("workflows") == 0
