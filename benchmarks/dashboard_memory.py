@@ -104,11 +104,10 @@ def resident_mb(pid: int) -> dict[str, float]:
 async def reading(playwright: Playwright, port: int, *, collects: bool) -> dict[str, Any]:
     """What the page's process, its scripts and its document hold."""
     async with debugger(playwright, port) as (browser, page):
-        # Before anything is asked of the page.
-        held = resident_mb(await renderer_of(browser))
         session = await page.context.new_cdp_session(page)
         if collects:
             await session.send("HeapProfiler.collectGarbage")
+        held = resident_mb(await renderer_of(browser))
         heap = await session.send("Runtime.getHeapUsage")
         document = await session.send("Memory.getDOMCounters")
         elements = await page.evaluate("document.querySelectorAll('*').length")
