@@ -17,7 +17,7 @@ import statistics
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
@@ -70,18 +70,23 @@ class NoForecasts(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """A base URL whose model is answered inside the process, whoever calls it over httpx."""
+def server(walked_mib: float) -> Iterator[str]:
+    """A base URL whose model is answered inside the process, whoever calls it over httpx.
+
+    Each answer walks through so much memory first, as an application does between its calls.
+    """
+    heap = [bytes(1000) for _ in range(int(walked_mib * 1024))]
     for module in filter(find_spec, ("httpx", "httpx2")):
-        _answer_inside(import_module(module))
+        _answer_inside(import_module(module), heap)
     with ThreadingHTTPServer(("127.0.0.1", 0), NoForecasts) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}/v1"
         http.shutdown()
 
 
-def _answer_inside(httpx: Any) -> None:
+def _answer_inside(httpx: Any, heap: Sequence[bytes]) -> None:
     def handle(transport: object, request: Any) -> Any:
+        sum(each.count(b"x") for each in heap)
         body = json.loads(request.content)
         asks = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
         return httpx.Response(200, json=ASKS if asks else ANSWER)
@@ -234,11 +239,13 @@ def main() -> None:
     parser.add_argument("--framework", choices=LINES, default="langgraph")
     parser.add_argument("--time-runs", type=int, default=200, help="runs of the test of time")
     parser.add_argument("--runs", type=int, default=10_000, help="runs of the memory test")
+    parser.add_argument("--walked-mib", type=float, default=0, help="walked between two calls")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
     options = parser.parse_args()
     framework = options.framework
-    with server() as base_url:
+    with server(options.walked_mib) as base_url:
         result = {
+            "walked_mib": options.walked_mib,
             "framework": framework,
             "version": version(PACKAGES.get(framework, framework)),
             "time": measure_time(framework, options.time_runs, base_url),
