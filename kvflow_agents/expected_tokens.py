@@ -22,7 +22,7 @@ class ExpectedTokens:
     """Adds up, for each tenant, the nodes that an expected agent's prefix covers. Pure."""
 
     def __init__(self) -> None:
-        self._of_node: dict[int, tuple[Tenant, TierTokens]] = {}
+        self._of_node: dict[int, TierTokens] = {}
         self._of_tenant: dict[Tenant, TierTokens] = {}
 
     @property
@@ -43,13 +43,13 @@ class ExpectedTokens:
 
         Nothing, if it is gone or no agent that uses it is expected.
         """
-        _, before = self._of_node.get(node_id, (tenant, NOTHING))
+        before = self._of_node.get(node_id, NOTHING)
         if now == before:
             return False
         if now == NOTHING:
             del self._of_node[node_id]
         else:
-            self._of_node[node_id] = tenant, now
+            self._of_node[node_id] = now
         self._add(tenant, now.device - before.device, now.host - before.host)
         return bool(before.device and not now.device and now.host)
 
