@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 from kvflow_agents.claims import Claim, N
 from kvflow_agents.tenants import Tenant
@@ -32,18 +33,31 @@ class Load(Generic[N]):
     stop: int
 
     @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return self.stop - self.start
+
+    @property
     def distance(self) -> int:
         """How far its agent is from its call."""
         assert self.claim.distance is not None, "nothing is loaded for who is not expected"
         return self.claim.distance
 
 
+Reserve = Callable[[Load[N]], int | None]
+"""Makes ready for a load: for how many of its tokens there is room, 0 if not for enough.
+
+None: it cannot go with this copy, which brings the beginning of its path for another.
+"""
+
+
 class PrefetchQueue(Generic[N]):
     """The prefixes of agents about to run, nearest first, until they are found on the device.
 
-    Pure, and cheap where nothing changes: a claim is looked at again only after `want` or
-    `recheck`, so a pass over settled workflows costs nothing. While loads come late it looks one
-    step further ahead: on a link slower than a step the loads of two then run back to back.
+    Near is who has the least distance, by which room is made, too. Pure, and cheap where nothing
+    changes: a claim is looked at again only after `want` or `note_lost`, so a pass over settled
+    workflows costs nothing. While loads come late it looks one step further ahead: on a link
+    slower than a step the loads of two then run back to back.
     """
 
     def __init__(self, *, horizon_steps: int, most_agents: int, most_tokens: int) -> None:
@@ -58,21 +72,18 @@ class PrefetchQueue(Generic[N]):
         self._most_tokens = most_tokens
         self._wanted: dict[str, list[Claim[N]]] = {}
         self._unchecked: dict[Claim[N], None] = {}
-        self._furthest: int | None = None  # distance of any that was wanted
+        self._furthest = -math.inf  # distance of any that was wanted
         self._turn = 0
         self._last_turns: dict[Tenant, int] = {}
 
     def want(self, workflow: str, claims: Iterable[Claim[N]]) -> None:
         """The claims of a workflow's agents, without those whose call has arrived already."""
         self.forget(workflow)
-        near = [c for c in claims if c.steps is not None and c.steps <= self._horizon_steps]
+        near = [c for c in claims if self.covers(c.steps) and c.distance is not None]
         if near:
-            near.sort(key=_steps)
+            near.sort(key=_distance)
             self._wanted[workflow] = near[: self._most_agents]
-            distances = [c.distance for c in self._wanted[workflow] if c.distance is not None]
-            self._furthest = (
-                max(distances) if self._furthest is None else max(self._furthest, *distances)
-            )
+            self._furthest = max(self._furthest, _distance(self._wanted[workflow][-1]))
             self._unchecked.update(dict.fromkeys(self._wanted[workflow]))
 
     def forget(self, workflow: str) -> None:
@@ -84,11 +95,11 @@ class PrefetchQueue(Generic[N]):
         """Forget everything: the cache is empty."""
         self._wanted.clear()
         self._unchecked.clear()
-        self._furthest = None
+        self._furthest = -math.inf
 
     def note_lost(self, distance: int | None) -> bool:
         """Something at this distance has left the device; whether it may be wanted."""
-        if distance is None or self._furthest is None or distance > self._furthest:
+        if distance is None or distance > self._furthest:
             return False
         for claims in self._wanted.values():
             self._unchecked.update(dict.fromkeys(claims))
@@ -109,35 +120,50 @@ class PrefetchQueue(Generic[N]):
         """Whether agents that run in so many steps are looked at."""
         return steps is not None and steps <= self._horizon_steps
 
-    def plan(
+    def fill(
         self,
         missing: Callable[[Claim[N]], Span],
+        reserve: Reserve[N],
         may_load_for: Callable[[Tenant], bool] = lambda tenant: True,
-    ) -> list[Load[N]]:
-        """The next loads, to go in one copy; among equal steps it is first come, first served.
+    ) -> int:
+        """Fill one copy, nearest first; how many tokens go into it.
 
-        `missing` tells which part of a claim the host has and the device lacks. Tenants take
-        turns, those that have some to spare.
+        `missing` tells which part of a claim the host has and the device lacks. Room is made in
+        the order in which loads go, so where one finds none, its tenant's later ones find none
+        either and are not tried; what finds no room takes none of the copy from others. Tenants
+        take turns, those that have some to spare.
         """
-        loads: list[Load[N]] = []
-        room = self._most_tokens
+        tokens = 0
+        served: set[Tenant] = set()
+        crowded: set[Tenant] = set()
         for claim in sorted(self._unchecked, key=self._order):
             start, stop = missing(claim)
-            if start == stop or claim.steps is None:
-                del self._unchecked[claim]
-            elif room > 0 and may_load_for(claim.tenant):
-                loads.append(Load(claim, start, min(stop, start + room)))
-                room -= loads[-1].stop - start
+            if stop - start < FEWEST_TOKENS or claim.distance is None:
+                # Room made for another may have let its forecast run out.
+                self._unchecked.pop(claim, None)
+                continue
+            most = self._most_tokens - tokens
+            if most < FEWEST_TOKENS or claim.tenant in crowded or not may_load_for(claim.tenant):
+                continue
+            reserved = reserve(Load(claim, start, min(stop, start + most)))
+            if reserved == 0:
+                crowded.add(claim.tenant)
+            elif reserved is not None:
+                tokens += reserved
+                served.add(claim.tenant)
+        self._note_turns(served)
+        return tokens
+
+    def _note_turns(self, served: set[Tenant]) -> None:
         self._turn += 1
         waiting = {claim.tenant for claim in self._unchecked}
         before = {each: self._last_turns.get(each, 0) for each in waiting}
-        self._last_turns = before | {load.claim.tenant: self._turn for load in loads}
-        return loads
+        self._last_turns = before | dict.fromkeys(served, self._turn)
 
-    def _order(self, claim: Claim[N]) -> tuple[int, int]:
-        return self._last_turns.get(claim.tenant, 0), _steps(claim)
+    def _order(self, claim: Claim[N]) -> tuple[int, float]:
+        return self._last_turns.get(claim.tenant, 0), _distance(claim)
 
 
-def _steps(claim: Claim[N]) -> int:
-    assert claim.steps is not None
-    return claim.steps
+def _distance(claim: Claim[Any]) -> float:
+    """How far its agent is from its call; last of all who is not expected any more."""
+    return math.inf if claim.distance is None else claim.distance

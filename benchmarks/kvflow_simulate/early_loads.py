@@ -59,11 +59,7 @@ class EarlyLoads:
             return []
         assert self._queue is not None
         parts: list[Part] = []
-        for load in self._queue.plan(missing):
-            part = self._reserve(load, parts)
-            if part is not None:
-                parts.append(part)
-        self._is_settled = not parts
+        self._is_settled = not self._queue.fill(missing, lambda load: self._reserve(load, parts))
         return parts
 
     @property
@@ -128,29 +124,29 @@ class EarlyLoads:
             if not node.on_device:
                 self._waste(node_id)
 
-    def _reserve(self, load: Load[Node], parts: list[Part]) -> Part | None:
+    def _reserve(self, load: Load[Node], parts: list[Part]) -> int | None:
         claim = load.claim
-        lacking = host_only(claim.node)
-        if not lacking or self._is_bringing(lacking[0], parts) or claim.distance is None:
-            return None  # as in the server: there, on its way, or its forecast has run out
-        start, _ = missing(claim)
-        room = self._make_room(load.stop - start, load.distance)
-        start, _ = missing(claim)
-        stop = min(load.stop, start + room)
-        if stop - start < FEWEST_TOKENS:
+        if self._is_bringing(host_only(claim.node)[0], parts):
             return None
+        room = self._make_room(load.tokens, load.distance)
+        if claim.distance is None:
+            return None  # as in the server: its forecast has run out
+        stop = load.start + room
+        if room < FEWEST_TOKENS:
+            return 0
         anchor = _node_ending_at(claim, stop)
         if anchor is None:
             assert isinstance(claim.key, TokenKey)
             self._tree.cut(TokenKey(claim.key.tokens[:stop]))
             anchor = _node_ending_at(claim, stop)
-        if anchor is None or self._is_bringing(host_only(anchor)[0], parts):
+        if anchor is None:
             return None
         self._tree.lock(anchor)
         tokens = sum(len(node.key) for node in host_only(anchor))
         self.reserved_tokens += tokens
         self.counts["prefetched_tokens"] += tokens
-        return Part(anchor, tokens)
+        parts.append(Part(anchor, tokens))
+        return tokens
 
     def _is_bringing(self, first: Node, parts: list[Part]) -> bool:
         return any(host_only(part.anchor)[:1] == [first] for part in parts)

@@ -91,13 +91,14 @@ class Prefetcher:
         if len(self._loads) or self._cache.ongoing_load_back or self._lets_adapter_go_first():
             return
         unread = self._unread_tokens()
-        loads = self._queue.plan(
-            self._cache.tree_core.missing, lambda tenant: unread[tenant] < self._tenant_tokens
-        )
         with self._starting():
-            reserved = [self._reserve(load) for load in loads]
+            tokens = self._queue.fill(
+                self._cache.tree_core.missing,
+                self._reserve,
+                lambda tenant: unread[tenant] < self._tenant_tokens,
+            )
             self._loads.start()
-        self._is_settled = not any(reserved)
+        self._is_settled = not tokens
 
     def should_wait(self, request: Any, *, others_can_run: bool) -> bool:
         """Whether a request whose prefix is not on the device should let others pass.
@@ -188,25 +189,26 @@ class Prefetcher:
         finally:
             self._is_starting = False
 
-    def _reserve(self, load: Load[Node]) -> bool:
+    def _reserve(self, load: Load[Node]) -> int | None:
         """Make ready for a load, as much of it as there is room for without harm to others."""
         tree = self._cache.tree_core
-        if self._loads.is_bringing(load.claim.node) or load.claim.distance is None:
-            return False  # on its way; or its forecast ran out while room was made for others
-        # Room for the loads before this one may have taken some of its beginning.
-        start, _ = tree.missing(load.claim)
-        room = self._cache.make_room(load.stop - start, load.distance, load.claim.tenant)
-        stop = min(load.stop, start + room // self._cache.page_size * self._cache.page_size)
-        if stop - start < FEWEST_TOKENS:
-            return False
+        if self._loads.is_bringing(load.claim.node):
+            return None
+        room = self._cache.make_room(load.tokens, load.distance, load.claim.tenant)
+        if load.claim.distance is None:
+            return None  # its forecast ran out while room was made for it
+        tokens: int = room // self._cache.page_size * self._cache.page_size
+        stop = load.start + tokens
+        if tokens < FEWEST_TOKENS:
+            return 0
         if tree.node_ending_at(load.claim, stop) is None:
             key: Any = load.claim.key
             self._cache.touch_prefix(key[:stop])  # cuts the node there
         anchor = tree.node_ending_at(load.claim, stop)
         if anchor is None or not self._loads.reserve(anchor, load.claim.holder):
-            return False
-        self._counts["prefetched_tokens"] += stop - start
-        return True
+            return None
+        self._counts["prefetched_tokens"] += tokens
+        return tokens
 
     def _unread_tokens(self) -> Counter[Tenant]:
         """What was loaded ahead for each tenant and not read yet; one alone may have all."""

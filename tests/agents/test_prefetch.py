@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing, may_displace, rank
-from kvflow_agents.prefetch import LOADS_IN_TIME, PrefetchQueue, Span
+from kvflow_agents.prefetch import FEWEST_TOKENS, LOADS_IN_TIME, Load, PrefetchQueue, Span
+from kvflow_agents.tenants import Tenant
 
 
-def claim(steps: int | None, tokens: int = 100) -> Claim[Any]:
-    return Claim(key=range(tokens), steps=steps, distance=steps, node=None, depth_tokens=tokens)  # type: ignore[arg-type]
+def claim(
+    steps: int | None, tokens: int = 100, *, due: int | None = None, tenant: Tenant = None
+) -> Claim[Any]:
+    """A claim ordered by its steps, or by when it is due."""
+    distance = steps if due is None else due
+    return Claim(range(tokens), steps, distance, None, tokens, tenant)  # type: ignore[arg-type]
 
 
 def queue(
@@ -29,6 +39,18 @@ def nothing(one: Claim[Any]) -> Span:
     return one.depth_tokens, one.depth_tokens
 
 
+def copy(made: PrefetchQueue[Any], missing: Any = everything) -> list[Load[Any]]:
+    """The next copy, on a device that has room for everything."""
+    loads: list[Load[Any]] = []
+
+    def reserve(load: Load[Any]) -> int:
+        loads.append(load)
+        return load.tokens
+
+    assert made.fill(missing, reserve) == sum(load.tokens for load in loads)
+    return loads
+
+
 def order(made: PrefetchQueue[Any]) -> list[Claim[Any]]:
     """The claims in the order in which they would be loaded, each loaded at once."""
     loaded: list[Claim[Any]] = []
@@ -36,9 +58,47 @@ def order(made: PrefetchQueue[Any]) -> list[Claim[Any]]:
     def missing(one: Claim[Any]) -> Span:
         return nothing(one) if one in loaded else everything(one)
 
-    while loads := made.plan(missing):
+    while loads := copy(made, missing):
         loaded.append(loads[0].claim)
     return loaded
+
+
+class Device:
+    """Slots that expected KV holds, of each tenant furthest first, and where loads go."""
+
+    def __init__(self, victims: Iterable[tuple[Tenant, int, int]]) -> None:
+        """`victims`: whose they are, how far from their call, and how many tokens."""
+        self.held: Counter[tuple[Tenant, int]] = Counter()
+        for tenant, distance, tokens in victims:
+            self.held[tenant, distance] += tokens
+        self.loaded: Counter[int] = Counter()  # by the claim's identity
+
+    def missing(self, one: Claim[Any]) -> Span:
+        return min(self.loaded[id(one)], one.depth_tokens), one.depth_tokens
+
+    def room_for(self, load: Load[Any]) -> int:
+        """How many tokens of a load may take the place of others."""
+        return sum(tokens for _, tokens in self._victims_of(load))
+
+    def reserve(self, load: Load[Any]) -> int:
+        left = load.tokens
+        for victim, tokens in self._victims_of(load):
+            taken = min(tokens, left)
+            self.held[victim] -= taken
+            left -= taken
+        reserved = load.tokens - left
+        if reserved < FEWEST_TOKENS:
+            return 0
+        self.loaded[id(load.claim)] += reserved
+        return reserved
+
+    def _victims_of(self, load: Load[Any]) -> list[tuple[tuple[Tenant, int], int]]:
+        mine = [(key, tokens) for key, tokens in self.held.items() if key[0] == load.claim.tenant]
+        return [
+            (key, tokens)
+            for key, tokens in sorted(mine, key=lambda each: -each[0][1])
+            if tokens and may_displace(rank(Standing.EXPECTED, key[1], 1.0, 1), load.distance)
+        ]
 
 
 def test_the_nearest_agents_come_first_then_who_was_heard_first() -> None:
@@ -70,7 +130,7 @@ def test_a_load_is_the_first_part_of_what_is_missing() -> None:
     wanted = claim(1)
     made.want("w", [wanted])
     for span, expected in [((0, 100), (0, 64)), ((30, 100), (30, 94)), ((90, 100), (90, 100))]:
-        (load,) = made.plan(lambda one, span=span: span)  # type: ignore[misc]
+        (load,) = copy(made, lambda one, span=span: span)
         assert ((load.start, load.stop), load.distance) == (expected, 1)
 
 
@@ -78,7 +138,7 @@ def test_small_loads_go_in_one_copy_up_to_its_size() -> None:
     made = queue(most_tokens=120)
     claims = [claim(1, tokens=50), claim(0, tokens=50), claim(1, tokens=50), claim(1, tokens=50)]
     made.want("w", claims)
-    loads = made.plan(everything)
+    loads = copy(made)
     assert [load.claim for load in loads] == [claims[1], claims[0], claims[2]]
     assert [load.stop for load in loads] == [50, 50, 20]
 
@@ -86,10 +146,14 @@ def test_small_loads_go_in_one_copy_up_to_its_size() -> None:
 def test_what_is_on_the_device_is_not_looked_at_again() -> None:
     made = queue()
     made.want("w", [claim(0), claim(1)])
-    assert not made.plan(nothing)
-    looked_at = []
-    assert not made.plan(lambda one: looked_at.append(one) or everything(one))  # type: ignore[func-returns-value]
-    assert not looked_at
+    assert not copy(made, nothing)
+    looked_at: list[Claim[Any]] = []
+
+    def missing(one: Claim[Any]) -> Span:
+        looked_at.append(one)
+        return everything(one)
+
+    assert not copy(made, missing) and not looked_at
     assert made.note_lost(0)
     assert len(order(made)) == 2
 
@@ -97,7 +161,7 @@ def test_what_is_on_the_device_is_not_looked_at_again() -> None:
 def test_what_is_lost_further_away_than_anything_wanted_is_nobodys() -> None:
     made = queue()
     made.want("w", [claim(1)])
-    assert not made.plan(nothing)
+    assert not copy(made, nothing)
     assert not made.note_lost(2)
     assert not made.note_lost(None)
     assert made.note_lost(1)
@@ -153,3 +217,85 @@ def test_only_what_is_needed_later_gives_way() -> None:
     assert [may_displace(expected(steps), 1) for steps in (0, 1, 2)] == [False, False, True]
     assert may_displace(rank(Standing.ORDINARY, None, 5.0, 1), 0)
     assert may_displace(rank(Standing.SPENT, None, 5.0, 1), 0)
+
+
+def test_loads_go_in_the_order_in_which_room_is_made() -> None:
+    by_steps, by_time = queue(), queue()
+    near, far = claim(0), claim(1)
+    by_steps.want("w", [far, near])
+    assert order(by_steps) == [near, far]
+    late, soon = claim(0, due=30_000), claim(1, due=1_000)
+    by_time.want("w", [late, soon])
+    assert order(by_time) == [soon, late]
+
+
+def test_of_the_branches_those_that_are_due_first_are_loaded() -> None:
+    made = queue(most_agents=2)
+    likely, unlikely, planned = claim(1, due=20), claim(1, due=500), claim(0, due=10)
+    made.want("w", [unlikely, likely, planned])
+    assert order(made) == [planned, likely]
+
+
+def test_what_finds_no_room_takes_none_of_the_copy_from_others() -> None:
+    """The agent with fewer steps is due later than what the device holds, the other is not."""
+    made = queue(most_tokens=8192)
+    blocked = claim(0, 9000, due=30_000)
+    free = claim(1, 4000, due=1_000)
+    others = claim(0, 4000, due=30_000, tenant="other")
+    made.want("a", [blocked])
+    made.want("b", [free])
+    made.want("c", [others])
+    device = Device([(None, 10_000, 50_000), ("other", 40_000, 50_000)])
+    assert made.fill(device.missing, device.reserve) == 8000
+    assert (device.loaded[id(free)], device.loaded[id(others)]) == (4000, 4000)
+    assert made.fill(device.missing, device.reserve) == 0
+
+
+def test_who_waits_for_another_copy_keeps_nobody_from_this_one() -> None:
+    made = queue(most_tokens=100)
+    shared, other = claim(0), claim(1)
+    made.want("w", [shared, other])
+    reserved = made.fill(everything, lambda load: None if load.claim is shared else load.tokens)
+    assert reserved == 100
+
+
+def test_a_forecast_may_run_out_while_a_copy_is_filled() -> None:
+    made = queue(most_tokens=200)
+    first, dormant, ended = claim(0), claim(1), claim(1)
+    made.want("first", [first])
+    made.want("dormant", [dormant])
+    made.want("ended", [ended])
+
+    def reserve(load: Load[Any]) -> int:
+        assert load.claim is first
+        dormant.steps = dormant.distance = ended.steps = ended.distance = None
+        made.forget("ended")
+        return load.tokens
+
+    assert made.fill(everything, reserve) == 100
+
+
+_claims = st.builds(
+    claim,
+    st.integers(0, 2),
+    st.integers(1, 300),
+    due=st.none() | st.integers(0, 9),
+    tenant=st.sampled_from([None, "a", "b"]),
+)
+_victims = st.tuples(st.sampled_from([None, "a", "b"]), st.integers(0, 9), st.integers(1, 200))
+
+
+@given(st.lists(_claims, max_size=8), st.lists(_victims, max_size=8), st.integers(16, 200))
+def test_nobody_who_could_be_loaded_is_kept_from_it_by_one_who_cannot(
+    claims: list[Claim[Any]], victims: list[tuple[Tenant, int, int]], most_tokens: int
+) -> None:
+    made = queue(horizon_steps=2, most_tokens=most_tokens)
+    for number, each in enumerate(claims):
+        made.want(f"w{number}", [each])
+    device = Device(victims)
+    while (tokens := made.fill(device.missing, device.reserve)) > 0:
+        assert tokens <= most_tokens
+    for each in claims:
+        start, stop = device.missing(each)
+        if stop - start >= FEWEST_TOKENS:
+            assert device.room_for(Load(each, start, stop)) < FEWEST_TOKENS
