@@ -38,6 +38,7 @@ class Recency:
     queue: PrefetchQueue[Node] | None = None
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     lora_prefetch_steps: int | None = None
+    evicts_parts = False
 
     def __init__(self, tree: PrefixTree) -> None:
         self.tree = tree

@@ -60,6 +60,9 @@ class Match(NamedTuple):
 class Order(Protocol):
     """What decides who goes first, and hears of each node that is made, cut, moved or dropped."""
 
+    evicts_parts: bool
+    """Whether no more of a leaf goes than has to. A server evicts whole leaves."""
+
     def rank(self, node: Node) -> Rank: ...
     def backs_up(self, node: Node) -> bool: ...
     def added(self, node: Node) -> None: ...
@@ -178,6 +181,7 @@ class PrefixTree:
             ):
                 break
             assert victim.locks == 0, "a locked node was to be evicted"
+            self._spare(victim, tokens - freed)
             freed += len(victim.key)
             self._is_evicting = True
             self._set_device(victim, False)
@@ -266,6 +270,11 @@ class PrefixTree:
         self.on_split(upper, lower)
         return upper
 
+    def _spare(self, victim: Node, tokens: int) -> None:
+        """Cut off what need not go of a leaf, if so many tokens are enough."""
+        if self._order.evicts_parts and len(victim.key) > tokens:
+            self._split(victim, len(victim.key) - tokens)
+
     def _add(self, parent: Node, tokens: Tokens) -> Node:
         self._nodes += 1
         self.accesses += 1
@@ -296,6 +305,7 @@ class PrefixTree:
             victim = self._host_leaves.first(self._order.preference(on_host=True))
             if victim is None:
                 return
+            self._spare(victim, shortfall)
             shortfall -= len(victim.key)
             self._set_host(victim, False)
             self._remove(victim)
