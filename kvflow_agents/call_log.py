@@ -33,6 +33,8 @@ class BadLine:
     number: int
     reason: str
     is_cut_short: bool = False
+    is_hashed: bool = False
+    """Whether it is one of a trace, as `kvflow record` writes them."""
 
 
 def read_calls(lines: Iterable[bytes]) -> Iterator[RecordedCall | BadLine]:
@@ -40,6 +42,7 @@ def read_calls(lines: Iterable[bytes]) -> Iterator[RecordedCall | BadLine]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        body: object = None
         try:
             body = json.loads(line)
             prompt_of(body)
@@ -47,7 +50,8 @@ def read_calls(lines: Iterable[bytes]) -> Iterator[RecordedCall | BadLine]:
         except (ValueError, RecursionError) as error:
             # Only the last line of a file can lack its end.
             is_cut_short = not line.endswith(b"\n") and isinstance(error, ValueError)
-            yield BadLine(number, str(error), is_cut_short and not _is_json(line))
+            is_hashed = isinstance(body, Mapping) and "hash_ids" in body
+            yield BadLine(number, str(error), is_cut_short and not _is_json(line), is_hashed)
 
 
 def caller(body: Mapping[str, Any]) -> str:
@@ -61,8 +65,13 @@ def caller(body: Mapping[str, Any]) -> str:
     except HintError:
         hint = None
     if hint is not None and hint.agent is not None:
-        return hint.agent if hint.app is None else f"{hint.agent} of {hint.app[:8]}"
+        return agent_of_app(hint.agent, hint.app)
     return _name_of_prompt(body)
+
+
+def agent_of_app(agent: str, app: str | None) -> str:
+    """What an agent is called where several applications may have one of its name."""
+    return agent if app is None else f"{agent} of {app[:8]}"
 
 
 def _name_of_prompt(body: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import Hint
 from kvflow_agents.inquiry import inquiries
 from kvflow_agents.live_lint import live_lint
+from kvflow_agents.prompt_recorder import prompt_recorder
 from kvflow_agents.recorder import Recorder, call_recorder
 from kvflow_agents.refusal import Attempt
 from kvflow_agents.sdk import sdk
@@ -86,6 +87,7 @@ class Carrier:
         self._pseudonyms = pseudonyms.from_environment()
         self._lint = live_lint()
         self._lint_failsafe = Failsafe("a model call's lint")
+        self._prompt_recorder = prompt_recorder()
         self._report_failsafe = Failsafe("the report")
         self._recorder = call_recorder()
         self._recorder_failsafe = Failsafe("the recording of calls")
@@ -134,6 +136,8 @@ class Carrier:
         self._report_failsafe(_report, hint, server, made)
         if self._recorder is not None and made is not None:
             self._recorder_failsafe(_record, self._recorder, hint, body, made)
+        if self._prompt_recorder is not None and not _is_retry(made):
+            self._recorder_failsafe(self._prompt_recorder.see, hint, body)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
         return True
@@ -165,7 +169,7 @@ class Carrier:
         self, hint: Hint, server: Server, made: Attempt | None, *, takes_forecasts: bool
     ) -> None:
         with self._lock:
-            if made is not None and made.hinted_server is not None:
+            if _is_retry(made):
                 self.counts.retried += 1
                 return
             self.counts.hinted += 1
@@ -213,6 +217,10 @@ def _report(hint: Hint, server: Server, made: Attempt | None) -> None:
 def _record(recorder: Recorder, hint: Hint, body: Mapping[str, Any], made: Attempt) -> None:
     if made.call is not None and made.call.listener is None:
         made.call.listener = recorder.begin(hint, body)
+
+
+def _is_retry(made: Attempt | None) -> bool:
+    return made is not None and made.hinted_server is not None
 
 
 def _is_hintable(options: Any) -> bool:

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 from kvflow_agents.call_log import BadLine, read_calls
 from kvflow_agents.command import made_by
 from kvflow_agents.prefix_lint import LEAST_LOST_TOKENS, Finding, PrefixLint
+from kvflow_agents.prompt_recorder import VARIABLE
 
 if TYPE_CHECKING:
     import typer
 
 SHOWN_BAD_LINES = 5
+NOTHING_READ = 2
+OF_RECORD = (
+    "this is a trace, with hashes of prompts instead of their text: run the application with "
+    f"{VARIABLE}=calls.jsonl in its environment, and lint that file"
+)
 
 
 def _add_to(app: typer.Typer) -> None:
@@ -27,14 +33,18 @@ def _add_to(app: typer.Typer) -> None:
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="JSON lines: chat completion bodies, each with an `agent` or a hint.",
+            help="JSON lines: chat completion bodies, each with an `agent` or a hint; "
+            f"{VARIABLE}=FILE in an application's environment has them recorded.",
         ),
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
         least_tokens: int = typer.Option(
             LEAST_LOST_TOKENS, min=1, help="Leave out what costs fewer tokens a call."
         ),
     ) -> None:
-        """Find prompts that change in front of what stays the same. Exits 1 if there are any."""
+        """Find prompts that change in front of what stays the same.
+
+        Exits 1 if there are any, and 2 if FILE has no call to look at.
+        """
         checked = PrefixLint(least_lost_tokens=least_tokens)
         calls: Counter[str] = Counter()
         bad_lines: list[BadLine] = []
@@ -48,6 +58,9 @@ def _add_to(app: typer.Typer) -> None:
         skipped = [line for line in bad_lines if not line.is_cut_short]
         for text in _complaints(bad_lines):
             typer.echo(text, err=True)
+        if not calls:
+            typer.echo(f"{file}: no call could be read", err=True)
+            raise typer.Exit(NOTHING_READ)
         findings = checked.findings()
         if as_json:
             typer.echo(json.dumps(_document(findings, calls, len(skipped)), indent=2))
@@ -65,6 +78,8 @@ def _complaints(bad_lines: list[BadLine]) -> list[str]:
     if len(skipped) > SHOWN_BAD_LINES:
         texts.append(f"{len(skipped)} lines skipped in all")
     texts += [f"line {line.number}: cut short" for line in bad_lines if line.is_cut_short]
+    if any(line.is_hashed for line in skipped):
+        texts.append(OF_RECORD)
     return texts
 
 

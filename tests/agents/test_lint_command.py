@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import stat
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +19,8 @@ from kvflow_agents.cli import COMMANDS_GROUP
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import encode_request
 from kvflow_agents.live_lint import VARIABLE, LiveLint
+from kvflow_agents.prompt_recorder import VARIABLE as RECORD_VARIABLE
+from kvflow_agents.prompt_recorder import prompt_recorder
 from tests.agents.fake_server import FakeServer
 
 STABLE = "You answer carefully and in short sentences. " * 20
@@ -129,6 +132,40 @@ def ask(client: openai.OpenAI, server: FakeServer, befores: list[str]) -> Carrie
     finally:
         carrier.uninstall()
     return carrier
+
+
+def test_what_an_application_sends_can_be_recorded_and_linted(
+    client: openai.OpenAI, server: FakeServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    befores = [f"It is 09:0{n}." for n in range(3)]
+    ask(client, server, befores)
+    assert not path.exists(), "without being asked for"
+    monkeypatch.setenv(RECORD_VARIABLE, str(path))
+    ask(client, server, befores)
+    recorder = prompt_recorder()
+    assert recorder is not None and recorder.file.flush(10) and recorder.file.errors == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "it holds what the user said"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["messages"] for line in lines] == [body(each)["messages"] for each in befores]
+    assert lines[0].keys() == {"agent", "model", "messages"}
+    (one,) = findings(lint(path, [*lines], "--json"))
+    assert one["agent"].startswith("writer of ")
+    assert (one["breaks"], one["example"]["kind"]) == (2, "time")
+
+
+def test_a_recording_without_any_call_exits_2(path: Path) -> None:
+    nothing: tuple[list[object], ...] = ([], ["oops"], [{"agent": "a"}])
+    for lines in nothing:
+        result = lint(path, lines)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "no call could be read" in result.stderr
+
+
+def test_a_trace_of_hashes_is_told_from_a_recording_of_prompts(path: Path) -> None:
+    traces = Path(__file__).parents[2] / "demos" / "traces"
+    result = lint(path, (traces / "research_team.jsonl").read_text().splitlines())
+    assert result.exit_code == 2
+    assert f"{RECORD_VARIABLE}=calls.jsonl" in result.stderr
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
