@@ -84,14 +84,15 @@ class Occupancy(Generic[N]):
     def largest_owners(
         self, most: int, counts: Callable[[str], bool] = lambda name: True
     ) -> list[tuple[str, Tokens]]:
-        """The workflows that hold most on the device, then on the host. O(owners).
+        """The workflows that hold most on the device, and those that do on the host. O(owners).
 
-        Of those that `counts` lets pass.
+        So many of each, of those that `counts` lets pass, those of the device first.
         """
-        owners = (
-            (sums, name) for name, sums in self._owners.items() if name is not None and counts(name)
-        )
-        return [(name, Tokens(*sums)) for sums, name in nlargest(most, owners)]
+        owners = [name for name in self._owners if name is not None and counts(name)]
+        device = nlargest(most, ((self.of(name).device, name) for name in owners))
+        host = nlargest(most, ((self.of(name).host, name) for name in owners))
+        holders = dict.fromkeys(name for tokens, name in [*device, *host] if tokens)
+        return [(name, self.of(name)) for name in holders]
 
     def _add(self, held: Holding, sign: int) -> None:
         standing = self._standings[held.standing]

@@ -63,3 +63,16 @@ def test_one_call_looks_at_so_many_nodes_and_no_more() -> None:
     occupancy.count(100)
     assert (len(looked_at), occupancy.uncounted) == (10, 0)
     assert occupancy.largest_owners(2) == [("w0", Tokens(58, 0)), ("w2", Tokens(45, 0))]
+
+
+def test_who_holds_much_on_the_host_alone_is_among_the_largest() -> None:
+    held = {number: Holding(Standing.ORDINARY, f"w{number}", 1, 0) for number in range(8)}
+    held[8] = Holding(Standing.ORDINARY, "on the host", 0, 300_000)
+    held[9] = Holding(Standing.ORDINARY, "nothing", 0, 0)
+    occupancy: Occupancy[int] = Occupancy(held.__getitem__)
+    for node in held:
+        occupancy.changed(node, node)
+    occupancy.count(10)
+    owners = dict(occupancy.largest_owners(8))
+    assert owners["on the host"] == Tokens(0, 300_000)
+    assert len(owners) == 9
