@@ -67,7 +67,7 @@ class _Reader(threading.Thread):
         self._deadline_s = time.monotonic() + timeout_s
         self._opener = urllib.request.build_opener(NoRedirects)
         self._found: list[tuple[tuple[str | None, str], dict[str, int]]] = []
-        self._read = self._forgotten = 0
+        self._read = self._forgotten = self._hidden = 0
         self._failure: str | None = None
 
     def run(self) -> None:
@@ -94,6 +94,8 @@ class _Reader(threading.Thread):
             return [f"{url} {self._failure}"]
         if unread:
             return [f"{url} was too slow: {unread} workflows have no receipts"]
+        if self._hidden:
+            return [f"{url} hashes names: its receipts cannot be told apart by agent"]
         if self._forgotten:
             return [f"{url} does not know {self._forgotten} of {len(self._names)} workflows"]
         return []
@@ -113,9 +115,10 @@ class _Reader(threading.Thread):
         request = urllib.request.Request(url, headers=self._server.headers())
         try:
             with self._opener.open(request, timeout=self._timeout_s) as answer:
-                agents: list[dict[str, object]] = json.loads(answer.read(MAX_ANSWER_BYTES))[
-                    "agents"
-                ]
+                found = json.loads(answer.read(MAX_ANSWER_BYTES))
+                agents: list[dict[str, object]] = found["agents"]
+                # Its agents' names are hashes too.
+                self._hidden += found.get("workflow", name) != name
                 return agents
         except urllib.error.HTTPError as error:
             if error.code == 404 and _is_unknown(error.read(MAX_ANSWER_BYTES)):

@@ -111,9 +111,12 @@ def _add_receipts(router: APIRouter, identity: Identity) -> None:
     ) -> Response:
         """One of the caller's workflows and its agents that called last; 404 if unknown."""
         tenant = identity.of_call(request.headers)
-        known = identity.hidden_name(name)
+        # Of a name that is hashed the list has the hash, and whoever made the calls the name.
         return await _receipts(
-            ReceiptsRequest(workflow=known, offset=offset, limit=limit, tenant=tenant)
+            *(
+                ReceiptsRequest(workflow=known, offset=offset, limit=limit, tenant=tenant)
+                for known in dict.fromkeys((identity.hidden_name(name), name))
+            )
         )
 
 
@@ -177,14 +180,14 @@ def _file(url_path: str) -> Response:
     return FileResponse(file.path, media_type=file.media_type, headers=dashboard.HEADERS)
 
 
-async def _receipts(request: Any) -> Response:
-    answers = await ask_schedulers("kvflow_receipts", request)
-    # Ranks of one replica agree; of several replicas the first that knows the workflow answers.
-    found = next((answer.json for answer in answers if answer.json is not None), None)
-    if found is None:
-        message = "no workflow of this name is known: it never called, or was forgotten since"
-        return JSONResponse({"error": {"reason": "unknown", "message": message}}, status_code=404)
-    return Response(found, media_type="application/json", headers=NO_SNIFFING)
+async def _receipts(*requests: Any) -> Response:
+    for request in requests:
+        # Ranks of one replica agree; of several replicas the first that knows the workflow answers.
+        for answer in await ask_schedulers("kvflow_receipts", request):
+            if answer.json is not None:
+                return Response(answer.json, media_type="application/json", headers=NO_SNIFFING)
+    message = "no workflow of this name is known: it never called, or was forgotten since"
+    return JSONResponse({"error": {"reason": "unknown", "message": message}}, status_code=404)
 
 
 async def _read_json(request: Request) -> object:

@@ -73,6 +73,15 @@ def test_receipts_are_summed_over_workflows_by_agent(keeper: ReceiptServer) -> N
     assert set(keeper.keys) == {"Bearer secret"}
 
 
+def test_a_server_that_hashes_names_is_noted(keeper: ReceiptServer) -> None:
+    keeper.answer = lambda name, offset: (200, agents("5c1a0b") | {"workflow": "77ab01"})
+    found = read_receipts([("run", "app", (keeper.server,))], TIMEOUT_S)
+    (note,) = found.notes
+    assert note.endswith("hashes names: its receipts cannot be told apart by agent")
+    keeper.answer = lambda name, offset: (200, agents("a") | {"workflow": name})
+    assert read_receipts([("run", "app", (keeper.server,))], TIMEOUT_S).notes == ()
+
+
 def test_all_pages_are_read(keeper: ReceiptServer) -> None:
     names = [f"agent {number}" for number in range(PAGE + 5)]
     keeper.answer = lambda name, offset: (200, agents(*names[offset : offset + PAGE]))

@@ -6,14 +6,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, decode_request, encode_request, tenant_in
 from kvflow_agents.servers import Server
+from kvflow_sglang import endpoints
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.identity import Identity
+from kvflow_sglang.messages import answer_receipts
 from kvflow_sglang.settings import Settings
+from kvflow_sglang.standalone import StandaloneCache
 
 HINT = Hint("run", Forecast(1, {"writer": 0}, due_ms={"writer": 5}), agent="writer", app="app")
 KEYED = {"authorization": "Bearer secret-one"}
@@ -110,6 +115,28 @@ def test_names_are_hashed_where_that_is_asked_for() -> None:
     assert hint is not None and hint.agent in hint.forecast.steps
     assert hint.workflow == doorman.identity.hidden_name("run") != "run"
     assert hint.app == doorman.identity.hidden_name("app") != "app"
+
+
+def test_receipts_are_found_by_the_name_and_by_the_hash_that_is_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    identity = Identity(Settings(hash_names=True))
+    doorman = Doorman(allows_nesting=False, identity=identity)
+    cache = StandaloneCache("kvflow", pool_tokens=99)
+    cache.run(range(50), hint=doorman.stamped(HINT))
+
+    async def ask(name: str, message: Any) -> list[Any]:
+        return [answer_receipts(cache.cache.tenants, message)]
+
+    monkeypatch.setattr(endpoints, "ask_schedulers", ask)
+    app = FastAPI()
+    app.include_router(endpoints.make_router(doorman, SimpleNamespace(), []))  # type: ignore[arg-type]
+    client = TestClient(app)
+    (listed,) = client.get("/kvflow/workflows").json()["workflows"]
+    assert listed["workflow"] != "run"
+    found = [client.get(f"/kvflow/workflows/{name}") for name in (listed["workflow"], "run", "x")]
+    assert [answer.status_code for answer in found] == [200, 200, 404]
+    assert found[0].json() == found[1].json()
 
 
 @pytest.mark.parametrize(
