@@ -23,11 +23,21 @@ FIELD = "kvflow"
 STEPS_FIELD = "kvflow_steps"
 DUE_FIELD = "kvflow_due_ms"
 CHANCE_FIELD = "kvflow_chance"
-# Whose request it is, hint or not: the server's own, whatever a client says here.
+# The server's own, whatever a client says here: whose request it is, hint or not; which response
+# waits for its receipt; and what its headers and body say of its session.
 TENANT_FIELD = "kvflow_tenant"
-# Which response waits for the request's receipt: the server's own too.
 RECEIPT_FIELD = "kvflow_receipt"
-REQUEST_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD, TENANT_FIELD, RECEIPT_FIELD)
+SESSION_FIELD = "kvflow_session"
+SCOPE_FIELD = "kvflow_scope"
+CONVERSATION_FIELD = "kvflow_conversation"
+LAST_FIELD = "kvflow_last"
+HINT_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD)
+SERVER_FIELDS = (
+    *(TENANT_FIELD, RECEIPT_FIELD),
+    *(SESSION_FIELD, SCOPE_FIELD, CONVERSATION_FIELD, LAST_FIELD),
+)
+REQUEST_FIELDS = (*HINT_FIELDS, *SERVER_FIELDS)
+"""All that a door takes off a request; what is right of it goes on again."""
 
 MAX_WORKFLOW_BYTES = 128
 MAX_APP_BYTES = 64

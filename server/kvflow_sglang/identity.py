@@ -26,10 +26,14 @@ class Identity:
 
     def __init__(self, settings: Settings, *, key: bytes | None = None) -> None:
         self._settings = settings
+        self._header = (settings.tenant_header or "").lower()
         self._key = secrets.token_bytes(32) if key is None else key
 
     def of_request(self, request: Any, headers: Mapping[str, str]) -> Tenant | list[Tenant]:
-        """Whose SGLang's `GenerateReqInput` is; of a batch with salts each has its own."""
+        """Whose SGLang's `GenerateReqInput` is; of a batch with salts each has its own.
+
+        The names of `headers` are in lower case.
+        """
         if self._settings.tenant_by != "salt":
             return self._of_headers(headers)
         salts = (getattr(request, "cache_salt", None), getattr(request, "extra_key", None))
@@ -57,7 +61,7 @@ class Identity:
 
     def _of_headers(self, headers: Mapping[str, str]) -> Tenant:
         if self._settings.tenant_by == "header":
-            value = headers.get(self._settings.tenant_header or "")
+            value = headers.get(self._header)
             return self._hash("header", value) if value else None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return self._hash("key", token) if scheme.lower() == "bearer" and token else None

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
-from kvflow_agents.hints import Hint, tenant_in
+from kvflow_agents.hints import (
+    CONVERSATION_FIELD,
+    LAST_FIELD,
+    SCOPE_FIELD,
+    SESSION_FIELD,
+    Hint,
+    tenant_in,
+)
 from kvflow_agents.inference import Call, Inference
 from kvflow_agents.inference_workflows import Intent, Origin
 
-# From the HTTP process to the schedulers, in a request's `custom_params`.
-SESSION_FIELD = "kvflow_session"
-SCOPE_FIELD = "kvflow_scope"
-CONVERSATION_FIELD = "kvflow_conversation"
-LAST_FIELD = "kvflow_last"
 # Headers by which clients name a run or a conversation. A parent names the run of its sub-agents.
 SESSION_HEADERS = (
     "x-dynamo-parent-session-id",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvflow_agents import Forecast, Hint, HintError, agent_name
 from kvflow_agents.hints import (
+    HINT_FIELDS,
     MAX_AGENT_BYTES,
     MAX_AGENTS,
     MAX_APP_BYTES,
@@ -23,9 +24,8 @@ from kvflow_agents.hints import (
     MAX_STEPS,
     MAX_WORKFLOW_BYTES,
     REASONS,
-    RECEIPT_FIELD,
     REQUEST_FIELDS,
-    TENANT_FIELD,
+    SERVER_FIELDS,
     decode_body,
     decode_caller,
     decode_request,
@@ -113,7 +113,7 @@ def test_time_and_chance_travel_beside_the_steps() -> None:
         "kvflow_due_ms": {"b": 1500},
         "kvflow_chance": {"a": 20, "b": 90},
     }
-    assert {*encode_request(hint), TENANT_FIELD, RECEIPT_FIELD} == set(REQUEST_FIELDS)
+    assert set(encode_request(hint)) == set(HINT_FIELDS) == set(REQUEST_FIELDS) - set(SERVER_FIELDS)
 
 
 def test_a_tenant_travels_beside_the_hint_and_never_in_a_body() -> None:

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sglang.srt.managers.io_struct import GenerateReqInput
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint, decode_request, encode_request, tenant_in
+from kvflow_agents.hints import SERVER_FIELDS, Hint, decode_request, encode_request, tenant_in
 from kvflow_agents.servers import Server
-from kvflow_sglang import endpoints
+from kvflow_sglang import endpoints, plugin
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.identity import Identity
+from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.messages import answer_receipts
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.standalone import StandaloneCache
@@ -34,6 +37,21 @@ def of_request(settings: Settings, headers: dict[str, str] | None = None, **fiel
     if isinstance(params, list):
         return [tenant_in((each or {}).get("custom_params")) for each in params]
     return tenant_in((params or {}).get("custom_params"))
+
+
+def http_request(headers: dict[str, str]) -> Request:
+    """As it comes from SGLang's HTTP server, which sends names in lower case."""
+    sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": sent})
+
+
+def admitted(settings: Settings, http: Request, custom_params: Any = None) -> Any:
+    """What a request carries on from the hook that every one goes through."""
+    door = Doorman(allows_nesting=False, identity=Identity(settings, key=b"k"))
+    reader = Interpreter(door.refused, infers=True, priority_sign=None)
+    request = GenerateReqInput(text="hello", sampling_params={"custom_params": custom_params})
+    plugin._admit(door, reader, None, None, request, http)
+    return request.sampling_params["custom_params"]
 
 
 def test_without_salts_everybody_is_one_tenant_whatever_its_key() -> None:
@@ -89,6 +107,22 @@ def test_a_key_or_a_header_counts_where_it_is_configured(
     assert of_request(settings, headers, cache_salt="a") == one
     assert of_request(settings, {}, cache_salt="a") is None
     assert Identity(settings, key=b"k").of_call(headers) == one
+
+
+@pytest.mark.parametrize("name", ["X-Tenant", "x-tenant", "X-TENANT"])
+def test_a_header_is_the_same_in_any_case_in_requests_and_calls(name: str) -> None:
+    settings = Settings(tenant_by="header", tenant_header=name)
+    one, other = (http_request({"X-Tenant": each}) for each in ("one", "other"))
+    found = tenant_in(admitted(settings, one))
+    assert found is not None and found != tenant_in(admitted(settings, other))
+    assert found == Identity(settings, key=b"k").of_call(one.headers)
+
+
+def test_what_is_the_servers_own_is_said_by_nobody_else() -> None:
+    forged: dict[str, Any] = {**dict.fromkeys(SERVER_FIELDS, "forged"), "kvflow_last": True}
+    assert admitted(Settings(), http_request({}), {**forged, "mine": 1}) == {"mine": 1}
+    session = http_request({"X-Session-ID": "told"})
+    assert admitted(Settings(), session, forged) == {"kvflow_session": "told"}
 
 
 def test_nobody_becomes_another_tenant_by_saying_so() -> None:

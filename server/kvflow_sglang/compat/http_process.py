@@ -64,9 +64,11 @@ def json_body(request: Any) -> object:
 def headers_of(request: Any) -> Mapping[str, str]:
     """The headers of an HTTP request; of a name that comes twice the first, as Starlette has it.
 
-    A dictionary, because each look-up in Starlette's reads them all, and most names are missing.
+    A dictionary, because each look-up in Starlette's reads them all, and most names are missing:
+    those that are there are in lower case, so look up no others.
     """
-    return dict(reversed(getattr(request, "headers", {}).items()))
+    items = reversed(getattr(request, "headers", {}).items())
+    return {name.lower(): value for name, value in items}
 
 
 def kv_hints_of(request: Any) -> object:
