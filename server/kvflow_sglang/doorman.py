@@ -9,6 +9,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import REQUEST_FIELDS, TENANT_FIELD, Hint, decode_request, encode_request
 from kvflow_agents.tenants import Tenant
@@ -73,7 +75,7 @@ class Doorman:
             # Not as it came: what a later version may add is not known to be safe.
             cleaned |= encode_request(self.stamped(hint))
         if not self._allows_nesting:
-            _refuse_nesting(cleaned)
+            _refuse_what_msgpack_lacks(cleaned)
         return cleaned
 
     def stamped(self, hint: Hint, tenant: Tenant = None) -> Hint:
@@ -106,13 +108,17 @@ def _with_tenant(params: Any, tenant: Tenant) -> Any:
     return {**(params or {}), "custom_params": {**(custom_params or {}), TENANT_FIELD: tenant}}
 
 
-def _refuse_nesting(custom_params: Mapping[str, Any]) -> None:
+def _refuse_what_msgpack_lacks(custom_params: Mapping[str, Any]) -> None:
+    try:
+        msgspec.msgpack.encode(custom_params)
+    except (OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"custom_params hold what this server cannot carry: {error}") from error
     for name, value in custom_params.items():
         inner = value.values() if isinstance(value, Mapping) else value
         if isinstance(value, Mapping | list) and not all(map(_is_scalar, inner)):
             raise ValueError(
                 f"custom_params[{name!r}] nests deeper than this server can carry: "
-                "use lists and objects of plain values"
+                "use lists and objects of plain values, or start it with SGLANG_USE_PICKLE_IPC=1"
             )
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from kvflow_agents.errors import ConfigurationError, IncompatibleServerError
 from kvflow_sglang import self_check
+from kvflow_sglang.command_line import BACKEND, asks_for_kvflow
 from kvflow_sglang.compat import hooks, http_process, names
 from kvflow_sglang.compat.hooks import HookRegistry, HookType
-
-BACKEND = "kvflow"
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def register() -> None:
     """
     if multiprocessing.parent_process() is None:
         HookRegistry.register(hooks.LAUNCH_HOOK, _launch, HookType.AROUND)
-        if _is_asked_for(sys.argv):
+        if asks_for_kvflow(sys.argv):
             # A hook that fails to apply is only logged by SGLang: look before it is tried.
             _exit_unless(self_check.check_names, names.LAUNCHER_NAMES)
     elif "sglang.srt.managers.scheduler" in sys.modules:
@@ -74,10 +73,6 @@ def _hook_scheduler() -> None:
     HookRegistry.register(hooks.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
     self_check.check_hooks(hooks.IN_SCHEDULER)
-
-
-def _is_asked_for(argv: list[str]) -> bool:
-    return BACKEND in argv or f"--radix-cache-backend={BACKEND}" in argv
 
 
 def _exit_unless(check: Callable[[Any], None], argument: Any) -> None:

@@ -19,6 +19,7 @@ import typer
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_sglang import cpu_engine
+from kvflow_sglang.compat import transport
 
 PLUGIN = "kvflow"
 CPU_PLUGIN = "kvflow_cpu"
@@ -78,6 +79,8 @@ def command(
     ours["--enable-cache-report"] = None
     if not stock:
         ours["--radix-cache-backend"] = PLUGIN
+        if transport.VARIABLE not in env:
+            variables |= transport.MSGPACK
         if config is not None:
             variables["KVFLOW_CONFIG"] = _json_object(config)
     if Path(model).is_dir():

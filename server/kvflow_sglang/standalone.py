@@ -24,7 +24,7 @@ from kvflow_agents.hints import TENANT_FIELD, Hint, encode_request
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang import cpu_engine
 from kvflow_sglang.compat import radix_cache
-from kvflow_sglang.plugin import BACKEND
+from kvflow_sglang.command_line import BACKEND
 
 Core = Literal["kvflow", "python", "rust"]
 MAX_CONTEXT_TOKENS = 65_536

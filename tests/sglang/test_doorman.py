@@ -129,6 +129,17 @@ def test_nesting_that_msgpack_cannot_carry_is_refused(nested: Any) -> None:
         assert admitted(Doorman(allows_nesting=True, clock=lambda: NOW_MS), params) == params
 
 
+@pytest.mark.parametrize(
+    "lacked", [{"a": 2**64}, {"a": {"b": -(2**63) - 1}}, {"a": "\ud800"}, {"\ud800": 1}]
+)
+def test_what_msgpack_has_no_bytes_for_is_refused(lacked: Any) -> None:
+    with pytest.raises(ValueError, match="cannot carry"):
+        admitted(Doorman(allows_nesting=False), lacked)
+    assert admitted(Doorman(allows_nesting=True), lacked) == lacked
+    most = {"a": 2**64 - 1, "b": -(2**63), "c": float("nan")}
+    assert admitted(Doorman(allows_nesting=False), most) == most
+
+
 @pytest.mark.parametrize("params", [5, "kvflow", ["kvflow"], [{"kvflow": 1}], 0, "", False])
 def test_what_is_no_object_carries_no_hint_and_no_msgpack(params: object) -> None:
     assert admitted(Doorman(allows_nesting=True, clock=lambda: NOW_MS), params) == params

@@ -27,8 +27,7 @@ DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "kvflow.json"
 def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("host") / "server.log"
     flags = [*FLAGS, "--host-tier", "--hicache-ratio", "4", "--enable-metrics"]
-    env = {"SGLANG_USE_PICKLE_IPC": "0"}
-    with ServerProcess(tiny_model, flags, log=log, env=env) as server:
+    with ServerProcess(tiny_model, flags, log=log) as server:
         yield Client(server.base_url)
 
 

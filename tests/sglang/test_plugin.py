@@ -18,7 +18,8 @@ import pytest
 import kvflow_sglang
 from kvflow_agents.errors import IncompatibleServerError
 from kvflow_sglang import cpu_engine, plugin, self_check
-from kvflow_sglang.compat import hooks
+from kvflow_sglang.command_line import asks_for_kvflow
+from kvflow_sglang.compat import hooks, transport
 from kvflow_sglang.server_process import ServerProcess, ServerStartError
 
 
@@ -86,10 +87,12 @@ def test_a_stock_server_gets_one_hook_and_nothing_else(stock: dict[str, Any]) ->
     assert stock["hooks of a scheduler"] == stock["hooks"]
     assert (stock["new routes"], stock["communicators"]) == (0, [])
     assert stock["imported"] == [
+        "kvflow_sglang.command_line",
         "kvflow_sglang.compat",
         "kvflow_sglang.compat.hooks",
         "kvflow_sglang.compat.http_process",
         "kvflow_sglang.compat.names",
+        "kvflow_sglang.compat.transport",
         "kvflow_sglang.plugin",
         "kvflow_sglang.self_check",
     ]
@@ -124,7 +127,20 @@ def test_the_hook_of_a_stock_server_passes_everything_on() -> None:
     ],
 )
 def test_the_command_line_tells_whether_kvflow_is_asked_for(argv: list[str], asked: bool) -> None:
-    assert plugin._is_asked_for(argv) is asked
+    assert asks_for_kvflow(argv) is asked
+
+
+def test_msgpack_is_preferred_before_sglang_has_read_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.delitem(sys.modules, transport.READ_BY, raising=False)
+    assert transport.prefer_msgpack(environment) and environment == transport.MSGPACK
+    environment[transport.VARIABLE] = "1"
+    assert transport.prefer_msgpack(environment) and environment == {transport.VARIABLE: "1"}
+    monkeypatch.setitem(sys.modules, transport.READ_BY, None)  # type: ignore[arg-type]
+    assert not transport.prefer_msgpack(environment := {})
+    assert environment == {}
 
 
 def test_a_failing_check_ends_the_process_although_sglang_catches_exceptions() -> None:

@@ -34,6 +34,7 @@ CPU_HOST_TIER_FLAGS = (
 )
 HOST_TIER_FLAGS = ("--enable-hierarchical-cache", "--hicache-write-policy", "write_through")
 KVFLOW_FLAGS = ("--enable-cache-report", "--radix-cache-backend", "kvflow")
+MSGPACK = {"SGLANG_USE_PICKLE_IPC": "0"}
 CPU_ENV = {
     "SGLANG_USE_CPU_ENGINE": "1",
     "CUDA_VISIBLE_DEVICES": "",
@@ -43,7 +44,7 @@ CPU_ENV = {
 
 def test_on_a_gpu_only_kvflow_is_added() -> None:
     assert command("org/model", engine=Engine.GPU, python=PYTHON) == ServerCommand(
-        (*START, *KVFLOW_FLAGS), {"SGLANG_PLUGINS": "kvflow"}
+        (*START, *KVFLOW_FLAGS), {"SGLANG_PLUGINS": "kvflow", **MSGPACK}
     )
 
 
@@ -55,7 +56,8 @@ def test_stock_on_a_gpu_loads_no_plugin() -> None:
 
 def test_a_cpu_gets_its_engine() -> None:
     assert command("org/model", engine=Engine.CPU, python=PYTHON) == ServerCommand(
-        (*START, *CPU_FLAGS, *KVFLOW_FLAGS), {"SGLANG_PLUGINS": "kvflow,kvflow_cpu", **CPU_ENV}
+        (*START, *CPU_FLAGS, *KVFLOW_FLAGS),
+        {"SGLANG_PLUGINS": "kvflow,kvflow_cpu", **CPU_ENV, **MSGPACK},
     )
 
 
@@ -98,6 +100,11 @@ def test_plugins_and_folders_already_asked_for_stay() -> None:
     assert built.env["PYTHONPATH"] == f"{STAND_IN_FOLDER}{os.pathsep}/mine"
     stock = command("org/model", engine=Engine.GPU, stock=True, env=env, python=PYTHON)
     assert stock.env["SGLANG_PLUGINS"] == "park"
+
+
+def test_who_wants_pickle_between_sglangs_processes_keeps_it() -> None:
+    env = {"SGLANG_USE_PICKLE_IPC": "1"}
+    assert not MSGPACK.keys() & command("org/model", engine=Engine.GPU, env=env).env.keys()
 
 
 def test_a_local_folder_needs_no_hub(tmp_path: Path) -> None:
