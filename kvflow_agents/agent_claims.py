@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic
 
 from kvflow_agents.alarms import Alarms
@@ -87,8 +87,10 @@ class AgentClaims(Generic[N]):
     def follow_overdue(self) -> None:
         """Expect later whoever has not called when it was due."""
         if self._clock is not None:
-            for (workflow, name), _ in self._alarms.rung(self._clock.now_ms, MOST_OVERDUE):
-                self.follow(workflow, name)
+            for (workflow, name), agent in self._alarms.rung(self._clock.now_ms, MOST_OVERDUE):
+                # Who has gone may still wait to be seen off.
+                if workflow.agents.get(name) is agent:
+                    self.follow(workflow, name)
 
     def give_up(self, agent: KnownAgent[N]) -> None:
         """An agent will not call again: what only its workflow has used is spent."""
@@ -110,9 +112,10 @@ class AgentClaims(Generic[N]):
         for claim in agent.claims:
             self._ledger.remove(claim)
 
-    def check(self, workflow: KnownWorkflow[N]) -> None:
-        """Assert that a workflow's claims say what is known; for tests."""
-        for name, agent in workflow.agents.items():
+    def check(self, workflow: KnownWorkflow[N], names: Iterable[str]) -> None:
+        """Assert that the claims of these agents say what is known; for tests."""
+        for name in names:
+            agent = workflow.agents[name]
             counts = self.is_heeded and not workflow.is_dormant
             steps = workflow.steps_of(name) if counts else None
             assert agent.claim is None or agent.claim.steps == steps, "a claim's steps are off"

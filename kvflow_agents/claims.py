@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -54,20 +55,27 @@ class Claim(Generic[N]):
 class _Label(Generic[N]):
     """What is known of one node: who has used it, who will, and who waits for what is below."""
 
-    __slots__ = ("distances", "idle", "nearest", "users", "waiting")
+    __slots__ = ("_sorted", "distances", "idle", "nearest", "users", "waiting")
 
     def __init__(self) -> None:
         self.users: set[str | None] = set()
         self.distances: dict[int, int] = {}  # distance -> covering claims
         self.nearest: int | None = None  # the least of them: many agents may share a node
+        self._sorted: list[int] = []  # a heap of the distances, and of some that were
         self.idle = 0  # covering claims without a distance
         self.waiting: dict[Hashable, set[Claim[N]]] = {}
 
     def cover(self, distance: int | None) -> None:
         if distance is None:
             self.idle += 1
+        elif distance in self.distances:
+            self.distances[distance] += 1
         else:
-            self.distances[distance] = self.distances.get(distance, 0) + 1
+            self.distances[distance] = 1
+            heapq.heappush(self._sorted, distance)
+            # Those that are no more go when they come up; a heap of mostly such is rebuilt.
+            if len(self._sorted) > 2 * len(self.distances) + 64:
+                self._sorted = sorted(self.distances)
             if self.nearest is None or distance < self.nearest:
                 self.nearest = distance
 
@@ -79,7 +87,17 @@ class _Label(Generic[N]):
         else:
             del self.distances[distance]
             if distance == self.nearest:
-                self.nearest = min(self.distances, default=None)
+                while self._sorted and self._sorted[0] not in self.distances:
+                    heapq.heappop(self._sorted)
+                self.nearest = self._sorted[0] if self._sorted else None
+
+    def copy(self) -> _Label[N]:
+        """The label of the upper part of a node that is split."""
+        copy: _Label[N] = _Label()
+        copy.users, copy.idle = set(self.users), self.idle
+        copy.distances, copy.nearest = dict(self.distances), self.nearest
+        copy._sorted = list(self._sorted)
+        return copy
 
     def move(self, before: int | None, now: int | None) -> bool:
         """A covering claim has another distance; whether the node's standing may be another."""
@@ -211,10 +229,7 @@ class ClaimLedger(Generic[N]):
         """A node was cut in two; its identity stays with the lower part."""
         label = self._labels.get(lower.id)
         if label is not None:
-            copy = self._labels[upper.id] = _Label()
-            copy.users = set(label.users)
-            copy.distances, copy.nearest = dict(label.distances), label.nearest
-            copy.idle = label.idle
+            self._labels[upper.id] = label.copy()
             self._on_change(upper)
             self._on_change(lower)
         self._move_down(upper)

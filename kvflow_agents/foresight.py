@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain, count, islice, takewhile
 from typing import Generic, Literal, NamedTuple
 
 from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.agent_claims import AgentClaims, MakeKey
 from kvflow_agents.app_prompts import Namespace
+from kvflow_agents.backlog import AT_ONCE, Backlog
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
@@ -23,6 +24,8 @@ Outcome = Literal["accepted", "stale", "ended"]
 
 # Among the next agents of a workflow, while looking for prefixes to load.
 MOST_LOOKED_AT = 256
+# Workflows whose forecasts expire in one eviction; others do in the next.
+MOST_EXPIRED = 64
 
 
 class Heard(NamedTuple):
@@ -39,7 +42,8 @@ class Foresight(Generic[N]):
     With `reuse` claims are ordered by when their agents will call, on the clock of the messages;
     without by steps. Age is measured in `turn_over`: the tokens that the cache has evicted. A
     forecast that was not renewed while `lifetime_tokens` were evicted no longer counts; without
-    pressure none is lost.
+    pressure none is lost. No call looks at more than a few hundred agents: the nearest of them at
+    once, what is left in later messages and in `catch_up`.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Foresight(Generic[N]):
         self._ledger = ledger
         self._claims = AgentClaims(ledger, make_key=make_key, cut=cut, reuse=reuse, tenant=tenant)
         self._memory: WorkflowMemory[N] = WorkflowMemory(limits or Limits())
+        self._backlog: Backlog[N] = Backlog()
         self._lifetime_tokens = lifetime_tokens
         self._evicted_tokens = 0
         self._prefetch = prefetch
@@ -114,8 +119,8 @@ class Foresight(Generic[N]):
         for workflow in self._memory:
             if not is_heeded:
                 self._want_no_more(workflow)
-            for name in workflow.agents:
-                self._claims.follow(workflow, name)
+            self._backlog.postpone(workflow, workflow.agents)
+        self.catch_up()
 
     def hear(self, hint: Hint) -> Heard:
         """Take a forecast in, unless a newer one was heard or its workflow has ended since."""
@@ -130,6 +135,7 @@ class Foresight(Generic[N]):
             if seq <= workflow.expected.seq:
                 return Heard("stale")
             self._end(hint)
+            self.catch_up()
             return Heard("accepted", was_foretold)
         steps_said = workflow.expected.steps.get(hint.agent) if hint.agent is not None else None
         with self._memory.learning(workflow):
@@ -145,6 +151,7 @@ class Foresight(Generic[N]):
             told = [*workflow.agents, *workflow.expected.steps, *told]
         self._renew(workflow, told, hint.agent)
         self._want(workflow, caller=hint.agent)
+        self.catch_up()
         return Heard("accepted", was_foretold)
 
     def called_with(self, caller: Hint, adapter: Adapter) -> None:
@@ -162,7 +169,7 @@ class Foresight(Generic[N]):
             return
         agent = workflow.agents.get(caller.agent) or KnownAgent(PrefixHistory())
         self._memory.keep_agent(workflow, caller.agent, agent)
-        with self._memory.learning_of(agent):
+        with self._memory.learning_of(workflow, agent):
             agent.history.see_prompt(prompt, after_pause=agent.pauses != workflow.pauses)
         agent.pauses = workflow.pauses
         if workflow.app is not None:
@@ -170,6 +177,7 @@ class Foresight(Generic[N]):
             shown.learn(workflow.app, caller.agent, agent.history, prompt, namespace)
         self._claims.place_cached(workflow, caller.agent, namespace)
         self._let_go(self._memory.pop_excess())
+        self.catch_up()
 
     def answer_cached(
         self, caller: Hint, prompt_and_answer: Tokens, namespace: Namespace, leaf: N
@@ -181,24 +189,39 @@ class Foresight(Generic[N]):
         if workflow is None or agent is None or caller.agent is None:
             return
         before = agent.history.prefix_tokens, agent.history.other_tokens
-        with self._memory.learning_of(agent):
+        with self._memory.learning_of(workflow, agent):
             agent.history.see_answer(prompt_and_answer)
         if (agent.history.prefix_tokens, agent.history.other_tokens) != before:
             self._claims.place_cached(workflow, caller.agent, namespace)
         self._let_go(self._memory.pop_excess())
+        self.catch_up()
 
     def turn_over(self, evicted_tokens: int) -> None:
         """The cache has evicted tokens: time passes, and silent workflows lose their forecast."""
         self._evicted_tokens += evicted_tokens
-        for workflow in self._memory.pop_expired(self._evicted_tokens - self._lifetime_tokens):
+        expired = self._memory.pop_expired(self._evicted_tokens - self._lifetime_tokens)
+        for workflow in islice(expired, MOST_EXPIRED):
             self._plan_no_more(workflow)
-            for name in workflow.agents:
-                self._claims.follow(workflow, name)
+            self._backlog.postpone(workflow, workflow.agents)
+        if self.is_behind:
+            self.catch_up()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something left for `catch_up`."""
+        return bool(self._backlog)
+
+    def catch_up(self, most: int = AT_ONCE) -> None:
+        """Look at agents that were left to later, so many at most."""
+        left = most - self._backlog.see_off(most)
+        for workflow, names in self._backlog.pop_late(left):
+            self._look_at(workflow, names, caller=None)
 
     def forget_all(self) -> None:
-        """Give every claim up, as if nothing had been heard."""
+        """Give every claim up, as if nothing had been heard: now, and in `catch_up`."""
         self._let_go(self._memory.pop_all())
         self._ledger.believe_tenant(self._tenant)
+        self.catch_up()
 
     def _agent(self, workflow: str, agent: str) -> KnownAgent[N] | None:
         known = self._memory.find(workflow)
@@ -217,25 +240,38 @@ class Foresight(Generic[N]):
 
     def _renew(self, workflow: KnownWorkflow[N], told: Iterable[str], caller: str | None) -> None:
         self._memory.keep(workflow, self._evicted_tokens)
-        for name in told:
+        names = dict.fromkeys(told)
+        if len(names) > AT_ONCE:
+            nearest = (name for name, _ in workflow.expected.soonest(AT_ONCE))
+            first = dict.fromkeys(name for name in (caller, *nearest) if name in names)
+            self._backlog.postpone(workflow, (name for name in names if name not in first))
+            names = first
+        self._look_at(workflow, names, caller)
+
+    def _look_at(
+        self, workflow: KnownWorkflow[N], names: Collection[str], caller: str | None
+    ) -> None:
+        """Let these agents' claims say what is known of them by now."""
+        for name in names:
             if name in workflow.agents:
-                workflow.note_promise(name, caller)
+                if not workflow.is_dormant:
+                    workflow.note_promise(name, caller)
                 self._claims.follow(workflow, name)
-        if self.adapters is not None:
+        if self.adapters is not None and not workflow.is_dormant:
             heeded = self._claims.is_heeded
-            steps = {name: workflow.steps_of(name) if heeded else None for name in told}
+            steps = {name: workflow.steps_of(name) if heeded else None for name in names}
             self.adapters.told(workflow.name, workflow.app, steps)
-        self._expect_like_other_runs(workflow, told)
+        self._expect_like_other_runs(workflow, names)
         self._let_go(self._memory.pop_excess())
 
-    def _expect_like_other_runs(self, workflow: KnownWorkflow[N], told: Iterable[str]) -> None:
+    def _expect_like_other_runs(self, workflow: KnownWorkflow[N], names: Iterable[str]) -> None:
         """Claim for agents yet to call what other runs of the application have shown of them."""
         known = self._memory.app_prompts.of(workflow.app or "")
         if not known:
             return
         steps = workflow.expected.steps
-        unknown = [each for each in told if each in steps and each not in workflow.agents]
-        for name in dict.fromkeys(unknown):
+        unknown = [each for each in names if each in steps and each not in workflow.agents]
+        for name in unknown:
             shown = known.get(name)
             if shown is not None and shown.runs > 1:
                 self._memory.keep_agent(workflow, name, KnownAgent(shown.expected()))
@@ -264,19 +300,18 @@ class Foresight(Generic[N]):
     def _end(self, hint: Hint) -> None:
         workflow = self._memory.end(hint.workflow, hint.forecast.seq)
         if workflow is not None:
-            for agent in workflow.agents.values():
-                self._claims.give_up(agent)
+            self._backlog.depart(map(self._claims.give_up, _taken(workflow.agents)))
             self._drop(workflow)
 
     def _let_go(self, forgotten: Iterable[Forgotten[N]]) -> None:
         for each in forgotten:
-            for agent in each.agents:
-                self._claims.forget(agent)
+            self._backlog.depart(map(self._claims.forget, _taken(each.agents)))
             if each.workflow is not None:
                 self._drop(each.workflow)
 
     def _drop(self, workflow: KnownWorkflow[N]) -> None:
         """A workflow is no longer known."""
+        self._backlog.drop(workflow.name)
         self._plan_no_more(workflow)
         if not workflow.record.is_good:
             self.distrusted -= 1
@@ -288,5 +323,12 @@ class Foresight(Generic[N]):
         distrusted = sum(not workflow.record.is_good for workflow in self._memory)
         assert self.distrusted == distrusted, "distrusted workflows are off"
         for workflow in self._memory:
-            self._claims.check(workflow)
+            names = [each for each in workflow.agents if not self._backlog.is_late(workflow.name, each)]
+            self._claims.check(workflow, names)
         self._ledger.check()
+
+
+def _taken(agents: dict[str, KnownAgent[N]]) -> Iterator[KnownAgent[N]]:
+    """The agents, each freed with its prompts as soon as it has been looked at."""
+    while agents:
+        yield agents.popitem()[1]

@@ -58,6 +58,7 @@ class KnownWorkflow(Generic[N]):
     expected: Expectations = field(default_factory=Expectations)
     # In the order of their last call.
     agents: dict[str, KnownAgent[N]] = field(default_factory=dict)
+    tokens_kept: int = 0  # of their prompts
     record: TrackRecord = field(default_factory=TrackRecord)
     # Whether the last message came without a call, as at the end of a run: then nobody is expected
     # for now, which is not wrong when it goes on.

@@ -30,7 +30,7 @@ class Limits:
 class Forgotten(Generic[N]):
     """Agents that are remembered no more, and their workflow, if it is neither."""
 
-    agents: list[KnownAgent[N]]
+    agents: dict[str, KnownAgent[N]]
     workflow: KnownWorkflow[N] | None = None
 
 
@@ -85,11 +85,11 @@ class WorkflowMemory(Generic[N]):
         self._agents_told += len(workflow.expected.steps) - before
 
     @contextmanager
-    def learning_of(self, agent: KnownAgent[N]) -> Iterator[None]:
-        """What an agent has said or heard is taken in meanwhile."""
+    def learning_of(self, workflow: KnownWorkflow[N], agent: KnownAgent[N]) -> Iterator[None]:
+        """What an agent of a workflow has said or heard is taken in meanwhile."""
         before = agent.history.tokens_kept
         yield
-        self._tokens += agent.history.tokens_kept - before
+        self._count_tokens(workflow, agent.history.tokens_kept - before)
 
     def keep(self, workflow: KnownWorkflow[N], at_tokens: int) -> None:
         """A workflow is heard, when so many tokens have been evicted: it is forgotten last."""
@@ -102,7 +102,7 @@ class WorkflowMemory(Generic[N]):
         """An agent is heard, perhaps for the first time: of its workflow it is forgotten last."""
         if workflow.agents.pop(name, None) is None:
             self._agents += 1
-            self._tokens += agent.history.tokens_kept
+            self._count_tokens(workflow, agent.history.tokens_kept)
         workflow.agents[name] = agent
 
     def pop_expired(self, oldest_tokens: int) -> Iterator[KnownWorkflow[N]]:
@@ -138,7 +138,7 @@ class WorkflowMemory(Generic[N]):
             elif len(apps) > 1 or not self._live:
                 apps.forget_oldest()
             elif len(self) == 1 and (only := next(iter(self))).agents:
-                yield Forgotten([self._pop_oldest_agent(only)])
+                yield Forgotten(self._pop_oldest_agent(only))
             else:
                 yield self._forget_oldest()
 
@@ -152,20 +152,23 @@ class WorkflowMemory(Generic[N]):
     def _forget_oldest(self) -> Forgotten[N]:
         _, workflow = (self._dormant or self._live).popitem(last=False)
         self._uncount(workflow)
-        agents = list(workflow.agents.values())
-        workflow.agents.clear()
-        return Forgotten(agents, workflow)
+        return Forgotten(workflow.agents, workflow)
 
-    def _pop_oldest_agent(self, workflow: KnownWorkflow[N]) -> KnownAgent[N]:
-        agent = workflow.agents.pop(next(iter(workflow.agents)))
+    def _pop_oldest_agent(self, workflow: KnownWorkflow[N]) -> dict[str, KnownAgent[N]]:
+        name = next(iter(workflow.agents))
+        agent = workflow.agents.pop(name)
         self._agents -= 1
-        self._tokens -= agent.history.tokens_kept
-        return agent
+        self._count_tokens(workflow, -agent.history.tokens_kept)
+        return {name: agent}
+
+    def _count_tokens(self, workflow: KnownWorkflow[N], change: int) -> None:
+        workflow.tokens_kept += change
+        self._tokens += change
 
     def _uncount(self, workflow: KnownWorkflow[N]) -> None:
         self._agents_told -= len(workflow.expected.steps)
         self._agents -= len(workflow.agents)
-        self._tokens -= sum(each.history.tokens_kept for each in workflow.agents.values())
+        self._tokens -= workflow.tokens_kept
 
     def check(self) -> None:
         """Assert that the books are right; for tests."""
@@ -173,6 +176,9 @@ class WorkflowMemory(Generic[N]):
         assert all(each.is_dormant for each in self._dormant.values()), "a dormant one is live"
         agents = [agent for workflow in self for agent in workflow.agents.values()]
         assert self._agents == len(agents), "agents are off"
+        for workflow in self:
+            kept = sum(agent.history.tokens_kept for agent in workflow.agents.values())
+            assert workflow.tokens_kept == kept, "a workflow's tokens are off"
         kept = sum(agent.history.tokens_kept for agent in agents)
         assert self._tokens == kept, "tokens are off"
         told = sum(len(workflow.expected.steps) for workflow in self)

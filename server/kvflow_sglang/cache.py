@@ -158,6 +158,10 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.prefetcher is not None:
             self.prefetcher.step()
 
+    def begin_pass(self) -> None:
+        """Before the scheduler looks for the next batch."""
+        self.tenants.catch_up()
+
     def protected_size(self) -> int:
         tokens: int = super().protected_size()
         return tokens if self.prefetcher is None else tokens + self.prefetcher.tokens_under_way

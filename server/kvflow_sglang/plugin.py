@@ -198,6 +198,7 @@ def _manage_adapters(result: Any, scheduler: Any) -> None:
 def _begin_pass(scheduler: Any, running_batch: Any) -> None:
     """Before `Scheduler.get_new_batch_prefill`, once in each of its passes."""
     cache = scheduler.tree_cache
+    cache.begin_pass()
     if cache.lora is not None:
         cache.lora.step(running_batch)
     if cache.metrics is not None:

@@ -164,6 +164,8 @@ class StandaloneCache:
 
     def one_pass(self) -> None:
         """What the scheduler does before it admits requests."""
+        if self._is_kvflow:
+            self.cache.begin_pass()
         if self.cache.cache_controller is not None:
             self.cache.check_hicache_events()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kvflow_agents import receipts as calls
 from kvflow_agents import workflow_memory as memory
+from kvflow_agents.backlog import AT_ONCE
 from kvflow_agents.call_receipt import Sums
 from kvflow_agents.claims import Holder
 from kvflow_agents.foresight import Foresight
@@ -49,6 +50,8 @@ class Tenants:
         self._limits = memory.Limits(workflows, agents, settings.tenant_prompt_tokens, told)
         self._calls_limits = calls.Limits(workflows, agents)
         self._known: OrderedDict[Tenant, KnownTenant] = OrderedDict()
+        # Of tenants that were forgotten, while their claims are given up.
+        self._leaving: list[Foresight[Node]] = []
         self.nobody: KnownTenant
 
     def begin(self, make_foresight: MakeForesight, make_reuse: Callable[[], Reuse]) -> None:
@@ -57,6 +60,7 @@ class Tenants:
         self._make_reuse = make_reuse
         receipts = {name: known.receipts for name, known in self._known.items()}
         self._known.clear()
+        self._leaving.clear()
         receipts.setdefault(None, Receipts(totals=self.totals))
         self.nobody = self._make(None, receipts.pop(None))
         self._known[None] = self.nobody
@@ -92,6 +96,14 @@ class Tenants:
         """The cache has evicted tokens: time passes for everybody."""
         for known in self:
             known.foresight.turn_over(evicted_tokens)
+
+    def catch_up(self) -> None:
+        """Do what messages have left to be done, a little of it: once in each pass."""
+        behind = [known.foresight for known in self if known.foresight.is_behind]
+        behind += self._leaving
+        for foresight in behind:
+            foresight.catch_up(max(AT_ONCE // len(behind), 1))
+        self._leaving = [each for each in self._leaving if each.is_behind]
 
     def note_wasted(self, holder: Holder, tokens: int) -> None:
         """What was loaded ahead for an agent has left the device unread."""
@@ -133,4 +145,7 @@ class Tenants:
         return KnownTenant(receipts, self._make_foresight(name, limits, reuse), reuse, Guard())
 
     def _forget(self, name: Tenant) -> None:
-        self._known.pop(name).foresight.forget_all()
+        foresight = self._known.pop(name).foresight
+        foresight.forget_all()
+        if foresight.is_behind:
+            self._leaving.append(foresight)
