@@ -19,6 +19,7 @@ PARAMS_FIELD = "custom_params"
 PRIORITY_FIELD = "priority"
 
 KVFLOW = "kvflow"
+DYNAMO = "dynamo"
 NONE = "none"
 ASK = "ask"
 """No dialect: the server is asked which it speaks."""
@@ -65,7 +66,7 @@ def _none(hint: Hint) -> Additions:
 DIALECTS: Mapping[str, Encode] = {
     KVFLOW: _kvflow,
     "kv_hints": _kv_hints,
-    "dynamo": _dynamo,
+    DYNAMO: _dynamo,
     "priority": _priority,
     "priority_low_first": _priority_low_first,
     NONE: _none,

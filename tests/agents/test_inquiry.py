@@ -1,4 +1,4 @@
-"""Servers are asked which dialect they speak: once, in the background, whatever they answer."""
+"""Servers are asked which dialect they speak: in the background, again while they are not ready."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import openai
 import pytest
 
 from kvflow_agents import App, Call, Carrier, Join, StepGraph, Workflow
-from kvflow_agents.inquiry import MAX_ANSWER_BYTES, MAX_ATTEMPTS, MAX_SERVERS, Inquiries
+from kvflow_agents.inquiry import (
+    LONGEST_PAUSE_S,
+    MAX_ANSWER_BYTES,
+    MAX_REMEMBERED,
+    Inquiries,
+)
 from kvflow_agents.servers import Server
 from tests.agents.fake_server import FakeServer
 
@@ -26,13 +31,14 @@ class AskedServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.is_open = threading.Event()
         self.is_open.set()
         self.drips = False
+        self.key: str | None = None
         self.is_closing = threading.Event()
         self.root_url = f"http://127.0.0.1:{self.server_port}"
 
@@ -50,6 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, self.headers.get("Authorization")))
         self.server.is_open.wait(30)
         status, body = self.server.answers.get(self.path, (404, b"{}"))
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            status, body = 401, b"{}"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -116,27 +124,104 @@ def test_nonsense_is_no_dialect(asked: AskedServer, body: bytes) -> None:
     assert answer_of(Inquiries(), Server(asked.root_url)) == "none"
 
 
-@pytest.mark.parametrize("status", [301, 401, 403, 404, 500, 503])
-def test_an_error_is_no_dialect_whatever_it_says(asked: AskedServer, status: int) -> None:
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405])
+def test_a_refusal_is_no_dialect_whatever_it_says(asked: AskedServer, status: int) -> None:
     asked.answer("/kvflow/status", OURS, status)
     asked.answer("/health", DYNAMO, status)
     assert answer_of(Inquiries(), Server(asked.root_url)) == "none"
 
 
-def test_a_slow_server_holds_nobody_up_and_is_no_dialect(asked: AskedServer) -> None:
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+NOT_READY = {"status": "not_ready", "endpoints": []}
+WITHOUT_WORKERS = {"status": "healthy", "endpoints": [], "instances": []}
+
+
+@pytest.mark.parametrize(
+    ("health", "status"), [(NOT_READY, 503), (WITHOUT_WORKERS, 200), (b"", 429)]
+)
+def test_a_frontend_of_dynamo_that_is_not_ready_is_asked_again(
+    asked: AskedServer, clock: Clock, health: Any, status: int
+) -> None:
+    inquiries, server = Inquiries(clock=clock), Server(asked.root_url)
+    asked.answer("/health", health, status)
+    assert answer_of(inquiries, server) is None
+    asked.answer("/health", DYNAMO)
+    assert answer_of(inquiries, server) is None  # not before the pause is over
+    clock.now_s += 1
+    assert answer_of(inquiries, server) == "dynamo"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_server_that_fails_is_asked_again(asked: AskedServer, clock: Clock, status: int) -> None:
+    inquiries, server = Inquiries(clock=clock), Server(asked.root_url)
+    asked.answer("/kvflow/status", b"busy", status)
+    assert answer_of(inquiries, server) is None
+    asked.answer("/kvflow/status", OURS)
+    clock.now_s += 1
+    assert answer_of(inquiries, server) == "kvflow"
+
+
+def test_the_pauses_grow_to_minutes(asked: AskedServer, clock: Clock) -> None:
+    inquiries, server = Inquiries(clock=clock), Server(asked.root_url)
+    asked.answer("/kvflow/status", b"busy", 503)
+    asked_at = []
+    for second in range(1200):
+        clock.now_s = float(second)
+        count = len(asked.asked)
+        answer_of(inquiries, server)
+        if len(asked.asked) > count:
+            asked_at.append(second)
+    pauses = [later - before for before, later in zip(asked_at, asked_at[1:], strict=False)]
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+
+
+def test_a_server_that_is_not_there_yet_is_asked_again(clock: Clock) -> None:
+    with AskedServer() as server:
+        port = server.server_port
+    inquiries, client = Inquiries(clock=clock), Server(f"http://127.0.0.1:{port}")
+    for _ in range(5):
+        assert answer_of(inquiries, client) is None
+        clock.now_s += LONGEST_PAUSE_S
+    with AskedServer(port) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        server.answer("/kvflow/status", OURS)
+        assert answer_of(inquiries, client) == "kvflow"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_slow_server_holds_nobody_up_and_is_asked_again(asked: AskedServer, clock: Clock) -> None:
     asked.answer("/kvflow/status", OURS)
     asked.is_open.clear()
-    inquiries = Inquiries(timeout_s=0.05)
+    inquiries = Inquiries(timeout_s=0.05, clock=clock)
     server = Server(asked.root_url)
     assert inquiries.dialect_of(server) is None
-    assert answer_of(inquiries, server) == "none"
+    assert answer_of(inquiries, server) is None
+    asked.is_open.set()
+    inquiries._timeout_s = 30
+    clock.now_s += 1
+    assert answer_of(inquiries, server) == "kvflow"
 
 
-def test_an_answer_that_drips_for_ever_is_no_dialect(asked: AskedServer) -> None:
+def test_an_answer_that_drips_for_ever_is_given_up(asked: AskedServer) -> None:
     asked.answer("/kvflow/status", b" " * MAX_ANSWER_BYTES)
     asked.answer("/health", b" " * MAX_ANSWER_BYTES)
     asked.drips = True
-    assert answer_of(Inquiries(timeout_s=0.05), Server(asked.root_url)) == "none"
+    assert answer_of(Inquiries(timeout_s=0.05), Server(asked.root_url)) is None
 
 
 def test_a_server_is_asked_once(asked: AskedServer) -> None:
@@ -150,21 +235,14 @@ def test_a_server_is_asked_once(asked: AskedServer) -> None:
     assert len(asked.asked) == 2
 
 
-def test_a_server_that_was_not_there_is_asked_again_a_few_times() -> None:
+def test_a_bad_key_spoils_nothing_for_a_good_one(asked: AskedServer) -> None:
+    asked.answer("/kvflow/status", OURS)
+    asked.key = "right"
     inquiries = Inquiries()
-    started: list[str] = []
-    begin = threading.Thread.start
-
-    class Counted(threading.Thread):
-        def start(self) -> None:
-            started.append(self.name)
-            begin(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading, "Thread", Counted)
-        for _ in range(MAX_ATTEMPTS + 3):
-            assert answer_of(inquiries, Server("http://127.0.0.1:1")) is None
-    assert len(started) == MAX_ATTEMPTS
+    assert answer_of(inquiries, Server(asked.root_url, "wrong")) == "none"
+    assert answer_of(inquiries, Server(asked.root_url)) == "none"
+    assert answer_of(inquiries, Server(asked.root_url, "right")) == "kvflow"
+    assert answer_of(inquiries, Server(asked.root_url, "wrong")) == "none"
 
 
 @pytest.mark.parametrize(
@@ -174,12 +252,14 @@ def test_what_cannot_be_asked_is_no_dialect(server: Server) -> None:
     assert answer_of(Inquiries(), server) == "none"
 
 
-def test_so_many_servers_are_asked_and_no_more() -> None:
+def test_of_so_many_servers_the_one_used_longest_ago_is_forgotten() -> None:
     inquiries = Inquiries()
-    for number in range(MAX_SERVERS + 5):
+    for number in range(MAX_REMEMBERED + 5):
         answer_of(inquiries, Server(f"not a URL {number}"))
-    assert answer_of(inquiries, Server(f"not a URL {MAX_SERVERS + 4}")) is None
-    assert answer_of(inquiries, Server("not a URL 0")) == "none"
+    assert len(inquiries._known) == MAX_REMEMBERED
+    assert inquiries.dialect_of(Server("not a URL 5")) == "none"
+    assert inquiries.dialect_of(Server("not a URL 0")) is None
+    inquiries.settle(30)
 
 
 def session_of(call: Any) -> tuple[str | None, str | None]:

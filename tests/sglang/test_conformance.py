@@ -46,7 +46,7 @@ def test_it_says_what_it_speaks_to_clients_that_ask(server: Server) -> None:
     stranger = Inquiries(timeout_s=30)
     stranger.dialect_of(Server(server.root_url, "another key"))
     stranger.settle(60)
-    assert stranger.dialect_of(Server(server.root_url)) == "none"
+    assert stranger.dialect_of(Server(server.root_url, "another key")) == "none"
 
 
 def cached_of_conversation(server: Server, agent_hints: dict[str, object] | None) -> int:
