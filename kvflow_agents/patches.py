@@ -51,8 +51,8 @@ Patch: TypeAlias = tuple[Seam, Callable[[Method], Method]]
 class Patches:
     """All patches of one framework: in place together, or not at all.
 
-    `find` names them for the installed version: ImportError if that lacks a name that is needed,
-    ConfigurationError if the framework is missing.
+    `find` names them for the installed version: ImportError or AttributeError if that lacks a name
+    that is needed, ConfigurationError if the framework is missing.
     """
 
     def __init__(self, framework: str, find: Callable[[], Iterable[Patch]]) -> None:
@@ -63,24 +63,19 @@ class Patches:
         self._originals: list[tuple[Seam, Method, Method]] = []
         self._has_warned = False
 
+    def fit(self) -> bool:
+        """Whether the installed version is known; one that is not gets one warning."""
+        return bool(self._originals) or self._fitting() is not None
+
     def apply(self) -> bool:
         """Whether the patches are in place; an unknown version is left alone, with a warning."""
         if self._originals:
             return True
-        try:
-            patches = list(self._find())
-            problems = (seam.problem() for seam, _ in patches)
-            problem = next((each for each in problems if each), None)
-        except ImportError as error:
-            problem = str(error)
-        self.problem = problem
-        if problem is not None:
-            self._warn(problem)
-            return False
-        for seam, wrap in patches:
+        patches = self._fitting()
+        for seam, wrap in patches or ():
             if not seam.is_missing():
                 self._patch(seam, wrap)
-        return True
+        return patches is not None
 
     def remove(self) -> None:
         """Restore what was there; a patch that somebody has wrapped since goes on, to no effect."""
@@ -88,6 +83,20 @@ class Patches:
             if seam.owner.__dict__[seam.name] is ours:
                 setattr(seam.owner, seam.name, original)
         self._originals = []
+
+    def _fitting(self) -> list[Patch] | None:
+        """The patches, if all of them can be applied."""
+        patches: list[Patch] = []
+        try:
+            patches = list(self._find())
+            problems = (seam.problem() for seam, _ in patches)
+            self.problem = next((each for each in problems if each), None)
+        except (ImportError, AttributeError) as error:  # of a module, or of what is in it
+            self.problem = str(error)
+        if self.problem is None:
+            return patches
+        self._warn(self.problem)
+        return None
 
     def _patch(self, seam: Seam, wrap: Callable[[Method], Method]) -> None:
         original = seam.owner.__dict__[seam.name]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import openai
@@ -29,6 +31,30 @@ def of_other_parameters(seam: Seam, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seam.owner, seam.name, method)
 
 
+Change = Callable[[Seam, pytest.MonkeyPatch], None]
+
+
+def needed_seams(adapter: AnyAdapter) -> list[Seam]:
+    """What a version that is known has; each once, by its name."""
+    seams = [seam for seam, _ in adapter.patches._find() if not seam.is_optional]
+    return list({(id(seam.owner), seam.name): seam for seam in seams}.values())
+
+
+@contextmanager
+def unknown_version(
+    adapter: AnyAdapter,
+    seam: Seam,
+    change: Change,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[str | None]:
+    """A framework of which one method is not what the adapter knows; what is wrong with it."""
+    monkeypatch.setattr(adapter.patches, "_has_warned", False)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "kvflow_agents"):
+        change(seam, patch)
+        yield seam.problem()
+
+
 class AdapterLifecycle:
     """Inherit, add a fixture `driver`, and say what the framework is called."""
 
@@ -36,6 +62,8 @@ class AdapterLifecycle:
     """Of `kvflow-agents`; the entry point has the same name."""
     module: ClassVar[str]
     """Without which the framework is not installed."""
+    needed_module: ClassVar[str]
+    """Another one, which versions that are not known may lack."""
 
     async def test_the_switch_for_all_frameworks_turns_it_on(
         self, driver: Driver, server: FakeOpenAI
@@ -84,24 +112,57 @@ class AdapterLifecycle:
     @pytest.mark.parametrize("change", [missing, of_other_parameters])
     def test_an_unknown_version_is_left_alone_with_one_warning(
         self,
-        change: Callable[[Seam, pytest.MonkeyPatch], None],
+        change: Change,
         adapter: AnyAdapter,
         server: FakeOpenAI,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         before = sdk_methods()
-        monkeypatch.setattr(adapter.patches, "_has_warned", False)
-        seam = next(seam for seam, _ in adapter.patches._find() if not seam.is_optional)
-        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "kvflow_agents"):
-            change(seam, patch)
-            problem = seam.problem()
+        for seam in needed_seams(adapter):
+            caplog.clear()
+            with unknown_version(adapter, seam, change, monkeypatch, caplog) as problem:
+                for _ in range(2):
+                    adapter.subscriptions.subscribe_process([server.base_url])
+                assert all(now is then for now, then in zip(sdk_methods(), before, strict=True))
+                adapter.subscriptions.unsubscribe_process()
+            [said] = [each.getMessage() for each in caplog.records if each.name == "kvflow_agents"]
+            assert said.endswith(f"and is off: {problem}")
+
+    @pytest.mark.parametrize("change", [missing, of_other_parameters])
+    def test_an_app_of_an_unknown_version_is_returned_as_it_is(
+        self,
+        change: Change,
+        adapter: AnyAdapter,
+        server: FakeOpenAI,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        seam, app, package = needed_seams(adapter)[0], object(), self.package()
+        with unknown_version(adapter, seam, change, monkeypatch, caplog) as problem:
             for _ in range(2):
-                adapter.subscriptions.subscribe_process([server.base_url])
-            assert all(now is then for now, then in zip(sdk_methods(), before, strict=True))
-            adapter.subscriptions.unsubscribe_process()
-        [record] = [record for record in caplog.records if record.name == "kvflow_agents"]
-        assert problem is not None and record.getMessage().endswith(f"and is off: {problem}")
+                assert package.wrap(app, base_urls=[server.base_url]) is app
+        [said] = [each.getMessage() for each in caplog.records if each.name == "kvflow_agents"]
+        assert said.endswith(f"and is off: {problem}")
+
+    def test_a_framework_without_a_module_that_is_needed_is_an_unknown_version(
+        self,
+        adapter: AnyAdapter,
+        server: FakeOpenAI,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        app = object()
+        monkeypatch.setattr(adapter.patches, "_has_warned", False)
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "kvflow_agents"):
+            patch.setitem(sys.modules, self.needed_module, None)
+            assert self.package().wrap(app, base_urls=[server.base_url]) is app
+        [said] = [each.getMessage() for each in caplog.records if each.name == "kvflow_agents"]
+        assert self.needed_module in said
+
+    def package(self) -> Any:
+        """The adapter's package."""
+        return importlib.import_module(f"kvflow_{self.extra.replace('-', '_')}")
 
     def test_a_missing_package_is_named_with_what_installs_it(self) -> None:
         code = (

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from kvflow_agent_framework._adapter import adapter
-from kvflow_agent_framework._internals import is_agent, is_workflow, require_agent_framework
-from kvflow_agents import ConfigurationError
 
 SubjectT = TypeVar("SubjectT")
 
@@ -28,10 +26,4 @@ def uninstrument() -> None:
 
 def wrap(workflow: SubjectT, *, base_urls: Iterable[str] | None = None) -> SubjectT:
     """The same workflow, or single agent, whose runs are hinted from now on."""
-    require_agent_framework()
-    if not (is_workflow(workflow) or is_agent(workflow)):
-        raise ConfigurationError(
-            f"wrap() takes a workflow or an agent of agent-framework, not {type(workflow).__name__}"
-        )
-    adapter.subscriptions.subscribe_for(workflow, base_urls)
-    return workflow
+    return adapter.wrap(workflow, base_urls)

@@ -43,7 +43,7 @@ class Edges:
 def require_agent_framework() -> None:
     """ConfigurationError if Agent Framework is not installed."""
     try:
-        from agent_framework import Workflow  # noqa: F401
+        import agent_framework  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
             "the adapter needs agent-framework-core, which is not installed: "
@@ -70,6 +70,11 @@ def find_seams() -> Seams:
             agent_framework.Agent, "run", ("messages", "stream", "session"), may_take_more=True
         ),
     )
+
+
+def can_be_wrapped(subject: object) -> bool:
+    """Whether something is run by itself."""
+    return is_workflow(subject) or is_agent(subject)
 
 
 def is_workflow(subject: object) -> bool:

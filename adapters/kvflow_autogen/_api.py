@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_autogen._adapter import adapter
-from kvflow_autogen._internals import is_agent, is_team, require_autogen
 
 TeamT = TypeVar("TeamT")
 
@@ -32,10 +30,4 @@ def wrap(team: TeamT, *, base_urls: Iterable[str] | None = None) -> TeamT:
     Nothing is added to the object: what `dump_component` writes is not changed, and a team that
     `load_component` makes of it has to be wrapped for itself.
     """
-    require_autogen()
-    if not (is_team(team) or is_agent(team)):
-        raise ConfigurationError(
-            f"wrap() takes a team or an agent of autogen-agentchat, not {type(team).__name__}"
-        )
-    adapter.subscriptions.subscribe_for(team, base_urls)
-    return team
+    return adapter.wrap(team, base_urls)

@@ -55,7 +55,7 @@ class _Classes:
 def require_autogen() -> None:
     """ConfigurationError if no AgentChat is installed."""
     try:
-        import autogen_agentchat.teams  # noqa: F401
+        import autogen_agentchat  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
             "the adapter needs autogen-agentchat, which is not installed: "
@@ -154,6 +154,11 @@ def answered_in(message: Any) -> str:
 def is_last(item: object) -> bool:
     """Whether nothing follows an item of a run's stream."""
     return isinstance(item, _classes().last_items)
+
+
+def can_be_wrapped(subject: object) -> bool:
+    """Whether something is run by itself."""
+    return is_team(subject) or is_agent(subject)
 
 
 def is_team(subject: object) -> bool:

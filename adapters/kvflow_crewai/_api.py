@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_crewai._adapter import adapter
-from kvflow_crewai._internals import is_crew, require_crewai
 
 CrewT = TypeVar("CrewT")
 
@@ -28,8 +26,4 @@ def uninstrument() -> None:
 
 def wrap(crew: CrewT, *, base_urls: Iterable[str] | None = None) -> CrewT:
     """The same crew, whose runs are hinted from now on."""
-    require_crewai()
-    if not is_crew(crew):
-        raise ConfigurationError(f"wrap() takes a crew of CrewAI, not {type(crew).__name__}")
-    adapter.subscriptions.subscribe_for(crew, base_urls)
-    return crew
+    return adapter.wrap(crew, base_urls)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_google_adk._adapter import adapter
-from kvflow_google_adk._internals import is_runner, require_google_adk
 
 RunnerT = TypeVar("RunnerT")
 
@@ -28,10 +26,4 @@ def uninstrument() -> None:
 
 def wrap(runner: RunnerT, *, base_urls: Iterable[str] | None = None) -> RunnerT:
     """The same runner, whose runs are hinted from now on."""
-    require_google_adk()
-    if not is_runner(runner):
-        raise ConfigurationError(
-            f"wrap() takes a runner of Google ADK, not {type(runner).__name__}"
-        )
-    adapter.subscriptions.subscribe_for(runner, base_urls)
-    return runner
+    return adapter.wrap(runner, base_urls)

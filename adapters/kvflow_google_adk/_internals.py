@@ -46,7 +46,7 @@ class _Classes:
 def require_google_adk() -> None:
     """ConfigurationError if no ADK is installed."""
     try:
-        import google.adk.runners  # noqa: F401
+        import google.adk  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
             "the adapter needs google-adk, which is not installed: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvflow_agents.framework import FrameworkAdapter, Subscribers
 from kvflow_langgraph import _patches
-from kvflow_langgraph._internals import handlers_of
+from kvflow_langgraph._internals import handlers_of, is_graph
 from kvflow_langgraph._observer import Observer
 
 CARRIER_ATTRIBUTE = "kvflow_carrier"
@@ -19,4 +19,10 @@ def _observer(subscribers: Subscribers) -> Observer:
     )
 
 
-adapter = FrameworkAdapter("LangGraph", _observer, _patches.find)
+adapter = FrameworkAdapter(
+    "LangGraph",
+    _observer,
+    _patches.find,
+    takes="a compiled graph (compile it first)",
+    accepts=is_graph,
+)

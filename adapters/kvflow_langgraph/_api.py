@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_langgraph._adapter import adapter
-from kvflow_langgraph._internals import require_langgraph
 
 AppT = TypeVar("AppT")
 
@@ -28,17 +26,12 @@ def uninstrument() -> None:
 
 def wrap(app: AppT, *, base_urls: Iterable[str] | None = None) -> AppT:
     """A copy of a compiled graph, of the same type, whose runs are hinted."""
-    require_langgraph()
-    from langgraph.pregel import Pregel
-
+    if not adapter.can_wrap(app):
+        return app
     from kvflow_langgraph._handler import KVFlowCallbackHandler
 
-    if not isinstance(app, Pregel):
-        raise ConfigurationError(
-            f"wrap() takes a compiled graph, not {type(app).__name__}: compile it first"
-        )
     handler = KVFlowCallbackHandler(base_urls)
-    wrapped = app.with_config(callbacks=[handler])
+    wrapped: AppT = app.with_config(callbacks=[handler])  # type: ignore[attr-defined]
     # LangGraph 1.0 drops an app's own callbacks where the caller passes some.
     adapter.subscriptions.mark(wrapped, handler.kvflow_carrier)
     return wrapped

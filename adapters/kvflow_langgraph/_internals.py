@@ -67,6 +67,13 @@ def find_seams() -> Seams:
     )
 
 
+def is_graph(subject: object) -> bool:
+    """Whether something is a compiled graph."""
+    from langgraph.pregel import Pregel
+
+    return isinstance(subject, Pregel)
+
+
 def graph_of(loop: Loop) -> Any | None:
     """The compiled graph that a loop runs: the loop keeps a method bound to it."""
     graph = getattr(loop._migrate_checkpoint, "__self__", None)

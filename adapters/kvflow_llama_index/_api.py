@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_llama_index._adapter import adapter
-from kvflow_llama_index._internals import is_workflow, require_llama_index
 
 WorkflowT = TypeVar("WorkflowT")
 
@@ -28,10 +26,4 @@ def uninstrument() -> None:
 
 def wrap(workflow: WorkflowT, *, base_urls: Iterable[str] | None = None) -> WorkflowT:
     """The same agent, `AgentWorkflow` or workflow, whose runs are hinted from now on."""
-    require_llama_index()
-    if not is_workflow(workflow):
-        raise ConfigurationError(
-            f"wrap() takes an agent or a workflow of LlamaIndex, not {type(workflow).__name__}"
-        )
-    adapter.subscriptions.subscribe_for(workflow, base_urls)
-    return workflow
+    return adapter.wrap(workflow, base_urls)

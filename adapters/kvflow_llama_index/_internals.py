@@ -52,7 +52,7 @@ class _Classes:
 def require_llama_index() -> None:
     """ConfigurationError if no LlamaIndex is installed."""
     try:
-        import llama_index.core.agent.workflow  # noqa: F401
+        import llama_index.core  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
             "the adapter needs llama-index-core, which is not installed: "

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_openai_agents._adapter import adapter
-from kvflow_openai_agents._internals import is_agent, require_openai_agents
 
 AgentT = TypeVar("AgentT")
 
@@ -28,10 +26,4 @@ def uninstrument() -> None:
 
 def wrap(agent: AgentT, *, base_urls: Iterable[str] | None = None) -> AgentT:
     """The same agent; runs that start with it are hinted from now on, whoever they go on to."""
-    require_openai_agents()
-    if not is_agent(agent):
-        raise ConfigurationError(
-            f"wrap() takes an agent of the OpenAI Agents SDK, not {type(agent).__name__}"
-        )
-    adapter.subscriptions.subscribe_for(agent, base_urls)
-    return agent
+    return adapter.wrap(agent, base_urls)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from kvflow_agents import ConfigurationError
 from kvflow_pydantic_ai._adapter import adapter
-from kvflow_pydantic_ai._internals import require_pydantic_ai, wrapped_agent
+from kvflow_pydantic_ai._internals import wrapped_agent
 
 AgentT = TypeVar("AgentT")
 
@@ -28,11 +27,6 @@ def uninstrument() -> None:
 
 def wrap(agent: AgentT, *, base_urls: Iterable[str] | None = None) -> AgentT:
     """The same agent, whose runs are hinted from now on, with those of agents its tools ask."""
-    require_pydantic_ai()
-    inner = wrapped_agent(agent)
-    if inner is None:
-        raise ConfigurationError(
-            f"wrap() takes an agent of Pydantic AI, not {type(agent).__name__}"
-        )
-    adapter.subscriptions.subscribe_for(inner, base_urls)
+    if adapter.can_wrap(agent):
+        adapter.subscriptions.subscribe_for(wrapped_agent(agent), base_urls)
     return agent

@@ -53,6 +53,11 @@ def wrapped_agent(subject: object) -> Agent | None:
     return subject if isinstance(subject, pydantic_ai.Agent) else None
 
 
+def is_agent(subject: object) -> bool:
+    """Whether something is an agent, or stands for one."""
+    return wrapped_agent(subject) is not None
+
+
 def name_of(agent: Agent) -> str:
     """An agent's name; Pydantic AI takes that of a variable where none is given."""
     return str(agent.name or "agent")

@@ -46,6 +46,7 @@ class AgentFrameworkDriver(FrameworkDriver):
 class TestAgentFramework(AdapterContract, AdapterLifecycle):
     extra = "agent-framework"
     module = "agent_framework"
+    needed_module = "agent_framework._workflows._runner_context"
 
     @pytest.fixture
     def driver(self) -> Driver:

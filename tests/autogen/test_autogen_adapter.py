@@ -39,6 +39,7 @@ class AutoGenDriver(FrameworkDriver):
 class TestAutoGen(AdapterContract, AdapterLifecycle):
     extra = "autogen"
     module = "autogen_agentchat"
+    needed_module = "autogen_agentchat.teams._group_chat._base_group_chat_manager"
 
     @pytest.fixture
     def driver(self) -> Driver:

@@ -26,6 +26,7 @@ class CrewAIDriver(FrameworkDriver):
 class TestCrewAI(AdapterContract, AdapterLifecycle):
     extra = "crewai"
     module = "crewai"
+    needed_module = "crewai.tasks.conditional_task"
 
     @pytest.fixture
     def driver(self) -> Driver:

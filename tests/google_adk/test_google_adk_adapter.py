@@ -27,7 +27,8 @@ class GoogleADKDriver(FrameworkDriver):
 
 class TestGoogleADK(AdapterContract, AdapterLifecycle):
     extra = "google-adk"
-    module = "google.adk.runners"
+    module = "google.adk"
+    needed_module = "google.adk.workflow"
 
     @pytest.fixture
     def driver(self) -> Driver:

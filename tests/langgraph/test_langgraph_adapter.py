@@ -47,6 +47,7 @@ class LangGraphDriver(FrameworkDriver):
 class TestLangGraph(AdapterContract, AdapterLifecycle):
     extra = "langgraph"
     module = "langgraph"
+    needed_module = "langgraph.pregel._runner"
 
     @pytest.fixture
     def driver(self) -> Driver:

@@ -38,6 +38,7 @@ class OpenAIAgentsDriver(FrameworkDriver):
 class TestHandoffs(AdapterContract, AdapterLifecycle):
     extra = "openai-agents"
     module = "agents"
+    needed_module = "agents.run_internal"
 
     @pytest.fixture
     def driver(self) -> Driver:

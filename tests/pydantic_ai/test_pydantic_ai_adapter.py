@@ -64,6 +64,7 @@ class ProgramDriver(FrameworkDriver):
 class TestProgram(AdapterContract, AdapterLifecycle):
     extra = "pydantic-ai"
     module = "pydantic_ai"
+    needed_module = "pydantic_ai._run_context"
 
     @pytest.fixture
     def driver(self) -> Driver:
