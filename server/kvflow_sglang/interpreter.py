@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from kvflow_agents.agent_hints import FINAL_HEADER, AgentHints, decode_agent_hints
+from kvflow_agents.agent_hints import (
+    FINAL_HEADER,
+    PARENT_HEADER,
+    SESSION_HEADER,
+    AgentHints,
+    decode_agent_hints,
+)
 from kvflow_agents.envelope import ENVELOPE_FIELD, decode_envelope, without_forecasts
 from kvflow_agents.errors import HintError
 from kvflow_agents.failsafe import Failsafe
@@ -14,9 +20,11 @@ from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_sglang.compat import http_process
 from kvflow_sglang.inferred import SESSION_HEADERS, note_conversation, note_origin
 
+SESSION = SESSION_HEADER.lower()
+PARENT = PARENT_HEADER.lower()
 # By these a sub-agent's session is known; its workflow goes on without it.
 SUB_AGENT_HEADERS = (
-    "x-dynamo-parent-session-id",
+    PARENT,
     "x-parent-session-id",
     "x-codex-parent-thread-id",
     "x-claude-code-agent-id",
@@ -89,8 +97,7 @@ class Interpreter:
         has_session = any(headers.get(name) for name in SESSION_HEADERS)
         is_final = headers.get(FINAL_HEADER.lower(), "").lower() == "true"
         knows_session = has_session and self._infers
-        is_of_sub_agent = any(headers.get(name) for name in SUB_AGENT_HEADERS)
-        is_last = is_final and knows_session and not is_of_sub_agent
+        is_last = is_final and knows_session and not _is_of_sub_agent(headers)
         goes_on = said.goes_on and knows_session and not is_last
         self._count("session", has_session, counts=knows_session)
         self._count("session_final", is_final, counts=is_last)
@@ -109,6 +116,12 @@ class Interpreter:
     def _count(self, name: str, is_said: bool, *, counts: bool) -> None:
         if is_said:
             (self.heard if counts else self.ignored)[name] += 1
+
+
+def _is_of_sub_agent(headers: Mapping[str, str]) -> bool:
+    """Whether a session has a parent; Dynamo's own headers replace those of coding agents."""
+    names = (PARENT,) if headers.get(SESSION) else SUB_AGENT_HEADERS
+    return any(headers.get(name) for name in names)
 
 
 def _add_to_all(request: Any, hint: Hint) -> None:

@@ -195,6 +195,13 @@ def test_a_final_session_ends_its_workflow_and_a_sub_agents_does_not() -> None:
     assert said({"x-dynamo-session-final": "true"})[1].ignored == {"session_final": 1}
 
 
+def test_dynamos_own_session_replaces_that_of_a_coding_agent() -> None:
+    final = {"x-dynamo-session-id": "s", "x-dynamo-session-final": "true"}
+    request, reader = said({**final, "x-claude-code-agent-id": "a", "x-parent-session-id": "p"})
+    assert reader.heard["session_final"] == 1
+    assert request.sampling_params["custom_params"] == {"kvflow_session": "s", "kvflow_last": True}
+
+
 def test_speculative_prefill_says_that_a_conversation_goes_on() -> None:
     sub_agent = {"x-dynamo-session-id": "run:a", "x-dynamo-parent-session-id": "run"}
     request, reader = said(sub_agent, {"speculative_prefill": True})
