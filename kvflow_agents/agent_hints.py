@@ -18,12 +18,16 @@ HINTS_FIELD = "agent_hints"
 SESSION_HEADER = "X-Dynamo-Session-ID"
 PARENT_HEADER = "X-Dynamo-Parent-Session-ID"
 FINAL_HEADER = "X-Dynamo-Session-Final"
-# Of a forecast they say nothing: how long the answer will be, in which queue it waits.
+# Of KV's next use they say nothing: how long the answer will be, in which queue it waits.
 IGNORED_FIELDS = ("strict_priority", "osl", "latency_sensitivity")
 # Dynamo's i32.
 MAX_PRIORITY = 2**31 - 1
 HIGHEST_PRIORITY = 10
 """Of ours: somebody who is called again within a second."""
+# Dynamo's u32.
+MAX_OUTPUT_TOKENS = 2**32 - 1
+# Percent; an agent that is less likely called again is not expected to go on.
+LEAST_CHANCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,19 @@ class AgentHints:
     """Whether the next prompt of the conversation will begin with this one and its answer."""
     ignored: tuple[str, ...] = ()
     """The names of the fields that mean nothing here; what nobody has documented is `other`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a client has seen of the calls of an agent that calls now."""
+
+    output_tokens: int | None = None
+    """How long its answers get."""
+    goes_on: bool = False
+    """Whether its prompts begin with its last prompt and the answer to it."""
+
+
+NOTHING_SEEN = Seen()
 
 
 def priority_of(hint: Hint) -> int | None:
@@ -56,14 +73,16 @@ def priority_of(hint: Hint) -> int | None:
     return max(1, HIGHEST_PRIORITY - wait_s.bit_length())
 
 
-def encode_agent_hints(hint: Hint) -> dict[str, Any]:
-    """`agent_hints` for a call; without a priority where none is known.
-
-    `osl` and `speculative_prefill` are left out: how long an answer gets, and whether the next
-    prompt grows out of it, the server sees and the client does not.
-    """
-    priority = priority_of(hint)
-    return {} if priority is None else {"priority": priority}
+def encode_agent_hints(hint: Hint, seen: Seen) -> dict[str, Any]:
+    """`agent_hints` for a call; what is not known is left out."""
+    priority, output_tokens = priority_of(hint), seen.output_tokens
+    said: dict[str, Any] = {} if priority is None else {"priority": priority}
+    if output_tokens is not None:
+        said["osl"] = min(output_tokens, MAX_OUTPUT_TOKENS)
+    # What Dynamo computes ahead of a prompt that never comes is wasted.
+    if seen.goes_on and hint.forecast.chance.get(hint.agent or "", 0) >= LEAST_CHANCE:
+        said["speculative_prefill"] = True
+    return said
 
 
 def encode_session(hint: Hint) -> dict[str, str]:

@@ -14,6 +14,8 @@ from kvflow_agents.hints import Hint
 from kvflow_agents.servers import Server
 from kvflow_agents.track_record import came_true
 
+LEAST_ANSWERS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,11 +27,12 @@ class Limits:
 
 
 class Usage(NamedTuple):
-    """What one call's prompt took; the time is that of the call's beginning, of the epoch."""
+    """What one call took; the time is that of its beginning, of the epoch."""
 
     when_s: float
     cached_tokens: int | None
     prompt_tokens: int
+    output_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,7 +100,7 @@ class CallUnderWay:
         """
         if self.listener is not None:
             self.listener.use(prompt_tokens, cached_tokens, output_tokens)
-        self._usage = Usage(self._when_s, cached_tokens, prompt_tokens)
+        self._usage = Usage(self._when_s, cached_tokens, prompt_tokens, output_tokens)
         if self._has_ended:
             with self._lock:
                 self._meter()
@@ -126,7 +129,7 @@ class CallUnderWay:
         if self._usage is None or self._is_metered:
             return
         self._is_metered = True
-        _, cached_tokens, prompt_tokens = self._usage
+        _, cached_tokens, prompt_tokens, _ = self._usage
         self._calls.prompt_tokens += prompt_tokens
         self._calls.usages.append(self._usage)
         if cached_tokens is not None:
@@ -199,6 +202,14 @@ class CallRecords:
         """App, agent and a copy of what is kept, the agents that called last at the end."""
         with self._lock:
             return [(app, agent, _copy(calls)) for (app, agent), calls in self._agents.items()]
+
+    def output_tokens(self, app: str | None, agent: str) -> int | None:
+        """How long an agent's answers get, the median of its last; None if too few are known."""
+        with self._lock:
+            calls = self._agents.get((app, agent))
+            usages = () if calls is None else calls.usages
+            lengths = [each.output_tokens for each in usages if each.output_tokens is not None]
+        return sorted(lengths)[len(lengths) // 2] if len(lengths) >= LEAST_ANSWERS else None
 
     def workflows(self) -> list[tuple[str, str | None, tuple[Server, ...]]]:
         """Workflow, its app and its servers, the workflows that called last at the end."""

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from kvflow_agents import pseudonyms, routers
+from kvflow_agents.agent_hints import NOTHING_SEEN, Seen
 from kvflow_agents.call_records import call_records
+from kvflow_agents.conversations import conversations
 from kvflow_agents.courier import Courier
 from kvflow_agents.dialects import (
     ASK,
     DIALECTS,
     NONE,
+    SAYS_WHAT_WAS_SEEN,
     TAKES_FORECASTS,
     Additions,
     added_fields,
@@ -126,7 +129,7 @@ class Carrier:
             return False
         hint = call.workflow.hint(call.agent)
         said = self._pseudonyms.hide(hint)
-        additions = DIALECTS[dialect](said)
+        additions = DIALECTS[dialect](said, _seen(hint, body, dialect))
         if server in self._routers:
             headers = {**additions.headers, **self._routers.headers(server, said)}
             additions = additions._replace(headers=headers)
@@ -206,6 +209,13 @@ def _server(client: Any, base_url: str, body: Mapping[str, Any]) -> Server:
         cache_salt if isinstance(cache_salt, str) else None,
         extra_key if isinstance(extra_key, str) else None,
     )
+
+
+def _seen(hint: Hint, body: Mapping[str, Any], dialect: str) -> Seen:
+    if dialect not in SAYS_WHAT_WAS_SEEN:
+        return NOTHING_SEEN
+    goes_on = conversations.see(hint, body)
+    return Seen(call_records.output_tokens(hint.app, hint.agent or ""), goes_on)
 
 
 def _report(hint: Hint, server: Server, made: Attempt | None) -> None:

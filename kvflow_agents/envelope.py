@@ -56,6 +56,22 @@ def decode_envelope(envelope: object) -> Hint | None:
     return decode_body(known[0].get("payload"))
 
 
+def has_forecast(envelope: object) -> bool:
+    """Whether one of an envelope's actions is ours, of whatever version."""
+    return without_forecasts(envelope) is not envelope
+
+
+def joined(envelope: object, ours: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An envelope of others with the actions of ours besides; None if it cannot take them."""
+    if not isinstance(envelope, Mapping) or not isinstance(envelope.get("actions"), list):
+        return None
+    actions = [*envelope["actions"], *ours["actions"]]
+    is_known = envelope.get("protocol_version") == ours["protocol_version"]
+    if not is_known or has_forecast(envelope) or len(actions) > MAX_ACTIONS:
+        return None
+    return {**envelope, "actions": actions}
+
+
 def without_forecasts(envelope: object) -> object:
     """The envelope without our actions; None if nothing else is in it."""
     if not isinstance(envelope, Mapping) or not isinstance(envelope.get("actions"), list):

@@ -142,8 +142,10 @@ class SDK:
             return
         for passenger in self._passengers:
             is_hinted = passenger.failsafe(passenger.attach, client, base_url, options, made)
-            if is_hinted and made is not None:
-                made.hinted_server = base_url
+            if is_hinted:  # once: the others' hints would be of the same call
+                if made is not None:
+                    made.hinted_server = base_url
+                return
 
     def _base_url_of(self, client: Any) -> str:
         url = client._base_url  # openai 3 imports something each time it is asked for `base_url`

@@ -70,6 +70,7 @@ class FakeServer:
         self.requests: list[Request] = []
         self.statuses: deque[int] = deque()
         self.answer_headers: dict[str, str] = {}
+        self.usage: dict[str, int] | None = None
         self.is_open = threading.Event()
         self.is_open.set()
         self.has_request = threading.Event()
@@ -116,4 +117,4 @@ class FakeServer:
                 content_type="text/event-stream",
             )
         answer = next((ANSWERS[end] for end in ANSWERS if request.path.endswith(end)), {})
-        return web.json_response(answer)
+        return web.json_response(answer if self.usage is None else {**answer, "usage": self.usage})

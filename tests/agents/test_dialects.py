@@ -14,13 +14,22 @@ from hypothesis import strategies as st
 from kvflow_agents import Forecast, Hint, HintError
 from kvflow_agents.agent_hints import (
     HIGHEST_PRIORITY,
+    LEAST_CHANCE,
+    MAX_OUTPUT_TOKENS,
+    NOTHING_SEEN,
     AgentHints,
+    Seen,
     decode_agent_hints,
     encode_session,
     priority_of,
 )
 from kvflow_agents.dialects import DIALECTS, added_fields, is_hinted
-from kvflow_agents.envelope import decode_envelope, encode_envelope, without_forecasts
+from kvflow_agents.envelope import (
+    MAX_ACTIONS,
+    decode_envelope,
+    encode_envelope,
+    without_forecasts,
+)
 from kvflow_agents.hints import REASONS, agent_name, decode_body, decode_request, workflow_name
 
 VECTORS = json.loads((files("kvflow_agents") / "conformance/dialects.json").read_text())["vectors"]
@@ -49,13 +58,14 @@ hints = st.builds(
     agent=st.none() | agents,
     app=st.none() | st.just("app"),
 )
+sights = st.builds(Seen, st.none() | st.integers(0, 2**40), st.booleans())
 
 
 @pytest.mark.parametrize(
     ("vector", "dialect"), CASES, ids=[f"{name}: {each['name']}" for each, name in CASES]
 )
 def test_a_forecast_is_encoded_as_the_vectors_say(vector: Any, dialect: str) -> None:
-    additions = DIALECTS[dialect](decode_body(vector["hint"]))
+    additions = DIALECTS[dialect](decode_body(vector["hint"]), Seen(**vector.get("seen", {})))
     wanted = vector["dialects"][dialect]
     compact = json.dumps(additions.body, separators=(",", ":"), ensure_ascii=False)
     assert compact == wanted["bytes"]
@@ -73,23 +83,26 @@ def test_an_envelope_holds_the_hint_that_went_in(hint: Hint) -> None:
     assert without_forecasts(travelled) is None
 
 
-@given(hints)
-def test_every_dialect_encodes_every_hint_as_json_and_plain_headers(hint: Hint) -> None:
+@given(hints, sights)
+def test_every_dialect_encodes_every_hint_as_json_and_plain_headers(hint: Hint, seen: Seen) -> None:
     for encode in DIALECTS.values():
-        additions = encode(hint)
+        additions = encode(hint, seen)
         json.dumps(additions.body)
         for value in additions.headers.values():
             assert value.isascii() and value.isprintable() and value == value.strip()
-    params = DIALECTS["kvflow"](hint).body["custom_params"]
+    params = DIALECTS["kvflow"](hint, seen).body["custom_params"]
     assert decode_request(json.loads(json.dumps(params))) == hint
 
 
-@given(hints)
-def test_our_own_agent_hints_are_understood(hint: Hint) -> None:
-    priority = priority_of(hint)
+@given(hints, sights)
+def test_our_own_agent_hints_are_understood(hint: Hint, seen: Seen) -> None:
+    priority, osl = priority_of(hint), seen.output_tokens
     assert priority is None or 0 <= priority <= HIGHEST_PRIORITY
-    said = decode_agent_hints(DIALECTS["dynamo"](hint).body)
-    assert said == (None if priority is None else AgentHints(priority=priority))
+    goes_on = seen.goes_on and hint.forecast.chance.get(hint.agent or "", 0) >= LEAST_CHANCE
+    body = DIALECTS["dynamo"](hint, seen).body
+    said = decode_agent_hints(body) or AgentHints()
+    assert said == AgentHints(priority, goes_on, () if osl is None else ("osl",))
+    assert osl is None or body["nvext"]["agent_hints"]["osl"] <= MAX_OUTPUT_TOKENS
 
 
 @given(anything)
@@ -106,7 +119,7 @@ def test_no_input_crashes_a_parser(value: Any) -> None:
 @given(st.dictionaries(st.text(max_size=4), anything), hints)
 def test_what_the_application_says_stays_as_it_is(body: dict[str, Any], hint: Hint) -> None:
     for encode in DIALECTS.values():
-        additions = encode(hint).body
+        additions = encode(hint, NOTHING_SEEN).body
         whole = {**body, **added_fields(body, additions)}
         assert _keeps(whole, body)
         assert added_fields(whole, additions) == {}
@@ -121,9 +134,32 @@ def test_additions_fill_objects_and_replace_nothing() -> None:
     }
 
 
+def test_an_envelope_of_others_takes_our_action_besides() -> None:
+    other = {"action_id": "1", "action_type": "kv.fetch", "action_version": "1.0", "payload": {}}
+    theirs = {**GOOD, "message_id": "theirs", "actions": [other]}
+    added = added_fields({"kv_hints": theirs}, {"kv_hints": GOOD})
+    assert added == {"kv_hints": {**theirs, "actions": [other, ACTION]}}
+    assert theirs["actions"] == [other]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol_version": "9.0"},
+        {"actions": {}},
+        {"actions": [{"action_type": "kv.fetch"}] * MAX_ACTIONS},
+        {"actions": [{"action_type": "kvflow.forecast", "action_version": "7.0"}]},
+    ],
+)
+def test_an_envelope_that_cannot_take_it_goes_as_it_is(change: dict[str, Any]) -> None:
+    assert added_fields({"kv_hints": {**GOOD, **change}}, {"kv_hints": GOOD}) == {}
+    assert added_fields({"kv_hints": "nothing"}, {"kv_hints": GOOD}) == {}
+
+
 def test_a_request_is_hinted_in_either_form() -> None:
     assert is_hinted({"custom_params": {"kvflow": {}}})
-    assert is_hinted({"kv_hints": {}})
+    assert is_hinted({"kv_hints": GOOD})
+    assert not is_hinted({"kv_hints": {"actions": [{"action_type": "kv.fetch"}]}})
     assert not is_hinted({"custom_params": {"mine": 1}, "nvext": {}, "priority": 1})
     assert not is_hinted({"custom_params": "kvflow"})
 

@@ -13,6 +13,9 @@ import openai
 import pytest
 
 from kvflow_agents import App, Call, Carrier, Join, StepGraph, Workflow
+from kvflow_agents.call_records import call_records
+from kvflow_agents.carrier import CarrierCounts
+from kvflow_agents.conversations import Conversations
 from kvflow_agents.inquiry import (
     LONGEST_PAUSE_S,
     MAX_ANSWER_BYTES,
@@ -278,14 +281,15 @@ class Scene:
         workflow = Workflow("run", App(StepGraph([Join(frozenset("a"), "b")])), first_seq=0)
         workflow.plan("", ["a"])
         self.workflow = workflow
-        self.carrier = Carrier(lambda: Call(workflow, "a"), [f"{entry}+{server.base_url}"])
+        self.entry = f"{entry}+{server.base_url}"
+        self.carrier = Carrier(lambda: Call(workflow, "a"), [self.entry])
         self.carrier.install()
 
-    def chat(self, **options: Any) -> None:
-        with openai.OpenAI(base_url=self.server.base_url, api_key="key", max_retries=0) as client:
-            client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": "hello"}], **options
-            )
+    def chat(self, retries: int = 0, **options: Any) -> None:
+        said = {"messages": [{"role": "user", "content": "hello"}], **options}
+        base_url = self.server.base_url
+        with openai.OpenAI(base_url=base_url, api_key="key", max_retries=retries) as client:
+            client.chat.completions.create(model="m", **said)
 
     @property
     def calls(self) -> list[Any]:
@@ -338,6 +342,62 @@ def test_dynamo_gets_sessions_and_no_forecast_of_its_own(scene: Scene) -> None:
     (call,) = scene.server.requests
     assert session_of(call) == ("run:a", "run")
     assert call.params is None and "nvext" not in call.body
+
+
+@pytest.mark.parametrize("scene", ["dynamo", "priority", "kv_hints", "kvflow"], indirect=True)
+def test_of_two_carriers_one_hints_a_request_whatever_the_dialect(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("agent_hints", "dialects"):
+        monkeypatch.setattr(f"kvflow_agents.{module}.priority_of", lambda hint: len(hint.workflow))
+    other = Workflow("another", App(StepGraph([Join(frozenset("a"), "b")])), first_seq=0)
+    other.plan("", ["b"])
+    second = Carrier(lambda: Call(other, "b"), [scene.entry])
+    second.install()
+    try:
+        scene.server.statuses.extend([500, 200])
+        scene.chat(retries=1)
+    finally:
+        second.uninstall()
+    for call in scene.calls:
+        assert "another" not in json.dumps(call.body) + json.dumps(dict(call.headers))
+        said = call.body.get("nvext", {}).get("agent_hints") or call.body
+        assert said.get("priority") in (None, len("run"))
+    assert scene.carrier.counts == CarrierCounts(hinted=1, retried=1)
+    assert second.counts == CarrierCounts()
+
+
+@pytest.mark.parametrize("scene", ["dynamo", "kvflow", "kv_hints"], indirect=True)
+def test_an_applications_own_actions_keep_no_forecast_away(scene: Scene) -> None:
+    action = {"action_id": "1", "action_type": "kv.fetch", "action_version": "1.0", "payload": {}}
+    mine = {"protocol_version": "0.1", "message_id": "mine", "actions": [action]}
+    scene.chat(extra_body={"kv_hints": mine})
+    (call,) = scene.calls
+    assert scene.carrier.counts.hinted == 1
+    assert call.body["kv_hints"]["message_id"] == "mine"
+    assert call.body["kv_hints"]["actions"][0] == action
+    others = [each["action_type"] for each in call.body["kv_hints"]["actions"][1:]]
+    assert others == (["kvflow.forecast"] if scene.entry.startswith("kv_hints") else [])
+
+
+@pytest.mark.parametrize("scene", ["dynamo"], indirect=True)
+def test_dynamo_is_told_how_long_answers_get_and_that_a_conversation_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvflow_agents.carrier.conversations", Conversations())
+    call_records.reset()
+    chance = {"a": 80}
+    monkeypatch.setattr(scene.workflow.app.timing, "figures", lambda *_, **__: ({}, chance))
+    history = [{"role": "user", "content": "hello"}]
+    scene.server.usage = {"prompt_tokens": 9, "completion_tokens": 33, "total_tokens": 42}
+    for _ in range(4):
+        scene.chat(messages=history)
+        history += [{"role": "assistant", "content": "ok"}, {"role": "user", "content": "on"}]
+    chance["a"] = 20
+    scene.chat(messages=history)
+    said = [each.body.get("nvext", {}).get("agent_hints") for each in scene.calls]
+    goes_on = {"speculative_prefill": True}
+    assert said == [None, goes_on, goes_on, {"osl": 33, **goes_on}, {"osl": 33}]
 
 
 @pytest.mark.parametrize("scene", ["dynamo"], indirect=True)
