@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import wraps
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from kvflow_agents.failsafe import logger
+from kvflow_agents.originals import Method, Originals
 
-Method: TypeAlias = Callable[..., Any]
-"""A framework's method. It runs first and its outcome is passed on, whatever we do."""
+__all__ = ["Method", "Patch", "Patches", "Seam"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Patches:
         """Why the patches could not be applied the last time."""
         self._framework = framework
         self._find = find
-        self._originals: list[tuple[Seam, Method, Method]] = []
+        self._originals = Originals()
         self._has_warned = False
 
     def fit(self) -> bool:
@@ -74,15 +73,12 @@ class Patches:
         patches = self._fitting()
         for seam, wrap in patches or ():
             if not seam.is_missing():
-                self._patch(seam, wrap)
+                self._originals.replace(seam.owner, seam.name, wrap)
         return patches is not None
 
     def remove(self) -> None:
         """Restore what was there; a patch that somebody has wrapped since goes on, to no effect."""
-        for seam, original, ours in self._originals:
-            if seam.owner.__dict__[seam.name] is ours:
-                setattr(seam.owner, seam.name, original)
-        self._originals = []
+        self._originals.restore()
 
     def _fitting(self) -> list[Patch] | None:
         """The patches, if all of them can be applied."""
@@ -97,12 +93,6 @@ class Patches:
             return patches
         self._warn(self.problem)
         return None
-
-    def _patch(self, seam: Seam, wrap: Callable[[Method], Method]) -> None:
-        original = seam.owner.__dict__[seam.name]
-        ours = wraps(original)(wrap(original))
-        setattr(seam.owner, seam.name, ours)
-        self._originals.append((seam, original, ours))
 
     def _warn(self, problem: str) -> None:
         if not self._has_warned:

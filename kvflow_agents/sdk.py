@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any, Protocol
 
 from kvflow_agents.call_watch import watch
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.identity_map import IdentityMap
+from kvflow_agents.originals import Method, Originals
 from kvflow_agents.refusal import Attempt, Refusals, attempt, failsafe
-
-Method = Callable[..., Any]
-"""A method of the SDK's client classes."""
 
 
 class Passenger(Protocol):
@@ -32,7 +29,7 @@ class SDK:
 
     def __init__(self) -> None:
         self._passengers: tuple[Passenger, ...] = ()
-        self._originals: list[tuple[type, str, Method, Method]] = []
+        self._originals = Originals()
         self._refusals = Refusals()
         # A URL puts its text together anew each time.
         self._base_urls: IdentityMap[str] = IdentityMap()
@@ -55,11 +52,7 @@ class SDK:
                 return
             self._passengers = tuple(other for other in self._passengers if other is not passenger)
             if not self._passengers:
-                for owner, name, original, ours in self._originals:
-                    # What somebody has wrapped since goes on, to no effect.
-                    if owner.__dict__[name] is ours:
-                        setattr(owner, name, original)
-                self._originals = []
+                self._originals.restore()
 
     def _patch(self) -> None:
         try:
@@ -70,17 +63,12 @@ class SDK:
                 "hints travel with the OpenAI SDK, which is not installed: pip install openai"
             ) from error
 
+        replace = self._originals.replace
         # "Hook for mutating the given options": runs once per attempt, retries included.
-        self._replace(SyncAPIClient, "_prepare_options", self._wrap)
-        self._replace(AsyncAPIClient, "_prepare_options", self._wrap_async)
-        self._replace(SyncAPIClient, "request", partial(self._wrap_request, APIStatusError))
-        self._replace(AsyncAPIClient, "request", partial(self._wrap_async_request, APIStatusError))
-
-    def _replace(self, owner: type, name: str, wrap: Callable[[Method], Method]) -> None:
-        original = owner.__dict__[name]
-        ours = wraps(original)(wrap(original))
-        self._originals.append((owner, name, original, ours))
-        setattr(owner, name, ours)
+        replace(SyncAPIClient, "_prepare_options", self._wrap)
+        replace(AsyncAPIClient, "_prepare_options", self._wrap_async)
+        replace(SyncAPIClient, "request", partial(self._wrap_request, APIStatusError))
+        replace(AsyncAPIClient, "request", partial(self._wrap_async_request, APIStatusError))
 
     def _wrap(self, original: Method) -> Method:
         def prepare_options(client: Any, options: Any) -> Any:

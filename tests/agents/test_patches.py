@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -104,3 +105,54 @@ def test_a_patch_that_somebody_has_wrapped_since_stays(monkeypatch: pytest.Monke
     monkeypatch.undo()
     Engine.stop = ours.__wrapped__  # type: ignore[method-assign]
     assert Engine().stop() == "stopped"
+
+
+def bang(original: Method) -> Method:
+    return lambda engine: f"{original(engine)}!"
+
+
+@pytest.mark.parametrize("names_what_it_wraps", [True, False])
+def test_a_patch_that_somebody_has_wrapped_is_not_applied_twice(
+    names_what_it_wraps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = originals()
+    told: list[str] = []
+
+    def tell(original: Method) -> Method:
+        def method(engine: Engine) -> Any:
+            told.append("stopped")
+            return original(engine)
+
+        return method
+
+    patches = make((STOP, tell))
+    patches.apply()
+    ours = Engine.__dict__["stop"]
+    with monkeypatch.context() as others:
+        theirs = bang(ours)
+        others.setattr(Engine, "stop", wraps(ours)(theirs) if names_what_it_wraps else theirs)
+        for times in (1, 2):
+            patches.remove()
+            patches.apply()
+            assert Engine().stop() == "stopped!"
+            assert told == ["stopped"] * times
+    assert Engine.__dict__["stop"] is ours
+    patches.remove()
+    assert originals() == before
+
+
+def test_a_patch_that_somebody_has_taken_away_is_applied_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patches = make((STOP, shout))
+    patches.apply()
+    original = Engine.__dict__["stop"].__wrapped__
+    monkeypatch.setattr(Engine, "stop", bang(Engine.__dict__["stop"]))
+    patches.remove()
+    monkeypatch.setattr(Engine, "stop", bang(original))
+    patches.apply()
+    assert Engine().stop() == "STOPPED!"
+    patches.remove()
+    assert Engine().stop() == "stopped!"
+    monkeypatch.undo()
+    Engine.stop = original  # type: ignore[method-assign]
