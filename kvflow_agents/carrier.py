@@ -105,10 +105,10 @@ class Carrier:
         """Attach no more; the last carrier to go leaves the SDK as it was."""
         sdk.remove(self)
 
-    def attach(self, client: Any, base_url: str, options: Any, made: Attempt | None) -> bool:
+    def attach(self, client: Any, base_url: str, options: Any, made: Attempt) -> bool:
         """Add the caller's hint to the options of a request, openai's `FinalRequestOptions`.
 
-        Whether it was added. `made`: the call that the request is made for, if it is known.
+        Whether it was added. `made`: the call that the request is made for.
         """
         dialect = self._servers.dialect(base_url) if _is_hintable(options) else None
         if dialect is None:
@@ -137,9 +137,9 @@ class Carrier:
             return False
         self._remember(hint, server, made, takes_forecasts=dialect in TAKES_FORECASTS)
         self._report_failsafe(_report, hint, server, made)
-        if self._recorder is not None and made is not None:
+        if self._recorder is not None:
             self._recorder_failsafe(_record, self._recorder, hint, body, made)
-        if self._prompt_recorder is not None and not _is_retry(made):
+        if self._prompt_recorder is not None and made.hinted_server is None:
             self._recorder_failsafe(self._prompt_recorder.see, hint, body)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
@@ -169,10 +169,10 @@ class Carrier:
             return tuple(self._workflow_servers.get(workflow, ()))
 
     def _remember(
-        self, hint: Hint, server: Server, made: Attempt | None, *, takes_forecasts: bool
+        self, hint: Hint, server: Server, made: Attempt, *, takes_forecasts: bool
     ) -> None:
         with self._lock:
-            if _is_retry(made):
+            if made.hinted_server is not None:
                 self.counts.retried += 1
                 return
             self.counts.hinted += 1
@@ -218,8 +218,8 @@ def _seen(hint: Hint, body: Mapping[str, Any], dialect: str) -> Seen:
     return Seen(call_records.output_tokens(hint.app, hint.agent or ""), goes_on)
 
 
-def _report(hint: Hint, server: Server, made: Attempt | None) -> None:
-    if made is not None and made.call is None:  # its retries are the same call
+def _report(hint: Hint, server: Server, made: Attempt) -> None:
+    if made.call is None:  # its retries are the same call
         made.call = call_records.begin(hint, server, made.started_s)
     mark_span(hint)
 
@@ -227,10 +227,6 @@ def _report(hint: Hint, server: Server, made: Attempt | None) -> None:
 def _record(recorder: Recorder, hint: Hint, body: Mapping[str, Any], made: Attempt) -> None:
     if made.call is not None and made.call.listener is None:
         made.call.listener = recorder.begin(hint, body)
-
-
-def _is_retry(made: Attempt | None) -> bool:
-    return made is not None and made.hinted_server is not None
 
 
 def _is_hintable(options: Any) -> bool:

@@ -323,7 +323,9 @@ class Foresight(Generic[N]):
         distrusted = sum(not workflow.record.is_good for workflow in self._memory)
         assert self.distrusted == distrusted, "distrusted workflows are off"
         for workflow in self._memory:
-            names = [each for each in workflow.agents if not self._backlog.is_late(workflow.name, each)]
+            names = [
+                each for each in workflow.agents if not self._backlog.is_late(workflow.name, each)
+            ]
             self._claims.check(workflow, names)
         self._ledger.check()
 

@@ -62,7 +62,8 @@ class Originals:
             self._left.remove(left)
         if left is None or not left.is_in_place():
             original = owner.__dict__[name]
-            ours = wraps(original)(wrap(original))
+            # Looked up, for a tracer's wrapper may have its own way to bind.
+            ours = wraps(original)(wrap(getattr(owner, name)))
             left = _Replaced(owner, name, original, ours, ours)
             setattr(owner, name, ours)
         self._replaced.append(left)

@@ -13,8 +13,9 @@ from kvflow_agents.failsafe import Failsafe, logger
 
 failsafe = Failsafe("a model call")
 
-# Bad request and unprocessable content: what strict servers say to a field they do not know.
-STATUSES = (400, 422)
+# Bad request and unprocessable content: what strict servers say to a field they do not know. And
+# what is said of bodies and headers that are too large, as only a hint may have made them.
+STATUSES = (400, 413, 422, 431)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from kvflow_agents.call_watch import watch
 from kvflow_agents.errors import ConfigurationError
-from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.failsafe import Failsafe, logger
 from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.originals import Method, Originals
 from kvflow_agents.refusal import Attempt, Refusals, attempt, failsafe
@@ -20,7 +20,7 @@ class Passenger(Protocol):
     @property
     def failsafe(self) -> Failsafe: ...
 
-    def attach(self, client: Any, base_url: str, options: Any, made: Attempt | None) -> bool:
+    def attach(self, client: Any, base_url: str, options: Any, made: Attempt) -> bool:
         """Add to the options of a request, made for a call; whether anything was added."""
 
 
@@ -31,6 +31,7 @@ class SDK:
         self._passengers: tuple[Passenger, ...] = ()
         self._originals = Originals()
         self._refusals = Refusals()
+        self._has_warned = False
         # A URL puts its text together anew each time.
         self._base_urls: IdentityMap[str] = IdentityMap()
         # Reentrant: a passenger's holder may be collected, and so the passenger removed, in here.
@@ -56,7 +57,7 @@ class SDK:
 
     def _patch(self) -> None:
         try:
-            from openai import APIStatusError
+            from openai import APIStatusError, AsyncOpenAI, OpenAI
             from openai._base_client import AsyncAPIClient, SyncAPIClient
         except ImportError as error:
             raise ConfigurationError(
@@ -67,8 +68,15 @@ class SDK:
         # "Hook for mutating the given options": runs once per attempt, retries included.
         replace(SyncAPIClient, "_prepare_options", self._wrap)
         replace(AsyncAPIClient, "_prepare_options", self._wrap_async)
-        replace(SyncAPIClient, "request", partial(self._wrap_request, APIStatusError))
-        replace(AsyncAPIClient, "request", partial(self._wrap_async_request, APIStatusError))
+        request = partial(self._wrap_request, APIStatusError)
+        arequest = partial(self._wrap_async_request, APIStatusError)
+        replace(SyncAPIClient, "request", request)
+        replace(AsyncAPIClient, "request", arequest)
+        # Tracers wrap the method here, and go on to the one that they have found there.
+        if "request" in vars(OpenAI):
+            replace(OpenAI, "request", request)
+        if "request" in vars(AsyncOpenAI):
+            replace(AsyncOpenAI, "request", arequest)
 
     def _wrap(self, original: Method) -> Method:
         def prepare_options(client: Any, options: Any) -> Any:
@@ -125,15 +133,25 @@ class SDK:
 
     def _attach_all(self, client: Any, options: Any) -> None:
         made = attempt.get()
+        if made is None:
+            # Around a method that we do not know of: it could not be made again without a hint.
+            self._warn_of_unknown_callers()
+            return
         base_url = self._base_url_of(client)
-        if base_url in self._refusals or (made is not None and made.is_plain):
+        if base_url in self._refusals or made.is_plain:
             return
         for passenger in self._passengers:
-            is_hinted = passenger.failsafe(passenger.attach, client, base_url, options, made)
-            if is_hinted:  # once: the others' hints would be of the same call
-                if made is not None:
-                    made.hinted_server = base_url
-                return
+            if passenger.failsafe(passenger.attach, client, base_url, options, made):
+                made.hinted_server = base_url
+                return  # the others' hints would be of the same call
+
+    def _warn_of_unknown_callers(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "calls of the OpenAI SDK get no hints: somebody replaces its method `request`, or "
+                "calls others in its stead"
+            )
 
     def _base_url_of(self, client: Any) -> str:
         url = client._base_url  # openai 3 imports something each time it is asked for `base_url`

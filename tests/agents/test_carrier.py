@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import openai
@@ -17,6 +18,8 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 from kvflow_agents import App, Call, Carrier, ConfigurationError, Hint, Join, StepGraph, Workflow
 from kvflow_agents.courier import FORECAST_PATH, Courier
 from kvflow_agents.hints import decode_request
+from kvflow_agents.refusal import Refusals
+from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import Server
 from tests.agents.fake_server import FakeServer
 
@@ -442,7 +445,7 @@ def test_without_servers_a_carrier_cannot_be_made(monkeypatch: pytest.MonkeyPatc
         Carrier(lambda: None)
 
 
-@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("status", [400, 413, 422, 431])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_is_refused_for_its_hint_is_made_again_without(
     scene: Scene, status: int, stream: bool
@@ -486,3 +489,67 @@ def test_a_call_without_a_hint_is_not_made_again(scene: Scene) -> None:
     with pytest.raises(openai.BadRequestError):
         scene.chat()
     assert len(scene.server.requests) == 1
+
+
+class Traced:
+    """A method as tracers wrap it: it knows its instance only if it is bound as methods are."""
+
+    def __init__(self, method: Any) -> None:
+        self.__wrapped__ = method
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return lambda client, *args, **kwargs: self._trace(client, *args, **kwargs)
+        return partial(self._trace, client)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._trace(None, *args, **kwargs)
+
+    def _trace(self, client: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(client, *args, **kwargs)
+
+
+@pytest.mark.parametrize("is_traced_first", [True, False])
+async def test_a_traced_call_that_is_refused_for_its_hint_is_made_again_without(
+    scene: Scene, is_traced_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trace() -> None:
+        for owner in (openai.OpenAI, openai.AsyncOpenAI):
+            monkeypatch.setattr(owner, "request", Traced(owner.request), raising=False)
+
+    if is_traced_first:
+        trace()
+    carrier = scene.carrier()
+    if not is_traced_first:
+        trace()
+    scene.server.statuses.extend([400, 200, 422])
+    assert scene.chat().choices[0].message.content == "ok"
+    monkeypatch.setattr(sdk, "_refusals", Refusals())
+    async with openai.AsyncOpenAI(base_url=scene.server.base_url, api_key="key") as client:
+        await client.chat.completions.create(model="m", messages=MESSAGES)
+    assert [request.params is not None for request in scene.server.requests] == [
+        *(True, False),
+        *(True, False),
+    ]
+    assert (carrier.counts.hinted, carrier.counts.retried) == (2, 0)
+    carrier.uninstall()
+    monkeypatch.undo()
+
+
+def test_a_call_that_could_not_be_made_again_gets_no_hint(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sdk, "_has_warned", False)
+    original = SyncAPIClient.request
+
+    class Client(openai.OpenAI):
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            return original(self, *args, **kwargs)
+
+    scene.carrier()
+    with Client(base_url=scene.server.base_url, api_key="key") as client:
+        for _ in range(2):
+            scene.chat(client)
+    assert [request.params for request in scene.server.requests] == [None, None]
+    [record] = caplog.records
+    assert "get no hints" in record.getMessage()
