@@ -228,7 +228,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         tenant = tenant_in(req.sampling_params.custom_params)
-        caller, is_told = self._caller(req, tenant)
+        told = _told_caller(req)
+        caller, is_told = self._caller(req, told, tenant)
         if self.lora is not None:
             self.lora.used(req.lora_id)
         if not self.settings.kv:
@@ -239,7 +240,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         prefetched_tokens = self._read(req)
         known = self.tenants.find(tenant)
-        if known is not None and known.receipts.is_under_way(req.rid):
+        # A client may name a request like a hinted one that never ran.
+        if told is not None and known is not None and known.receipts.is_under_way(req.rid):
             admission = self._admission_of(req, caller, prefetched_tokens)
             _send_receipt(req, known.receipts.admitted(req.rid, admission))
         self._learn(req, caller, tokens_before)
@@ -250,15 +252,16 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
 
-    def _caller(self, req: Any, tenant: Tenant) -> tuple[Hint | None, bool]:
+    def _caller(
+        self, req: Any, told: Hint | None, tenant: Tenant
+    ) -> tuple[Hint | None, bool]:
         """Who has sent a request, told or inferred; and whether what it was told is believed."""
-        caller = _told_caller(req)
-        if caller is not None:
+        if told is not None:
             # What goes on to a store beyond the host may be of use to other servers.
             is_told = not self.enable_storage and self.tenants.of(tenant).foresight.is_trusted(
-                caller.workflow
+                told.workflow
             )
-            return caller, is_told
+            return told, is_told
         inferred = None if self.inferred is None else self.inferred.caller_of(req)
         if inferred is None:
             return None, False
@@ -403,7 +406,8 @@ def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
 
 def _send_receipt(req: Any, call: Call | None) -> None:
     """Let a call's receipt go to a client that has asked for it."""
-    number = req.sampling_params.custom_params.get(RECEIPT_FIELD)
+    custom_params = req.sampling_params.custom_params
+    number = custom_params.get(RECEIPT_FIELD) if isinstance(custom_params, Mapping) else None
     if call is not None and number is not None:
         send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
 

@@ -518,6 +518,24 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(client: Client) -> None:
     assert client.complete("hello").text
 
 
+def test_a_request_named_like_a_hinted_one_that_never_ran_is_answered(client: Client) -> None:
+    client.flush()
+    before = client.counted("hints_accepted")
+    run = Run("given up")
+    with ThreadPoolExecutor(2) as pool:
+        # There is room for the first alone.
+        for number, rid in enumerate(("runs", "waits"), 1):
+            params = run.params({"a": 1}, "a")
+            fills_pool = {"max_new_tokens": 2000, "ignore_eos": True, "custom_params": params}
+            pool.submit(client.generate, fills_pool, rid=rid)
+            wait_until(lambda heard=before + number: client.counted("hints_accepted") == heard)
+        for rid in ("waits", "runs"):
+            assert client.post("/abort_request", {"rid": rid}).status == 200
+    assert client.generate({}, rid="waits").status == 200
+    assert client.complete("hello").text
+    assert client.forecast(run.done()).body == {"outcome": "accepted"}
+
+
 def test_all_of_many_requests_at_once_are_answered(client: Client) -> None:
     client.flush()
     alone = {agent: client.complete(prompt_of(agent, 0)).text for agent in range(AGENTS)}

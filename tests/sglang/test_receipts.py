@@ -60,6 +60,18 @@ def test_unhinted_and_malformed_calls_leave_no_receipt() -> None:
     assert cache.cache.receipts.totals.calls == 0
 
 
+@pytest.mark.parametrize("params", [None, {"other": 1}])
+def test_a_request_named_like_a_hinted_one_that_never_ran_has_no_receipt(params: Any) -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    gone = cache.arrive([*PREFIX, 1], hint=hint(0, a=1))
+    other = cache.arrive([*PREFIX, 2], custom_params=params)
+    other.rid = gone.rid
+    cache.serve(other)
+    assert receipts_of(cache)["sums"]["calls"] == 0
+    cache.serve(gone)
+    assert receipts_of(cache)["sums"]["calls"] == 1
+
+
 def test_a_workflow_whose_forecasts_fail_is_seen_to_be_distrusted() -> None:
     cache = StandaloneCache("kvflow", pool_tokens=1000)
     for seq in range(4):
