@@ -36,7 +36,7 @@ from kvflow_sglang.compat.radix_cache import (
     accesses,
     back_up,
 )
-from kvflow_sglang.compat.scheduler import cached_tokens, send_beside_output
+from kvflow_sglang.compat.scheduler import cached_tokens, is_aborted, send_beside_output
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.messages import to_json
@@ -369,6 +369,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if caller is None:
             self.tree_core.ledger.use(leaf, None)
             return
+        if is_aborted(req):
+            self.tree_core.ledger.use(leaf, caller.workflow)
+            return
         tokens = req.kv.cache_inserted_len
         prompt_tokens = len(req.origin_input_ids)
         # Only whole pages are cached.
@@ -377,7 +380,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         foresight = self.tenants.of(caller.tenant).foresight
         if tokens_before < whole_prompt_tokens <= tokens:
             foresight.prompt_cached(caller, req.origin_input_ids, namespace, leaf)
-        # A request that was aborted in its prefill has shown less than a prompt.
+        # A request that was ended in its prefill has shown less than a prompt.
         if req.finished() and whole_prompt_tokens <= tokens:
             prompt_and_answer = req.full_untruncated_fill_ids[:tokens]
             foresight.answer_cached(caller, prompt_and_answer, namespace, leaf)

@@ -47,6 +47,8 @@ class Request:
     kv_rotation_base: None = None
     full_untruncated_fill_ids: array[int] = field(default_factory=lambda: array("q"))
     is_finished: bool = False
+    finished_reason: Any = None
+    to_finish: Any = None
     cached_tokens_device: int = 0
     cached_tokens_host: int = 0
     lock: Any = None

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sglang.srt.managers.schedule_batch import FINISH_ABORT
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
@@ -49,10 +50,25 @@ def test_a_request_aborted_in_its_prefill_teaches_nothing() -> None:
         last_node=next(iter(cache.cache.tree_core.root_node.children.values())).id,
         extra_key=None,
         cache_salt=None,
+        finished_reason=None,
+        to_finish=None,
         finished=lambda: True,
     )
     cache.cache._learn(aborted, hint(2), 0)
     cache.run([*FIXED, 4], hint=hint(3))
+    assert protected(cache) == len(FIXED)
+    cache.cache.foresight.check()
+
+
+def test_the_token_that_stands_for_a_refused_prompt_teaches_nothing() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400)
+    cache.run([*FIXED, 1], hint=hint(0))
+    cache.run([*FIXED, 2], hint=hint(1))
+    refused = cache.arrive([*FIXED, 3], hint=hint(2))
+    # As `Req.set_finish_with_abort` does.
+    refused.origin_input_ids = array("q", [0])
+    refused.to_finish = FINISH_ABORT("the prompt is too long")
+    cache.serve(refused)
     assert protected(cache) == len(FIXED)
     cache.cache.foresight.check()
 

@@ -71,6 +71,7 @@ SCHEDULER_NAMES: dict[str, str | None] = {
         "self lora_id running_loras"
     ),
     f"{_LORA}.lora_overlap_loader:LoRAOverlapLoader._drain_completed_overlap_loads": "self",
+    "sglang.srt.managers.schedule_batch:FINISH_ABORT": None,
     "sglang.srt.managers.schedule_policy:PrefillAdder.add_one_req": (
         "self req has_chunked_req truncation_align_size"
     ),

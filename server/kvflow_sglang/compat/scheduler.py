@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sglang.srt.managers.schedule_batch import FINISH_ABORT
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 
 __all__ = ["AddReqResult", "PrefillAdder"]
@@ -25,6 +26,17 @@ def send_beside_output(req: Any, name: str, value: object) -> None:
 def cached_tokens(req: Any) -> tuple[int, int]:
     """How many tokens of a request were found on the device, and on the host; once admitted."""
     return req.cached_tokens_device, req.cached_tokens_host
+
+
+def is_aborted(req: Any) -> bool:
+    """Whether a request was given up: one that SGLang refuses has a token for a prompt by then."""
+    return isinstance(req.finished_reason or req.to_finish, FINISH_ABORT)
+
+
+def was_retracted(req: Any) -> bool:
+    """Whether a request is computed again, because others had needed its room."""
+    was: bool = req.retracted_stain
+    return was
 
 
 def adapters_needed(scheduler: Any, running_batch: Any) -> frozenset[str | None]:
