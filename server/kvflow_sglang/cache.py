@@ -36,7 +36,12 @@ from kvflow_sglang.compat.radix_cache import (
     accesses,
     back_up,
 )
-from kvflow_sglang.compat.scheduler import cached_tokens, is_aborted, send_beside_output
+from kvflow_sglang.compat.scheduler import (
+    cached_tokens,
+    is_aborted,
+    send_beside_output,
+    was_retracted,
+)
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.messages import to_json
@@ -245,7 +250,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
             admission = self._admission_of(req, caller, prefetched_tokens)
             _send_receipt(req, known.receipts.admitted(req.rid, admission))
         self._learn(req, caller, tokens_before)
-        shares = self.view.computed(req, tokens_before)
+        # What was computed twice was asked for once.
+        shares = None if was_retracted(req) else self.view.computed(req, tokens_before)
         if shares is not None and known is not None and known.guard.note(shares):
             known.foresight.heed(known.guard.heeds)
         self._back_up_wanted()
@@ -378,7 +384,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         whole_prompt_tokens = prompt_tokens - prompt_tokens % self.page_size
         namespace = Namespace(req.extra_key, req.cache_salt)
         foresight = self.tenants.of(caller.tenant).foresight
-        if tokens_before < whole_prompt_tokens <= tokens:
+        if tokens_before < whole_prompt_tokens <= tokens and not was_retracted(req):
             foresight.prompt_cached(caller, req.origin_input_ids, namespace, leaf)
         # A request that was ended in its prefill has shown less than a prompt.
         if req.finished() and whole_prompt_tokens <= tokens:

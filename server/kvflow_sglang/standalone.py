@@ -49,6 +49,7 @@ class Request:
     is_finished: bool = False
     finished_reason: Any = None
     to_finish: Any = None
+    retracted_stain: bool = False
     cached_tokens_device: int = 0
     cached_tokens_host: int = 0
     lock: Any = None

@@ -52,6 +52,7 @@ def test_a_request_aborted_in_its_prefill_teaches_nothing() -> None:
         cache_salt=None,
         finished_reason=None,
         to_finish=None,
+        retracted_stain=False,
         finished=lambda: True,
     )
     cache.cache._learn(aborted, hint(2), 0)
@@ -70,6 +71,22 @@ def test_the_token_that_stands_for_a_refused_prompt_teaches_nothing() -> None:
     refused.to_finish = FINISH_ABORT("the prompt is too long")
     cache.serve(refused)
     assert protected(cache) == len(FIXED)
+    cache.cache.foresight.check()
+
+
+def test_a_request_that_is_computed_again_after_a_retraction_counts_once() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400)
+    prompt = [*FIXED, 1]
+    request = cache.arrive(prompt, hint=hint(0))
+    cache._prefill(request, loads=True)
+    # As `Req.reset_for_retract` does.
+    cache.cache.unlock(request.lock)
+    request.kv.cache_inserted_len = request.kv.cache_protected_len = 0
+    request.retracted_stain = True
+    cache.serve(request, [7, 8, 9])
+    assert cache.cache.status()["shadow_requests"] == 1
+    # Its prompt has not come back, so nothing says that its agent's history grows.
+    assert protected(cache) == len(prompt)
     cache.cache.foresight.check()
 
 
