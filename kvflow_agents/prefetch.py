@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from kvflow_agents.claims import Claim, N
+from kvflow_agents.link_rate import LinkRate
 from kvflow_agents.tenants import Tenant
 
 MOST_WAITS = 3
@@ -73,6 +74,8 @@ class PrefetchQueue(Generic[N]):
         self._wanted: dict[str, list[Claim[N]]] = {}
         self._unchecked: dict[Claim[N], None] = {}
         self._furthest = -math.inf  # distance of any that was wanted
+        self._link = LinkRate()
+        self._under_way: tuple[int, int] | None = None  # tokens, and when they were started
         self._turn = 0
         self._last_turns: dict[Tenant, int] = {}
 
@@ -96,6 +99,7 @@ class PrefetchQueue(Generic[N]):
         self._wanted.clear()
         self._unchecked.clear()
         self._furthest = -math.inf
+        self._under_way = None
 
     def note_lost(self, distance: int | None) -> bool:
         """Something at this distance has left the device; whether it may be wanted."""
@@ -125,6 +129,8 @@ class PrefetchQueue(Generic[N]):
         missing: Callable[[Claim[N]], Span],
         reserve: Reserve[N],
         may_load_for: Callable[[Tenant], bool] = lambda tenant: True,
+        *,
+        now_ms: int | None = None,
     ) -> int:
         """Fill one copy, nearest first; how many tokens go into it.
 
@@ -132,8 +138,11 @@ class PrefetchQueue(Generic[N]):
         the order in which loads go, so where one finds none, its tenant's later ones find none
         either and are not tried; what finds no room takes none of the copy from others. Tenants
         take turns, those that have some to spare.
+
+        With `now_ms`, on the clock of the distances, the first load takes others along only as
+        far as the link carries all of them before its own call, for they land together.
         """
-        tokens = 0
+        tokens, most_tokens = 0, float(self._most_tokens)
         served: set[Tenant] = set()
         crowded: set[Tenant] = set()
         for claim in sorted(self._unchecked, key=self._order):
@@ -142,17 +151,32 @@ class PrefetchQueue(Generic[N]):
                 # Room made for another may have let its forecast run out.
                 self._unchecked.pop(claim, None)
                 continue
-            most = self._most_tokens - tokens
+            most = int(most_tokens) - tokens
             if most < FEWEST_TOKENS or claim.tenant in crowded or not may_load_for(claim.tenant):
                 continue
             reserved = reserve(Load(claim, start, min(stop, start + most)))
             if reserved == 0:
                 crowded.add(claim.tenant)
             elif reserved is not None:
+                if not tokens:
+                    most_tokens = min(most_tokens, self._carried_before(claim, now_ms))
                 tokens += reserved
                 served.add(claim.tenant)
         self._note_turns(served)
+        self._under_way = None if now_ms is None or not tokens else (tokens, now_ms)
         return tokens
+
+    def note_landed(self, now_ms: int | None) -> None:
+        """The copy that was filled last has landed, if it had not before."""
+        if self._under_way is not None and now_ms is not None:
+            tokens, started_ms = self._under_way
+            self._link.note(tokens, now_ms - started_ms)
+        self._under_way = None
+
+    def _carried_before(self, claim: Claim[N], now_ms: int | None) -> float:
+        """How many tokens the link carries before a claim's call, for all that is known."""
+        tokens = None if now_ms is None else self._link.tokens_in(_distance(claim) - now_ms)
+        return math.inf if tokens is None else tokens
 
     def _note_turns(self, served: set[Tenant]) -> None:
         self._turn += 1

@@ -40,6 +40,7 @@ class EarlyLoads:
         self, tree: PrefixTree, policy: Policy, *, make_room: Callable[[int, int], int]
     ) -> None:
         self._tree = tree
+        self._policy = policy
         self._queue = policy.queue
         self._make_room = make_room
         self.flight: Flight | None = None
@@ -59,7 +60,9 @@ class EarlyLoads:
             return []
         assert self._queue is not None
         parts: list[Part] = []
-        self._is_settled = not self._queue.fill(missing, lambda load: self._reserve(load, parts))
+        self._is_settled = not self._queue.fill(
+            missing, lambda load: self._reserve(load, parts), now_ms=self._policy.now_ms
+        )
         return parts
 
     @property
@@ -71,6 +74,8 @@ class EarlyLoads:
         """The copy is done: what the device still lacks of it enters the tree."""
         assert self.flight is not None
         flight, self.flight = self.flight, None
+        if self._queue is not None:
+            self._queue.note_landed(self._policy.now_ms)
         for part in flight.parts:
             self.reserved_tokens -= part.tokens
             left, nodes = part.tokens, []
@@ -129,8 +134,6 @@ class EarlyLoads:
         if self._is_bringing(host_only(claim.node)[0], parts):
             return None
         room = self._make_room(load.tokens, load.distance)
-        if claim.distance is None:
-            return None  # as in the server: its forecast has run out
         stop = load.start + room
         if room < FEWEST_TOKENS:
             return 0

@@ -74,6 +74,8 @@ class Foretold(Claimed):
 
     def told(self, hint: Hint, now_s: float) -> None:
         self.foresight.hear(replace(hint, at_ms=int(1000 * now_s)))
+        if self._settings.order == "time":
+            self.now_ms = self._reuse.clock.now_ms
 
     def found(self, request: Request, cached_tokens: int) -> None:
         self._found_tokens[request.id] = cached_tokens

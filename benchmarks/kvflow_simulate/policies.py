@@ -20,6 +20,8 @@ class Policy(Order, AdapterOrder, Protocol):
 
     queue: PrefetchQueue[Node] | None
     """What to load ahead; None: nothing."""
+    now_ms: int | None
+    """The clock by which calls are due; None where they are so many steps away."""
     on_lost: Callable[[int | None], None]
     """Called for a node that left the device, with how far its nearest agent is from its call."""
 
@@ -36,6 +38,7 @@ class Recency:
     """LRU: knows of no request."""
 
     queue: PrefetchQueue[Node] | None = None
+    now_ms: int | None = None
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     lora_prefetch_steps: int | None = None
     evicts_parts = False

@@ -136,6 +136,12 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """How soon their KV is used again."""
         return self.tenants.nobody.reuse
 
+    @property
+    def now_ms(self) -> int | None:
+        """The clock by which calls are due; None where they are so many steps away."""
+        clock = self.reuse.clock
+        return clock.now_ms if self.settings.order == "time" and clock.has_begun else None
+
     def _reuse_of(self, tenant: Tenant) -> Reuse:
         return (self.tenants.find(tenant) or self.tenants.nobody).reuse
 

@@ -48,9 +48,8 @@ class _Unread:
 class Prefetcher:
     """Starts and finishes early loads, and says which requests had better wait for one.
 
-    Everything follows from requests, messages and copies that all ranks agree are done: no
-    clock. At most one copy is ahead of its requests, so what the link cannot carry before the
-    calls is never started.
+    Everything follows from requests, messages with their times, and copies that all ranks agree
+    are done: no clock of its own. At most one copy is ahead of its requests.
     """
 
     def __init__(self, cache: Any, queue: PrefetchQueue[Node] | None, settings: Settings) -> None:
@@ -96,6 +95,7 @@ class Prefetcher:
                 self._cache.tree_core.missing,
                 self._reserve,
                 lambda tenant: unread[tenant] < self._tenant_tokens,
+                now_ms=self._cache.now_ms,
             )
             self._loads.start()
         self._is_settled = not tokens
@@ -195,8 +195,6 @@ class Prefetcher:
         if self._loads.is_bringing(load.claim.node):
             return None
         room = self._cache.make_room(load.tokens, load.distance, load.claim.tenant)
-        if load.claim.distance is None:
-            return None  # its forecast ran out while room was made for it
         tokens: int = room // self._cache.page_size * self._cache.page_size
         stop = load.start + tokens
         if tokens < FEWEST_TOKENS:
@@ -239,6 +237,8 @@ class Prefetcher:
             self._queue.note_late()
 
     def _note_landed(self, landed: list[tuple[Node, Holder | None]]) -> None:
+        if landed and self._queue is not None and not len(self._loads):
+            self._queue.note_landed(self._cache.now_ms)
         for node, holder in landed:
             self._waste(node.id)
             self._unused[node.id] = _Unread(len(node.key), holder)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing, may_displace, rank
+from kvflow_agents.link_rate import FEWEST_COPIES, MOST_COPIES, LinkRate
 from kvflow_agents.prefetch import FEWEST_TOKENS, LOADS_IN_TIME, Load, PrefetchQueue, Span
 from kvflow_agents.tenants import Tenant
 
@@ -49,6 +50,10 @@ def copy(made: PrefetchQueue[Any], missing: Any = everything) -> list[Load[Any]]
 
     assert made.fill(missing, reserve) == sum(load.tokens for load in loads)
     return loads
+
+
+def filled(made: PrefetchQueue[Any], now_ms: int | None) -> int:
+    return made.fill(everything, lambda load: load.tokens, now_ms=now_ms)
 
 
 def order(made: PrefetchQueue[Any]) -> list[Claim[Any]]:
@@ -299,3 +304,67 @@ def test_nobody_who_could_be_loaded_is_kept_from_it_by_one_who_cannot(
         start, stop = device.missing(each)
         if stop - start >= FEWEST_TOKENS:
             assert device.room_for(Load(each, start, stop)) < FEWEST_TOKENS
+
+
+def learned(tokens_per_s: int) -> PrefetchQueue[Any]:
+    """A queue that has seen copies land, at 0 ms then."""
+    made = queue(most_tokens=1000)
+    for _ in range(FEWEST_COPIES):
+        made.want("w", [claim(0, tokens_per_s)])
+        assert filled(made, -1000) == tokens_per_s
+        made.note_landed(0)
+    made.forget("w")
+    return made
+
+
+def test_a_load_takes_others_along_only_as_far_as_it_is_there_in_time_itself() -> None:
+    for due_ms, tokens in [(100, 200), (300, 300), (700, 700), (5000, 1000)]:
+        made = learned(tokens_per_s=1000)
+        made.want("sooner", [claim(0, 200, due=due_ms)])
+        made.want("later", [claim(1, 2000, due=10_000)])
+        assert filled(made, now_ms=0) == tokens
+
+
+def test_an_early_start_is_never_too_late_for_the_agent_itself() -> None:
+    made = learned(tokens_per_s=100)
+    made.want("w", [claim(0, 2000, due=5)])
+    assert filled(made, now_ms=0) == 1000
+    made.note_landed(None)
+    made.want("w", [claim(0, 2000, due=5)])
+    assert filled(made, now_ms=50) == 1000, "and it may be overdue"
+
+
+def test_where_calls_are_steps_away_nothing_is_known_of_the_link() -> None:
+    made = learned(tokens_per_s=10)
+    made.want("w", [claim(0), claim(1)])
+    assert filled(made, None) == 200
+    made.note_landed(None)
+    unknown = queue(most_tokens=1000)
+    unknown.want("w", [claim(0), claim(1)])
+    assert filled(unknown, now_ms=0) == 200
+
+
+def test_a_copy_that_was_given_up_teaches_nothing() -> None:
+    made = queue(most_tokens=1000)
+    for _ in range(FEWEST_COPIES):
+        made.want("w", [claim(0)])
+        assert filled(made, 0) == 100
+        made.clear()
+        made.note_landed(100_000)
+    made.want("w", [claim(0, due=1), claim(1, due=2)])
+    assert filled(made, 0) == 200
+
+
+def test_the_rate_of_a_link_is_that_of_its_latest_copies() -> None:
+    link = LinkRate()
+    for _ in range(FEWEST_COPIES):
+        assert link.tokens_in(1000) is None
+        link.note(100, 0)
+    assert link.tokens_in(1000) is None, "no message has come during any"
+    link.note(100, 100)
+    assert link.tokens_in(1000) == 1000 * (FEWEST_COPIES + 1)
+    for _ in range(10 * int(MOST_COPIES)):
+        link.note(100, 100)
+    found = link.tokens_in(1000)
+    assert found is not None and 1000 <= found < 1001
+    assert link.tokens_in(-5) == 0

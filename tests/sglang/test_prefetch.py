@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from kvflow_agents import link_rate
 from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
@@ -252,6 +255,32 @@ def test_what_is_wanted_together_goes_in_one_copy(cache: StandaloneCache) -> Non
     assert [on_device(cache, agent) for agent in (0, 1)] == [PROMPT_TOKENS] * 2
 
 
+def test_a_load_takes_no_other_along_that_would_make_it_late(
+    cache: StandaloneCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is seen to carry a prompt in a second, and the next is needed in half of one."""
+    monkeypatch.setattr(link_rate, "FEWEST_COPIES", 1)
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    for at_ms in (10_000, 11_000):
+        cache.cache.hear(replace(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}), at_ms=at_ms))
+        cache.one_pass()
+    link.deliver()
+    cache.one_pass()
+    assert on_device(cache, 0) == PROMPT_TOKENS
+    cache.cache.hear(replace(workflow.hint({0: 90, 1: 90, 2: 8, 3: 8, 4: 8}), at_ms=20_000))
+    for agent in range(2, 5):
+        cache.run(prompt(agent, 4), [1])
+    quiet(cache)
+    assert on_device(cache, 0) + on_device(cache, 1) < PROMPT_TOKENS
+    cache.cache.hear(replace(workflow.hint({0: 0, 1: 1, 2: 8, 3: 8, 4: 8}), at_ms=30_000))
+    cache.one_pass()
+    assert 0 < counts(cache)["load_tokens_under_way"] <= PROMPT_TOKENS
+    settle(cache, link)
+    assert [on_device(cache, agent) for agent in (0, 1)] == [PROMPT_TOKENS] * 2
+
+
 def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: StandaloneCache) -> None:
     workflow = Workflow()
     demoted(cache, workflow)
@@ -263,6 +292,61 @@ def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: Standa
         cache.one_pass()
         started.append(bool(link.pending))
     assert started == [False] * MOST_PUT_OFF + [True]
+
+
+def test_nothing_is_started_beside_a_load_that_a_request_waits_for(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    tree = cache.cache
+    assert tree.load_back(cache.match(prompt(1)[:-1]).best_match_node)
+    tree.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
+    for _ in range(3):
+        cache.one_pass()
+        assert tree.ongoing_load_back and not link.pending
+    tree.ready_to_load_host_cache()  # the batch runs, and its load with it
+    cache.one_pass()
+    assert not tree.ongoing_load_back and link.pending
+    settle(cache, link)
+
+
+def test_a_prefix_larger_than_the_pool_is_loaded_as_far_as_it_fits(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    long = list(range(7000, 7900))
+    for turn in range(2):
+        cache.run([*long, 900_000 + turn], [1], hint=workflow.hint({0: 0}, caller=0))
+    cache.cache.hear(workflow.hint({0: 90}))
+    cache.evict(1000)
+    taken = cache.allocator.alloc(600)  # as if the pool had never been larger than the rest
+    link = SlowLink(cache)
+    cache.cache.hear(workflow.hint({0: 0}))
+    settle(cache, link)
+    found = cache.match(long)
+    assert (found.device_prefix_len, found.host_hit_length) == (400, 500)
+    assert cache.cache.prefetcher.tokens_under_way == 0
+    cache.allocator.free(taken)
+
+
+def test_a_copy_lands_when_it_is_done_on_every_rank(
+    cache: StandaloneCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank, played here by what its reductions would add, is slower."""
+    workflow = Workflow()
+    demoted(cache, workflow)
+    others: list[int] = []
+
+    def reduce(counts: Any, operation: Any) -> None:
+        if counts.dim() == 0:  # not one of SGLang's own
+            counts.clamp_(max=others.pop(0))
+
+    monkeypatch.setattr(cache.cache, "_all_reduce", reduce)
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}))
+    cache.one_pass()  # starts the copy, which on a CPU is done at once
+    others += [0, 0, 1]
+    for found in (0, 0, PROMPT_TOKENS):
+        cache.one_pass()
+        assert on_device(cache, 0) == found
+    assert not others
 
 
 def test_nothing_that_is_needed_as_soon_is_evicted(cache: StandaloneCache) -> None:
@@ -378,6 +462,22 @@ def test_a_request_waits_while_its_prefix_is_loading(loading: Loading) -> None:
         assert prefetcher.should_wait(arrived(cache, 0), others_can_run=others_can_run)
     settle(cache, link)
     assert not prefetcher.should_wait(arrived(cache, 0), others_can_run=True)
+
+
+def test_a_client_that_hangs_up_while_its_prefix_is_loading_leaves_nothing(
+    loading: Loading,
+) -> None:
+    """The request is dropped from the waiting queue; its load lands and is there for others."""
+    cache, link, _ = loading
+    prefetcher = cache.cache.prefetcher
+    request = arrived(cache, 0)
+    assert prefetcher.should_wait(request, others_can_run=False)
+    del request
+    gc.collect()
+    assert not prefetcher._waits
+    settle(cache, link)
+    assert prefetcher.tokens_under_way == 0
+    assert cache.run(prompt(0, 8), [1]) == PROMPT_TOKENS
 
 
 @pytest.fixture
