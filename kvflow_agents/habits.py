@@ -6,6 +6,7 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
+from math import ceil
 from typing import Any, TypeVar
 
 from kvflow_agents.delays import Delay
@@ -144,6 +145,9 @@ class Habits:
             self._callers = _best(callers, self._callers, MAX_CALLERS)
             self._scenes = _best(scenes, self._scenes, MAX_SCENES)
             self._turns = _best(turns, self._turns, MAX_CALLERS)
+            # What was learned in another process counts as seen, so that it is used at once.
+            known = sum(ceil(turn.evidence) for turn in self._turns.values())
+            self.turns_seen = max(self.turns_seen, known)
 
     def _chance_again(self, caller: str, steps: Steps, scene: str | None) -> dict[str, float]:
         chances: dict[str, float] = {}

@@ -336,3 +336,15 @@ def test_an_agent_never_seen_after_the_caller_is_due_along_the_graph() -> None:
     forecast = workflow.hint("a").forecast
     assert forecast.due_ms["c"] == pytest.approx(6000, rel=0.2)
     assert forecast.chance["c"] < 10
+
+
+def test_what_was_kept_of_turns_tells_times_along_the_graph_at_once() -> None:
+    graph = StepGraph([edge("a", "b"), edge("b", "c")])
+    habits = Habits()
+    for agent in "abc" * 8:
+        habits.note_turn(agent, 3000.0)
+    app = App(graph)
+    app.timing.habits.load(habits.dump())
+    workflow = Workflow("run", app, first_seq=0)
+    workflow.plan("", ["a"])
+    assert workflow.hint("a").forecast.due_ms["c"] == pytest.approx(6000, rel=0.2)
