@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +71,7 @@ def replay_command(
         sides = chosen(policy or list(replays.DEFAULT_POLICIES))
         with file.open("rb") as lines, console.status("reading"):
             reader = Reader(lines, block_tokens=block_tokens)
-            events = replays.in_order(islice(reader, calls))
+            events = replays.in_order(replays.first(reader, calls))
             made = [event for event in events if isinstance(event, Call)]
         for complaint in tables.complaints(reader.findings):
             typer.echo(complaint, err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,6 +95,17 @@ def sizes_for(
 def in_order(events: Iterable[Event]) -> list[Event]:
     """In the order of time; what happens at one time stays in the order of the file."""
     return sorted(events, key=lambda event: event.at_s)
+
+
+def first(events: Iterable[Event], calls: int | None) -> Iterator[Event]:
+    """All events, or those down to so many calls."""
+    left = calls
+    for event in events:
+        yield event
+        if left is not None and isinstance(event, Call):
+            left -= 1
+            if not left:
+                return
 
 
 def replay(

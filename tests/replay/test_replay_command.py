@@ -70,6 +70,25 @@ def test_only_the_first_calls(path: Path) -> None:
     assert "7 calls, 7 with a forecast" in result.stdout
 
 
+def test_ends_are_no_calls(path: Path) -> None:
+    lines = trace()
+    lines.insert(3, json.dumps({"v": 1, "kind": "pause", "at_ms": 2500, "workflow": "w"}) + "\n")
+    result = replay(path, lines, "--calls", "7", "--policy", "lru")
+    assert "7 calls, 7 with a forecast" in result.stdout
+
+
+def test_a_trace_out_of_order_is_replayed_as_the_one_in_order(path: Path, tmp_path: Path) -> None:
+    done = []
+    for lines in (trace(), trace()[::-1]):
+        out = tmp_path / "out.json"
+        result = replay(path, lines, "--pool-tokens", str(26 * 64), "--json", str(out))
+        assert result.exit_code == 0
+        done.append(json.loads(out.read_text()))
+    inverted = done[1]["trace"].pop("mended")
+    assert inverted == {"clock went back: put in order": len(trace()) - 1}
+    assert done[0]["policies"] == done[1]["policies"]
+
+
 EXAMPLE = Path(__file__).parents[2] / "demos" / "traces" / "research_team.jsonl"
 
 
