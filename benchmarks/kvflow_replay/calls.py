@@ -19,6 +19,8 @@ class Call:
     agent: str | None = None
     app: str | None = None
     latency_s: float = 0.0
+    delay_s: float | None = None
+    """For how long its workflow rested after the answer before; `at_s` is derived from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Fields(NamedTuple):
     """One line in either format."""
 
     at_ms: float | None
-    """None: `delay_ms` after the session's last call."""
+    """None: `delay_ms` after the answer to the session's last call."""
     prompt_tokens: int
     output_tokens: int
     hash_ids: Sequence[int]

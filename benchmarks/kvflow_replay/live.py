@@ -41,6 +41,7 @@ async def replay_live(
 ) -> LiveReplay:
     """Make the calls of a trace when the trace says, `speed` times as fast, whatever the answers.
 
+    A call of which the trace says how long after an answer it was made waits for that answer.
     The server's cache is taken as it is. What fails is counted.
     """
     done, forecaster = LiveReplay(), Forecaster()
@@ -60,24 +61,44 @@ async def replay_live(
 
         async def ask(call: Call, hint: Hint | None) -> None:
             prompt = prompt_of(call, block_tokens)
-            answer = await client.generate(prompt, max(1, call.output_tokens), hint)
+            try:
+                answer = await client.generate(prompt, max(1, call.output_tokens), hint)
+            finally:
+                ended_s[call.workflow] = time.monotonic()
             done.asked.append(Asked((call.app or "", call.agent or NOBODY), answer))
 
-        for event in events:
-            due_s = begun_s + (event.at_s - events[0].at_s) / speed
-            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+        async def begin(event: Event, due_s: float) -> asyncio.Task[None]:
             await slots.acquire()
             done.late_s = max(done.late_s, time.monotonic() - due_s)
             hint = forecaster.end(event) if isinstance(event, End) else forecaster.call(event)
             hint = _sped_up(hint, speed) if is_hinted else None
-            if isinstance(event, Call):
-                done.calls += 1
-                done.hinted += hint is not None
-                tasks.create_task(make(partial(ask, event, hint)))
-            elif hint is not None:
-                tasks.create_task(make(partial(client.tell, hint)))
+            if isinstance(event, End):
+                said = partial(client.tell, hint) if hint is not None else partial(asyncio.sleep, 0)
+                return tasks.create_task(make(said))
+            done.calls += 1
+            done.hinted += hint is not None
+            return tasks.create_task(make(partial(ask, event, hint)))
+
+        async def follow(call: Call, before: asyncio.Task[None], delay_s: float) -> None:
+            await asyncio.wait([before])
+            due_s = ended_s[call.workflow] + delay_s / speed
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            # The trace's time of this call was derived; this is when it is made.
+            at_s = events[0].at_s + (time.monotonic() - begun_s) * speed
+            await (await begin(replace(call, at_s=at_s), due_s))
+
+        last: dict[str, asyncio.Task[None]] = {}
+        ended_s: dict[str | None, float] = {}
+        for event in events:
+            due_s = begun_s + (event.at_s - events[0].at_s) / speed
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            before = last.get(event.workflow or "")
+            if isinstance(event, Call) and event.delay_s is not None and before is not None:
+                task = tasks.create_task(follow(event, before, event.delay_s))
             else:
-                slots.release()
+                task = await begin(event, due_s)
+            if isinstance(event, Call) and event.workflow is not None:
+                last[event.workflow] = task
     return done
 
 

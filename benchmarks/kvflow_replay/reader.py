@@ -105,6 +105,7 @@ class Reader:
             fields.agent,
             fields.app,
             fields.latency_ms / 1000,
+            None if fields.at_ms is not None else fields.delay_ms / 1000,
         )
 
     def _is_repeated(self, id: str) -> bool:
@@ -115,16 +116,16 @@ class Reader:
 
     def _time_s(self, fields: Fields) -> float:
         if fields.at_ms is None:
-            begun_s = self._sessions.get(fields.workflow or "")
-            if begun_s is None:
+            ended_s = self._sessions.get(fields.workflow or "")
+            if ended_s is None:
                 raise BadField("a delay after no call")
-            at_s = begun_s + fields.delay_ms / 1000
+            at_s = ended_s + fields.delay_ms / 1000
         else:
             at_s = fields.at_ms / 1000
             # A recorder writes a call when it ends.
             self._watch_clock(at_s + fields.latency_ms / 1000)
         if fields.workflow is not None:
-            _remember(self._sessions, fields.workflow, at_s)
+            _remember(self._sessions, fields.workflow, at_s + fields.latency_ms / 1000)
         return at_s
 
     def _watch_clock(self, clock_s: float) -> None:

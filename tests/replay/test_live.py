@@ -28,6 +28,8 @@ class FakeSGLang:
         self.requests: list[dict[str, Any]] = []
         self.forecasts: list[dict[str, Any]] = []
         self.most_tokens = 1000
+        self.answer_s = 0.0
+        self.at_work = self.most_at_work = 0
         self.base_url = ""
 
     @asynccontextmanager
@@ -49,6 +51,10 @@ class FakeSGLang:
         if len(prompt) > self.most_tokens:
             return web.json_response({"error": "too long"}, status=400)
         self.requests.append(body)
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        await asyncio.sleep(self.answer_s)
+        self.at_work -= 1
         output = list(range(body["sampling_params"]["max_new_tokens"]))
         meta = {
             "prompt_tokens": len(prompt),
@@ -122,3 +128,23 @@ async def test_calls_are_made_when_the_trace_says(monkeypatch: Any) -> None:
 async def test_a_server_that_is_gone_fails_calls_and_not_the_replay() -> None:
     done = await replay_live(TRACE[:2], "http://127.0.0.1:9", BLOCK, speed=FAST)
     assert done.failed == 2 and not rows(done)
+
+
+async def test_a_turn_waits_for_the_answer_that_its_delay_counts_from() -> None:
+    turns: list[Event] = [
+        Call(0, 40, 3, Tokens("q", [1, 2, 3]), "w"),
+        Call(0.5, 48, 3, Tokens("q", [1, 2, 3]), "w", delay_s=0.5),
+        Call(1.0, 48, 3, Tokens("q", [1, 2, 3]), "w", delay_s=0.5),
+    ]
+    async with FakeSGLang().running() as server:
+        server.answer_s = 0.02
+        done = await replay_live(turns, server.base_url, BLOCK, speed=FAST)
+    assert (done.calls, done.failed) == (3, 0)
+    assert server.most_at_work == 1
+
+
+async def test_calls_with_times_of_their_own_wait_for_nothing() -> None:
+    async with FakeSGLang().running() as server:
+        server.answer_s = 0.05
+        await replay_live(TRACE[:3], server.base_url, BLOCK, speed=FAST)
+    assert server.most_at_work == 3

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kvflow_replay.reader as reader_module
 from kvflow_replay.calls import Call, End, Event
 from kvflow_replay.findings import Findings
 from kvflow_replay.reader import Reader
@@ -67,6 +68,15 @@ def test_a_session_goes_on_after_a_delay() -> None:
     events, findings = read(first, then, {**then, "session_id": "t"})
     assert [event.at_s for event in events] == [1.0, 1.5]
     assert findings.skipped == {"a delay after no call": 1}
+
+
+def test_a_delay_counts_from_the_answer_before() -> None:
+    first = ours(1000, workflow="s", latency_ms=2000, block_tokens=512)
+    then = {"input_length": 600, "output_length": 1, "session_id": "s", "delay": 500}
+    events, _ = read(first, then, then)
+    calls = [the_call(event) for event in events]
+    assert [call.at_s for call in calls] == [1.0, 3.5, 4.0]
+    assert [call.delay_s for call in calls] == [None, 0.5, 0.5]
 
 
 def test_equal_hashes_are_equal_blocks_only_behind_equal_ones() -> None:
@@ -151,6 +161,15 @@ def test_clocks_that_go_back_and_gaps_are_noted() -> None:
 def test_a_call_written_when_it_ends_is_no_clock_that_goes_back() -> None:
     _, findings = read(ours(1000, latency_ms=10), ours(0, latency_ms=2000))
     assert not findings.mended
+
+
+def test_a_line_over_the_limit_is_skipped_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "MAX_LINE_BYTES", 400)
+    long = json.dumps(ours(hash_ids=[1] * 1000))
+    events, findings = read(ours(), long, ours(), end=long[:900])
+    assert len(events) == 2
+    assert findings.skipped == {"too long": 2}
+    assert findings.lines == 4
 
 
 def test_unknown_fields_are_named() -> None:
