@@ -23,7 +23,9 @@ Plan = tuple[int, int, int, int]
 
 
 def trace(plans: Sequence[Plan]) -> list[Call]:
-    fresh, said, calls = count(1), [()], list[Call]()
+    fresh = count(1)
+    said: list[Sequence_] = [()]
+    calls: list[Call] = []
     for before, kept, new, answer in plans:
         begun = said[before % len(said)]
         prompt = begun[: kept % (len(begun) + 1)] + tuple(islice(fresh, new))
@@ -77,7 +79,6 @@ plans = st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(1, 3), st.in
 
 @settings(max_examples=150, deadline=None)
 @given(plans=st.lists(plans, min_size=3, max_size=7), spare_tokens=st.integers(0, 4))
-# An answer that comes back, and a leaf of which a part is enough.
 @example(plans=[(0, 0, 2, 2), (0, 0, 3, 0), (1, 4, 1, 0)], spare_tokens=2)
 def test_no_order_of_eviction_computes_less(plans: list[Plan], spare_tokens: int) -> None:
     calls = trace(plans)
@@ -85,9 +86,12 @@ def test_no_order_of_eviction_computes_less(plans: list[Plan], spare_tokens: int
     assert computed(calls, pool_tokens) == fewest_computed(calls, pool_tokens)
 
 
-def test_an_answer_that_the_next_prompt_repeats_is_kept() -> None:
-    calls = trace([(0, 0, 2, 2), (0, 0, 3, 0), (1, 4, 1, 0)])
-    assert computed(calls, 7) == 2 + 3 + 1
+def test_an_answer_that_a_later_prompt_repeats_is_kept() -> None:
+    # The first prompt comes back too, but not before one that needs the whole pool.
+    calls = trace(
+        [(0, 0, 3, 0), (0, 0, 2, 2), (0, 0, 3, 0), (2, 4, 1, 0), (0, 0, 8, 0), (1, 3, 1, 0)]
+    )
+    assert computed(calls, 8) == 3 + 2 + 3 + 1 + 8 + 4
 
 
 def test_a_leaf_goes_in_part() -> None:
