@@ -203,16 +203,16 @@ def measure(name: str, calls: int, seed: int) -> dict[str, object]:
     events = policy_quality.events_of(traffic, calls, seed)
     made = [event for event in events if isinstance(event, Call)]
     pool_tokens = int(policy_quality.POOL_SHARE * policy_quality.footprint_tokens(made))
-    future = Future(policy_quality.requests_of(made, policy_quality.absent(made)))
+    future = Future(policy_quality.requests_of(events, policy_quality.absent(events)))
     s_per_access = made[-1].at_s / len(made)
-    requests = policy_quality.requests_of(made, policy_quality.learned(made))
+    told = policy_quality.learned(events)
 
     def informed(tree: PrefixTree, _: Future | None) -> Policy:
         return Informed(tree, waits, s_per_access)
 
     def computed(make: Callable[[PrefixTree, Future | None], Policy]) -> int:
         return policy_quality.prefill_tokens(
-            events, requests, lambda tree: make(tree, future), pool_tokens
+            events, told, lambda tree: make(tree, future), pool_tokens
         )
 
     return {

@@ -1,6 +1,6 @@
 """How much prefill a policy leaves to do, next to the offline optimum's, on synthetic traffic.
 
-    python benchmarks/policy_quality.py [--workload NAME] [--calls 3000] [--json FILE]
+    python benchmarks/policy_quality.py [--workload NAME] [--calls 3000] [--seed 1] [--json FILE]
 
 Clients run applications side by side, each with prompts of its own, in a pool that holds a part of
 them; a call takes no time, what lies between two calls does. The policies are the server's own
@@ -43,7 +43,7 @@ WARM_UP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one client, at a time, with what each kind of hint says."""
+    """One call of one client, at a time, with what its adapter would have said."""
 
     at_s: float
     client: str
@@ -59,7 +59,10 @@ class Notice:
 
     at_s: float
     client: str
-    forecast: Forecast
+    learned: Forecast
+
+
+Event = Call | Notice
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def fresh(count: int) -> Tokens:
     return Tokens("q", (next(_next_token) for _ in range(count)))
 
 
-def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator[Call | Notice]:
+def client_calls(traffic: Traffic, app: App, number: int, seed: int) -> Iterator[Event]:
     """One client's runs, one after another, with pauses; one workflow that goes on for ever."""
     chance = random.Random(seed * 1009 + number)
     workload = calibration.WORKLOADS[traffic.workload]
@@ -171,14 +174,14 @@ def one_off_calls(number: int, seed: int) -> Iterator[Call]:
         yield Call(now_s, f"batch{number}", f"batch{number}.{turn}", prompt, fresh(ANSWER_TOKENS))
 
 
-def events_of(traffic: Traffic, calls: int, seed: int) -> list[Call | Notice]:
+def events_of(traffic: Traffic, calls: int, seed: int) -> list[Event]:
     """So many calls of all clients, and what is said between them, in the order of time."""
     app = calibration.WORKLOADS[traffic.workload].app()
-    sources: list[Iterator[Call | Notice]] = []
+    sources: list[Iterator[Event]] = []
     sources += [client_calls(traffic, app, number, seed) for number in range(traffic.clients)]
     sources += [chat_calls(number, seed) for number in range(traffic.chats)]
     sources += [one_off_calls(number, seed) for number in range(traffic.one_offs)]
-    events: list[Call | Notice] = []
+    events: list[Event] = []
     for event in merge(*sources, key=lambda each: each.at_s):
         calls -= isinstance(event, Call)
         if calls < 0:
@@ -189,48 +192,49 @@ def events_of(traffic: Traffic, calls: int, seed: int) -> list[Call | Notice]:
 
 # ---- hints ----
 
-Tell = Callable[[Sequence[Call]], "list[Forecast | None]"]
+Tell = Callable[[Sequence[Event]], "list[Forecast | None]"]
+"""What is said with each call and at each end of a run."""
 
 
-def perfect(calls: Sequence[Call]) -> list[Forecast | None]:
+def perfect(events: Sequence[Event]) -> list[Forecast | None]:
     """In how many calls of its client each agent calls next, and when, from the future itself."""
-    told: list[Forecast | None] = [None] * len(calls)
+    told: list[Forecast | None] = [None] * len(events)
     following: dict[str, dict[str, tuple[int, float]]] = {}
     left: dict[str, int] = {}
-    for index in reversed(range(len(calls))):
-        call = calls[index]
-        if call.learned is None:
+    for index in reversed(range(len(events))):
+        event = events[index]
+        if event.learned is None:
             continue
-        known = following.setdefault(call.client, {})
-        count = left[call.client] = left.get(call.client, 0) - 1
-        steps = {agent: at - count for agent, (at, _) in known.items()}
-        due = {agent: int((at_s - call.at_s) * 1000) for agent, (_, at_s) in known.items()}
-        chance = dict.fromkeys(due, 100)
-        told[index] = Forecast(
-            index, {**steps, call.agent: steps.get(call.agent)}, False, False, due, chance
-        )
-        known[call.agent] = (count, call.at_s)
+        known = following.setdefault(event.client, {})
+        is_call = isinstance(event, Call)
+        count = left[event.client] = left.get(event.client, 0) - is_call
+        steps: dict[str, int | None] = {agent: at - count for agent, (at, _) in known.items()}
+        due = {agent: int((at_s - event.at_s) * 1000) for agent, (_, at_s) in known.items()}
+        if isinstance(event, Call):
+            steps.setdefault(event.agent, None)
+            known[event.agent] = (count, event.at_s)
+        told[index] = Forecast(index, steps, False, False, due, dict.fromkeys(due, 100))
     return told
 
 
-def learned(calls: Sequence[Call]) -> list[Forecast | None]:
-    return [call.learned for call in calls]
+def learned(events: Sequence[Event]) -> list[Forecast | None]:
+    return [event.learned for event in events]
 
 
-def structure(calls: Sequence[Call]) -> list[Forecast | None]:
-    return [told and replace(told, due_ms={}, chance={}) for told in learned(calls)]
+def structure(events: Sequence[Event]) -> list[Forecast | None]:
+    return [told and replace(told, due_ms={}, chance={}) for told in learned(events)]
 
 
-def absent(calls: Sequence[Call]) -> list[Forecast | None]:
-    return [None] * len(calls)
+def absent(events: Sequence[Event]) -> list[Forecast | None]:
+    return [None] * len(events)
 
 
-def stale(calls: Sequence[Call]) -> list[Forecast | None]:
-    """What was true five calls of the client before."""
+def stale(events: Sequence[Event]) -> list[Forecast | None]:
+    """What was true five messages of the client before."""
     before: dict[str, list[Forecast]] = {}
     told: list[Forecast | None] = []
-    for index, (call, forecast) in enumerate(zip(calls, perfect(calls), strict=True)):
-        past = before.setdefault(call.client, [])
+    for index, (event, forecast) in enumerate(zip(events, perfect(events), strict=True)):
+        past = before.setdefault(event.client, [])
         if forecast is not None:
             past.append(forecast)
             forecast = replace(past[max(len(past) - 6, 0)], seq=index)
@@ -238,7 +242,7 @@ def stale(calls: Sequence[Call]) -> list[Forecast | None]:
     return told
 
 
-def shuffled(calls: Sequence[Call]) -> list[Forecast | None]:
+def shuffled(events: Sequence[Event]) -> list[Forecast | None]:
     """The right figures, of the wrong agents."""
     chance = random.Random(0)
 
@@ -253,10 +257,10 @@ def shuffled(calls: Sequence[Call]) -> list[Forecast | None]:
             },
         )
 
-    return [told and shuffle(told) for told in perfect(calls)]
+    return [told and shuffle(told) for told in perfect(events)]
 
 
-def reversed_(calls: Sequence[Call]) -> list[Forecast | None]:
+def reversed_(events: Sequence[Event]) -> list[Forecast | None]:
     """Whoever is needed first is said to be needed last."""
 
     def turn_round(told: Forecast) -> Forecast:
@@ -265,23 +269,23 @@ def reversed_(calls: Sequence[Call]) -> list[Forecast | None]:
         latest = max(told.due_ms.values(), default=0)
         return replace(told, steps=steps, due_ms={a: latest - ms for a, ms in told.due_ms.items()})
 
-    return [told and turn_round(told) for told in perfect(calls)]
+    return [told and turn_round(told) for told in perfect(events)]
 
 
-def never(calls: Sequence[Call]) -> list[Forecast | None]:
+def never(events: Sequence[Event]) -> list[Forecast | None]:
     """Nobody is ever needed again."""
     return [
         told and replace(told, steps=dict.fromkeys(told.steps), due_ms={}, chance={})
-        for told in perfect(calls)
+        for told in perfect(events)
     ]
 
 
-def now(calls: Sequence[Call]) -> list[Forecast | None]:
+def now(events: Sequence[Event]) -> list[Forecast | None]:
     """Everybody is needed at once, always."""
     return [
         told
         and replace(told, steps=dict.fromkeys(told.steps, 0), due_ms=dict.fromkeys(told.steps, 0))
-        for told in perfect(calls)
+        for told in perfect(events)
     ]
 
 
@@ -298,10 +302,6 @@ HINTS: Mapping[str, Tell] = {
 }
 
 
-# What clients say between their calls goes with these.
-SAID = ("learned", "structure")
-
-
 # ---- the cache ----
 
 
@@ -309,7 +309,7 @@ Order = Callable[[PrefixTree], Policy]
 
 
 def prefill_tokens(
-    events: Sequence[Call | Notice], requests: Sequence[Request], make: Order, pool_tokens: int
+    events: Sequence[Event], told: Sequence[Forecast | None], make: Order, pool_tokens: int
 ) -> int:
     """The prompt tokens that have to be computed after the warm-up."""
     made: list[Policy] = []
@@ -320,10 +320,12 @@ def prefill_tokens(
 
     tree = PrefixTree(device_tokens=pool_tokens, host_tokens=0, order=order)
     policy, computed, served = made[0], 0, 0
+    requests = requests_of(events, told)
     left = iter(requests)
-    for event in events:
+    for event, forecast in zip(events, told, strict=True):
         if isinstance(event, Notice):
-            policy.told(Hint(event.client, event.forecast, app="app"), event.at_s)
+            if forecast is not None:
+                policy.told(Hint(event.client, forecast, app="app"), event.at_s)
             continue
         request = next(left)
         policy.arrived(request, event.at_s)
@@ -346,17 +348,17 @@ def prefill_tokens(
     return computed
 
 
-def requests_of(calls: Sequence[Call], told: Sequence[Forecast | None]) -> list[Request]:
-    clients = {client: number for number, client in enumerate({call.client: 0 for call in calls})}
+def requests_of(events: Sequence[Event], told: Sequence[Forecast | None]) -> list[Request]:
     return [
         Request(
-            CallId(clients[call.client], index),
-            call.agent,
-            call.prompt,
-            call.answer,
-            None if forecast is None else Hint(call.client, forecast, call.agent, "app"),
+            CallId(0, index),
+            event.agent,
+            event.prompt,
+            event.answer,
+            None if forecast is None else Hint(event.client, forecast, event.agent, "app"),
         )
-        for index, (call, forecast) in enumerate(zip(calls, told, strict=True))
+        for index, (event, forecast) in enumerate(zip(events, told, strict=True))
+        if isinstance(event, Call)
     ]
 
 
@@ -377,15 +379,15 @@ def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str,
     events = events_of(TRAFFIC[name], calls, seed)
     made = [event for event in events if isinstance(event, Call)]
     pool_tokens = int(POOL_SHARE * footprint_tokens(made))
-    future = Future(requests_of(made, absent(made)))
+    future = Future(requests_of(events, absent(events)))
 
     def run(side: str, kind: str = "absent") -> int:
         make = SIDES[side].make
-        hears = events if kind in SAID else made
-        requests = requests_of(made, HINTS[kind](made))
-        return prefill_tokens(hears, requests, lambda tree: make(tree, future), pool_tokens)
+        told = HINTS[kind](events)
+        return prefill_tokens(events, told, lambda tree: make(tree, future), pool_tokens)
 
-    row: dict[str, object] = {"workload": name, "pool_tokens": pool_tokens}
+    row: dict[str, object] = {"workload": name, "calls": calls, "seed": seed}
+    row["pool_tokens"] = pool_tokens
     row |= {"lru": run("lru"), "optimum": run("optimum-device"), "papers": run("papers", "perfect")}
     return row | {kind: run("ours-device", kind) for kind in hints}
 
@@ -394,25 +396,28 @@ def main(
     workload: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
     hints: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
     calls: Annotated[int, typer.Option(min=100)] = 3000,
-    seed: int = 1,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; default: 1.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Compare the prefill that policies leave to do."""
-    rows = [measure(name, calls, seed, hints or list(HINTS)) for name in track(workload or TRAFFIC)]
+    runs = [(name, each) for each in seed or (1,) for name in workload or TRAFFIC]
+    rows = [measure(name, calls, each, hints or list(HINTS)) for name, each in track(runs)]
     Console(width=180).print(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Table:
-    columns = [name for name in rows[0] if name not in ("workload", "pool_tokens", "optimum")]
-    made = Table("workload", *columns, title="Prefill tokens over the optimum's (over LRU's)")
+    about = ("workload", "calls", "seed", "pool_tokens", "optimum")
+    columns = [name for name in rows[0] if name not in about]
+    title = "Prefill tokens over the optimum's (over LRU's)"
+    made = Table("workload", "seed", *columns, title=title)
     for row in rows:
         best, recency = int(str(row["optimum"])), int(str(row["lru"]))
         cells = [
             f"{int(str(row[c])) / best:.2f} ({int(str(row[c])) / recency:.2f})" for c in columns
         ]
-        made.add_row(str(row["workload"]), *cells)
+        made.add_row(str(row["workload"]), str(row["seed"]), *cells)
     return made
 
 
