@@ -21,6 +21,9 @@ def simulate_command(
         list[str] | None, typer.Option(help="One of the preset's; repeatable. Default: all.")
     ] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    hints: Annotated[
+        str, typer.Option(help="exact, learned, absent, shuffled or reversed.")
+    ] = "exact",
     machine: Annotated[str, typer.Option(help="How fast it is.")] = "h100-8b",
     link_gb_per_s: Annotated[float | None, typer.Option(help="Host link.")] = None,
     pool_tokens: Annotated[int | None, typer.Option(min=1)] = None,
@@ -39,8 +42,8 @@ def simulate_command(
     """Compare policies: lru, lru-overlap, hicache, papers, ours, ours-device, ours-noprefetch,
     optimum and optimum-device; the ceiling, where everything fits, is always run."""
     from kvflow_bench import presets
+    from kvflow_simulate import forecasts, sides, simulate, tables
     from kvflow_simulate import machine as machines
-    from kvflow_simulate import sides, simulate, tables
 
     sizes = {
         "workflows": workflows,
@@ -61,11 +64,17 @@ def simulate_command(
         host = host_tokens or simulate.host_tokens(chosen, speed, pool)
         pools = simulate.Sizes(pool, host, slots or chosen.slots)
         compared = sides.chosen(policy or list(simulate.policies_for(workloads)))
-        outcomes = simulate.compare(workloads, compared, speed, pools)
+        said = forecasts.named(hints)
+        outcomes = simulate.compare(workloads, compared, speed, pools, hints=said)
     except KVFlowError as error:
         raise typer.BadParameter(str(error)) from error
     rows = simulate.with_ratios([simulate.figures(outcome) for outcome in outcomes])
     tables.show(rows)
     if json_file is not None:
-        document = {"machine": asdict(speed), "sizes": asdict(pools), "results": rows}
+        document = {
+            "machine": asdict(speed),
+            "sizes": asdict(pools),
+            "hints": said,
+            "results": rows,
+        }
         json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -11,9 +12,10 @@ from kvflow_bench.presets import Preset
 from kvflow_bench.workloads import Workload
 from kvflow_simulate.clairvoyant import Future
 from kvflow_simulate.engine import Engine
+from kvflow_simulate.forecasts import Hints
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.requests import Served
-from kvflow_simulate.sides import CEILING, Side
+from kvflow_simulate.sides import CEILING, SIDES, Side
 from kvflow_simulate.traffic import WorkloadTraffic
 
 
@@ -39,6 +41,8 @@ class Outcome:
     counts: Mapping[str, int]
     """Tokens evicted, loaded on demand, loaded ahead, and of those read and wasted; waits; the
     same of adapters."""
+    cpu_s: float = 0.0
+    """What it took to simulate, warm-up included."""
 
     def total(self, name: str) -> int:
         """The sum of one of the calls' counts."""
@@ -51,16 +55,24 @@ def compare(
     machine: Machine,
     sizes: Sizes,
     *,
+    hints: Hints = "exact",
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Each workload under each policy, after a run in which everything fits."""
+    """Each workload under each policy, after a run in which everything fits.
+
+    `hints` says what policies that heed any are told.
+    """
     outcomes = []
     for workload in workloads:
         ceiling = simulate(workload, CEILING, machine, sizes)
-        future = future_of(ceiling)
+        foresees = any(side.knows_the_future for side in sides)
+        future = future_of(ceiling) if foresees else None
         for side in (CEILING, *sides):
-            is_done = side is CEILING
-            outcome = ceiling if is_done else simulate(workload, side, machine, sizes, future)
+            outcome = (
+                ceiling
+                if side is CEILING
+                else simulate(workload, side, machine, sizes, future, hints)
+            )
             on_outcome(outcome)
             outcomes.append(outcome)
     return outcomes
@@ -72,10 +84,12 @@ def simulate(
     machine: Machine,
     sizes: Sizes,
     future: Future | None = None,
+    hints: Hints = "exact",
 ) -> Outcome:
     """One workload under one policy, from an empty cache."""
     if side.knows_the_future and future is None:
         future = future_of(simulate(workload, CEILING, machine, sizes))
+    begun_s = time.process_time()
     engine = Engine(
         machine,
         pool_tokens=workload.footprint_tokens() if side.fits_everything else sizes.pool_tokens,
@@ -85,7 +99,8 @@ def simulate(
         overlaps_loras=side.overlaps_loras,
         is_stock=not (side.is_hinted or side.knows_the_future),
     )
-    traffic = WorkloadTraffic(workload, hinted=side.is_hinted)
+    said: Hints = hints if side.is_hinted else "absent"
+    traffic = WorkloadTraffic(workload, hints=said, clock=lambda: engine.now_s)
     warm_up = engine.run(traffic)
     started_s, before = engine.now_s, counts_of(engine)
     traffic.count()
@@ -98,6 +113,7 @@ def simulate(
         tuple(warm_up),
         engine.now_s - started_s,
         counts,
+        time.process_time() - begun_s,
     )
 
 
@@ -132,14 +148,20 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "elapsed_s": outcome.elapsed_s,
         "mean_latency_ms": 1000 * fmean(call.latency_s for call in calls),
         "mean_ttft_ms": 1000 * fmean(call.ttft_s for call in calls),
-        "prompt_tokens": sum(len(call.request.prompt) for call in calls),
+        "prompt_tokens": _prompt_tokens(outcome),
+        "hit_rate": 1 - outcome.total("computed_tokens") / _prompt_tokens(outcome),
         "kept_tokens": outcome.total("kept_tokens"),
         "prefetch_found_tokens": outcome.total("prefetched_tokens"),
         "host_tokens": outcome.total("loaded_tokens"),
         "computed_tokens": outcome.total("computed_tokens"),
         **outcome.counts,
         "adapter_hit_share": _adapter_hit_share(outcome),
+        "cpu_s": outcome.cpu_s,
     }
+
+
+def _prompt_tokens(outcome: Outcome) -> int:
+    return sum(len(call.request.prompt) for call in outcome.served)
 
 
 def _adapter_hit_share(outcome: Outcome) -> float | None:
@@ -156,14 +178,22 @@ def policies_for(workloads: Iterable[Workload]) -> Sequence[str]:
 
 
 def with_ratios(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Figures with mean latencies over those of the ceiling and of the optimum, where they ran."""
+    """Figures with mean latencies over those of the ceiling and of the optimum, where they ran.
+
+    And what was computed over what the optimum computes with the same tiers.
+    """
     latency = {(row["workload"], row["policy"]): row["mean_latency_ms"] for row in outcomes}
+    computed = {(row["workload"], row["policy"]): row["computed_tokens"] for row in outcomes}
     rows = []
     for row in outcomes:
         ratios = {}
         for policy in (CEILING.name, "optimum"):
             base = latency.get((row["workload"], policy))
             ratios[f"latency_of_{policy}"] = row["mean_latency_ms"] / base if base else None
+        side = SIDES.get(row["policy"])
+        best = "optimum" if side is not None and side.has_host_tier else "optimum-device"
+        least = computed.get((row["workload"], best)) if side is not None else None
+        ratios["computed_of_optimum"] = row["computed_tokens"] / least if least else None
         rows.append({**row, **ratios})
     return rows
 

@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
+from kvflow_agents.trail import Clock
 from kvflow_bench.workloads import Call, Stage, Workflow, Workload
+from kvflow_simulate.forecasts import Hints, Teller, tellers
 from kvflow_simulate.requests import CallId, Request
 
 # Answers are nobody's prompt: their tokens begin where those of prompts have ended.
@@ -22,7 +22,7 @@ class _Player:
 
     workflow: Workflow
     stages: Iterator[Stage]
-    app: str
+    teller: Teller
     calls: int = 0
     unanswered: int = 0
 
@@ -30,14 +30,16 @@ class _Player:
 class WorkloadTraffic:
     """All workflows of a workload at once; each stage follows the answers of the one before.
 
-    First those that warm up; after `count` those that count.
+    First those that warm up; after `count` those that count. `clock` is that of the engine.
     """
 
-    def __init__(self, workload: Workload, *, hinted: bool) -> None:
-        self._hinted = hinted
+    def __init__(
+        self, workload: Workload, *, hints: Hints = "absent", clock: Clock = lambda: 0.0
+    ) -> None:
+        workflows = workload.workflows()
         self._players = [
-            _Player(workflow, workflow.stages(counted=False), workflow.graph.fingerprint())
-            for workflow in workload.workflows()
+            _Player(workflow, workflow.stages(counted=False), teller)
+            for workflow, teller in zip(workflows, tellers(hints, workflows, clock), strict=True)
         ]
 
     def first(self) -> Iterable[Request]:
@@ -47,6 +49,7 @@ class WorkloadTraffic:
     def answered(self, request: Request) -> Iterable[Request]:
         """The next stage, if this was the last answer that it waited for."""
         player = self._players[request.id.workflow]
+        player.teller.answered(request.agent)
         player.unanswered -= 1
         return [] if player.unanswered else self._next_stage(player)
 
@@ -60,20 +63,17 @@ class WorkloadTraffic:
         if stage is None:
             return []
         requests = []
+        player.teller.begin(stage)
         for call in stage.calls:
             number = player.calls
             player.calls += 1
-            forecast = Forecast(number, stage.steps)
-            name = f"w{player.workflow.number}"
             requests.append(
                 Request(
                     CallId(player.workflow.number, number),
                     call.agent,
                     _prompt(call),
                     _answer(player.workflow, number),
-                    Hint(name, forecast, agent=call.agent, app=player.app)
-                    if self._hinted
-                    else None,
+                    player.teller.hint(call.agent, number),
                     call.adapter,
                 )
             )

@@ -125,7 +125,7 @@ def _stamped(hint: Hint | None, now_s: float) -> Hint | None:
 
 def _requests(workload: Workload) -> list[Request]:
     """In the order in which they leave where everything fits."""
-    traffic = WorkloadTraffic(workload, hinted=True)
+    traffic = WorkloadTraffic(workload, hints="exact")
     engine = Engine(MACHINE, pool_tokens=workload.footprint_tokens(), host_tokens=0, policy=Recency)
     warm_up = engine.run(traffic)
     traffic.count()

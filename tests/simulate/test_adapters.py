@@ -119,10 +119,7 @@ def test_more_adapters_than_slots_take_turns() -> None:
 
 def test_agents_with_adapters_of_their_own_share_no_kv() -> None:
     shared = replace(CYCLE, parameters=replace(CYCLE.parameters, shared_tokens=100))
-    first = [
-        request.prompt[:100]
-        for request in _all_requests(WorkloadTraffic(shared, hinted=False))[:AGENTS]
-    ]
+    first = [request.prompt[:100] for request in _all_requests(WorkloadTraffic(shared))[:AGENTS]]
     assert len({bytes(prompt) for prompt in first}) == AGENTS
 
 

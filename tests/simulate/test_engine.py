@@ -12,6 +12,7 @@ from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.prefix import Tokens
 from kvflow_bench.workloads import KINDS, Parameters, Workload
 from kvflow_simulate.engine import Engine
+from kvflow_simulate.forecasts import HINTS, Hints
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request
@@ -47,6 +48,32 @@ def test_a_cycle_finds_what_minimum_allows(policy: str) -> None:
     calls = run(policy).served
     found = sum(call.kept_tokens for call in calls) / (len(calls) * FIXED)
     assert found == pytest.approx((3 - 1) / (6 - 1), abs=1 / 30)
+
+
+@pytest.mark.parametrize("policy", ["optimum-device", "ours-device"])
+def test_a_long_cycle_is_within_two_hundredths_of_minimum(policy: str) -> None:
+    """What (C - 1) / (N - 1) means for whole prefixes: the optimum keeps parts of one more."""
+    long = replace(CYCLE, parameters=replace(CYCLE.parameters, rounds=120))
+    calls = simulate(long, SIDES[policy], MACHINE, SIZES).served
+    found = sum(call.kept_tokens for call in calls) / (len(calls) * FIXED)
+    assert found == pytest.approx((3 - 1) / (6 - 1), abs=0.02)
+
+
+@pytest.mark.parametrize("hints", ["absent", "shuffled", "reversed"])
+def test_wrong_hints_find_no_less_than_recency(hints: Hints) -> None:
+    long = replace(CYCLE, parameters=replace(CYCLE.parameters, rounds=120))
+    recency = simulate(long, SIDES["lru"], MACHINE, SIZES)
+    ours = simulate(long, SIDES["ours-device"], MACHINE, SIZES, hints=hints)
+    assert ours.total("computed_tokens") <= 1.02 * recency.total("computed_tokens")
+
+
+def test_learned_hints_find_most_of_what_exact_ones_do() -> None:
+    long = replace(CYCLE, parameters=replace(CYCLE.parameters, rounds=60))
+    exact, learned = (
+        simulate(long, SIDES["ours-device"], MACHINE, SIZES, hints=hints).total("kept_tokens")
+        for hints in ("exact", "learned")
+    )
+    assert learned > 0.9 * exact
 
 
 def test_recency_finds_nothing_of_a_cycle() -> None:
@@ -129,6 +156,7 @@ class _Checked(WorkloadTraffic):
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     policy=st.sampled_from(["lru", "lru-overlap", "hicache", "papers", "ours", "ours-device"]),
+    hints=st.sampled_from(HINTS),
     sizes=st.builds(
         Parameters,
         workflows=st.integers(1, 3),
@@ -150,6 +178,7 @@ class _Checked(WorkloadTraffic):
 def test_the_books_are_right_whatever_happens(
     kind: str,
     policy: str,
+    hints: Hints,
     sizes: Parameters,
     pool_tokens: int,
     host_tokens: int,
@@ -158,7 +187,8 @@ def test_the_books_are_right_whatever_happens(
     slots: int,
 ) -> None:
     side = SIDES[policy]
-    traffic = _Checked(Workload("any", kind, sizes), hinted=side.is_hinted)
+    said: Hints = hints if side.is_hinted else "absent"
+    traffic = _Checked(Workload("any", kind, sizes), hints=said, clock=lambda: engine.now_s)
     engine = traffic.engine = Engine(
         replace(MACHINE, chunk_tokens=chunk_tokens, link_bytes_per_s=link, adapter_bytes=50),
         pool_tokens=pool_tokens,
