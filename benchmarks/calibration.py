@@ -183,15 +183,38 @@ class Forecasted:
     due: dict[str, dict[str, Delay]]
 
 
+class Reliability:
+    """How often what was said to be so likely came, by tenths of the likelihood."""
+
+    def __init__(self) -> None:
+        self._sums = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+
+    def add(self, chance: float, came: bool) -> None:
+        place = self._sums[min(int(chance * BINS), BINS - 1)]
+        for slot, value in enumerate((1.0, chance, float(came))):
+            place[slot] += value
+
+    def bins(self) -> list[dict[str, float]]:
+        return [
+            {"count": int(n), "forecast": said / n, "observed": seen / n}
+            for n, said, seen in self._sums
+            if n
+        ]
+
+    def error(self) -> float:
+        """By how much a forecast was off, in the mean over all."""
+        off = sum(abs(said - seen) for _, said, seen in self._sums)
+        return off / max(sum(n for n, _, _ in self._sums), 1.0)
+
+
 @dataclass
 class Scores:
     """Sums of squared errors and counts, by what was forecast, by whom, of what."""
 
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: Counter[str] = field(default_factory=Counter)
-    reliability: list[list[float]] = field(
-        default_factory=lambda: [[0.0, 0.0, 0.0] for _ in range(BINS)]
-    )
+    again: Reliability = field(default_factory=Reliability)
+    alive: Reliability = field(default_factory=Reliability)
 
     def add(self, name: str, value: float) -> None:
         self.sums[name] += value
@@ -199,18 +222,13 @@ class Scores:
 
     def result(self) -> dict[str, Any]:
         means = {name: self.sums[name] / count for name, count in self.counts.items()}
-        bins = [
-            {"count": int(n), "forecast": said / n, "observed": seen / n}
-            for n, said, seen in self.reliability
-            if n
-        ]
-        pairs = sum(one["count"] for one in bins)
-        error = sum(one["count"] * abs(one["forecast"] - one["observed"]) for one in bins)
         return {
             "means": dict(sorted(means.items())),
             "counts": dict(sorted(self.counts.items())),
-            "again_reliability": bins,
-            "again_calibration_error": error / max(pairs, 1),
+            "again_reliability": self.again.bins(),
+            "again_calibration_error": self.again.error(),
+            "alive_reliability": self.alive.bins(),
+            "alive_calibration_error": self.alive.error(),
         }
 
 
@@ -288,6 +306,8 @@ def score(scores: Scores, made: Sequence[Forecasted]) -> None:
                 scores.add(f"next, all, {by}", error)
                 alive = 1.0 - chances.get(END, 0.0)
                 scores.add(f"alive, {by}", (alive - bool(later)) ** 2)
+                if by == "learned":
+                    scores.alive.add(alive, bool(later))
         first_s: dict[str, float] = {}
         for call in later:
             first_s.setdefault(call.agent, call.at_s)
@@ -297,9 +317,7 @@ def score(scores: Scores, made: Sequence[Forecasted]) -> None:
                 kind = "repeat" if name == said.agent else "switch"
                 scores.add(f"again, {kind}, {by}", (chance - (name in first_s)) ** 2)
                 if by == "learned":
-                    place = scores.reliability[min(int(chance * BINS), BINS - 1)]
-                    for slot, value in enumerate((1.0, chance, float(name in first_s))):
-                        place[slot] += value
+                    scores.again.add(chance, name in first_s)
         for name, at_s in first_s.items():
             kind = "repeat" if name == said.agent else "switch"
             for by, delays in said.due.items():
@@ -329,7 +347,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
     times = Table(title="Time to the next call: share inside the interval")
     for heading in ("workload", "next", "next, switch", "next, repeat"):
         chances.add_column(heading)
-    for heading in ("again, switch", "again, repeat", "alive", "calibration error"):
+    for heading in ("again, switch", "again, repeat", "alive", "errors: again", "alive"):
         chances.add_column(heading)
     for heading in ("workload", "switch 50%", "80%", "factor 2", "repeat 50%", "80%", "factor 2"):
         times.add_column(heading)
@@ -347,6 +365,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             *(three(f"next, {kind}") for kind in ("all", *KINDS)),
             *(three(what) for what in ("again, switch", "again, repeat", "alive")),
             f"{result['again_calibration_error']:.3f}",
+            f"{result['alive_calibration_error']:.3f}",
         )
         columns = [(kind, "learned") for kind in KINDS] + [("switch", "graph")]
         times.add_row(
