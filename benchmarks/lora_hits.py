@@ -19,10 +19,11 @@ from urllib.request import Request, urlopen
 
 import typer
 
-from kvflow_agents.adapter_slots import Slots, first_out, next_in
+from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
 from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
+from kvflow_sglang.settings import Settings
 
 NEVER = float("inf")
 SLOTS = 8
@@ -126,38 +127,35 @@ def optimal_share(calls: Sequence[Call], slots: int) -> float:
 def forecast_share(calls: Sequence[Call], slots: int, *, horizon_steps: int | None) -> float:
     """Hits by the server's policy; with a horizon one adapter is loaded ahead after each call."""
     ledger = AdapterLedger(lifetime_evictions=len(calls))
-    used: dict[Adapter, int] = {}
+    order = SlotOrder(
+        slots, lambda tenant, each: ledger.steps_of(each), expected_share=Settings().expected_share
+    )
     held: set[Adapter] = set()
     hits = 0
 
-    def last_used(adapter: Adapter) -> int:
-        return used.get(adapter, 0)
-
-    def bring(adapter: Adapter) -> None:
+    def bring(adapter: Adapter, in_use: frozenset[Adapter] = frozenset()) -> None:
         if len(held) == slots:
-            held.remove(first_out(held, ledger.steps_of, last_used))
+            gone = order.give_up(held - in_use, held)
+            held.remove(gone)
+            order.forget(gone)
         held.add(adapter)
 
-    for now, call in enumerate(calls, start=1):
+    for call in calls:
         ledger.told("run", "app", call.steps)
         ledger.called("run", "app", call.agent, call.adapter, call.steps.get(call.agent))
         hits += call.adapter in held
         if call.adapter not in held:
             bring(call.adapter)
-        used[call.adapter] = now
+        order.touch(call.adapter)
         if horizon_steps is None:
             continue
-        state = Slots(slots, frozenset(held), needed=frozenset({call.adapter}))
-        load = next_in(
-            ledger.by_nearness(),
-            state,
-            horizon_steps=horizon_steps,
-            steps_of=ledger.steps_of,
-            last_used=last_used,
-        )
+        in_use = frozenset({call.adapter})
+        wanted = (AdapterLoad(each, ledger.steps_of(each) or 0) for each in ledger.by_nearness())
+        slots_now = Slots(slots, frozenset(held), needed=in_use)
+        load = next_in(wanted, slots_now, order, horizon_steps=horizon_steps)
         if load is not None:
-            bring(load.adapter)
-            used[load.adapter] = now
+            bring(load.adapter, in_use)
+            order.touch(load.adapter)
     return hits / len(calls)
 
 

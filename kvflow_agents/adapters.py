@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeAlias
 
 Adapter: TypeAlias = str | None
-"""An adapter by the server's own id; None is the base model, which takes a slot like any other."""
+"""An adapter by its name, or by a server's id; None: the base model, which takes a slot too."""
+
+NO_LORAS: Mapping[str, str] = MappingProxyType({})
 
 FEWEST_LIFETIME_EVICTIONS = 256
 """Below so many evictions a forecast does not grow old, however few slots there are."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _User:
     adapter: Adapter
     steps: int | None
+    has_called: bool
+    """Whether its own call has shown the adapter, which then counts for more than any hint."""
 
 
 @dataclass(slots=True)
@@ -30,8 +35,10 @@ class AdapterLedger:
     """The invocation distance of each adapter: the steps of the nearest agent that calls with it.
 
     What an agent calls with is learned from its requests, for its workflow and, where that names
-    an `app`, for all of its runs. Pure: no clock. Age is counted in adapters that were evicted;
-    what a workflow has told no longer counts when `lifetime_evictions` have passed since.
+    an `app`, for all of its runs; until it has called, what its workflow's hints say counts.
+    Adapters go by name: one that is unloaded and loaded again is the same. Pure: no clock. Age is
+    counted in adapters that were evicted; what a workflow has told no longer counts when
+    `lifetime_evictions` have passed since.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class AdapterLedger:
         self, workflow: str, app: str | None, agent: str, adapter: Adapter, steps: int | None
     ) -> None:
         """An agent calls with an adapter, and will again in so many steps."""
-        self._put(self._heard(workflow), agent, adapter, steps)
+        self._put(self._heard(workflow), agent, _User(adapter, steps, has_called=True))
         if app is not None:
             known = self._apps.setdefault(app, {})
             self._app_agents += agent not in known
@@ -76,16 +83,27 @@ class AdapterLedger:
             self._apps.move_to_end(app)
         self._forget_excess()
 
-    def told(self, workflow: str, app: str | None, steps: Mapping[str, int | None]) -> None:
-        """The steps of these agents of a workflow have changed; None: not expected."""
+    def told(
+        self,
+        workflow: str,
+        app: str | None,
+        steps: Mapping[str, int | None],
+        loras: Mapping[str, str] = NO_LORAS,
+    ) -> None:
+        """The steps of these agents of a workflow have changed; None: not expected.
+
+        `loras`: with what agents will call, as a hint says.
+        """
         known = self._apps.get(app, {}) if app is not None else {}
         heard = self._heard(workflow)
         for agent, count in steps.items():
             user = heard.users.get(agent)
-            if user is not None:
-                self._put(heard, agent, user.adapter, count)
+            if agent in loras and not (user is not None and user.has_called):
+                self._put(heard, agent, _User(loras[agent], count, has_called=False))
+            elif user is not None:
+                self._put(heard, agent, _User(user.adapter, count, user.has_called))
             elif count is not None and agent in known:
-                self._put(heard, agent, known[agent], count)
+                self._put(heard, agent, _User(known[agent], count, has_called=False))
         self._forget_excess()
 
     def forget(self, workflow: str) -> None:
@@ -100,17 +118,6 @@ class AdapterLedger:
         """Forget every workflow; what agents call with stays known of their apps."""
         while self._workflows:
             self.forget(next(iter(self._workflows)))
-
-    def remove(self, adapter: Adapter) -> None:
-        """An adapter is no longer served: nobody is expected to call with it."""
-        for workflow in self._workflows.values():
-            for agent in [a for a, user in workflow.users.items() if user.adapter == adapter]:
-                self._count(adapter, workflow.users.pop(agent).steps, -1)
-                self._agents -= 1
-        for known in self._apps.values():
-            for agent in [a for a, theirs in known.items() if theirs == adapter]:
-                del known[agent]
-                self._app_agents -= 1
 
     def turn_over(self) -> None:
         """An adapter was evicted: time passes, and workflows that fell silent are forgotten."""
@@ -128,16 +135,16 @@ class AdapterLedger:
         self._workflows.move_to_end(name)
         return workflow
 
-    def _put(self, workflow: _Workflow, agent: str, adapter: Adapter, steps: int | None) -> None:
+    def _put(self, workflow: _Workflow, agent: str, user: _User) -> None:
         before = workflow.users.get(agent)
+        if before == user:
+            return
+        workflow.users[agent] = user
         if before is None:
             self._agents += 1
-        elif before.adapter == adapter and before.steps == steps:
-            return
         else:
             self._count(before.adapter, before.steps, -1)
-        workflow.users[agent] = _User(adapter, steps)
-        self._count(adapter, steps, +1)
+        self._count(user.adapter, user.steps, +1)
 
     def _count(self, adapter: Adapter, steps: int | None, change: int) -> None:
         if steps is None:

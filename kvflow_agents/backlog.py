@@ -11,7 +11,7 @@ from kvflow_agents.claims import N
 from kvflow_agents.known_workflow import KnownWorkflow
 
 AT_ONCE = 128
-"""So many agents are looked at in one message, or in one pass of a scheduler: a few milliseconds."""
+"""How many agents one message, or one pass of a scheduler, looks at: a few milliseconds."""
 
 
 class Backlog(Generic[N]):

@@ -25,3 +25,5 @@ class Forecast:
     """Time to the agent's next call if there is one: the median."""
     chance: Figures = field(default_factory=dict)
     """Percent: how likely the workflow calls the agent again."""
+    loras: Mapping[str, str] = field(default_factory=dict)
+    """Agent to the LoRA adapter it will call with; an agent that is missing: unknown."""

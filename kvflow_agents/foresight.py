@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, count, islice, takewhile
 from typing import Generic, Literal, NamedTuple
 
-from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.adapters import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.agent_claims import AgentClaims, MakeKey
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.backlog import AT_ONCE, Backlog
@@ -119,7 +119,7 @@ class Foresight(Generic[N]):
         for workflow in self._memory:
             if not is_heeded:
                 self._want_no_more(workflow)
-            self._backlog.postpone(workflow, workflow.agents)
+            self._backlog.postpone(workflow, [*workflow.agents, *workflow.expected.steps])
         self.catch_up()
 
     def hear(self, hint: Hint) -> Heard:
@@ -149,7 +149,7 @@ class Foresight(Generic[N]):
         if self._judge(workflow, was_foretold) or workflow.is_dormant:
             # What was told before counts again, or no more.
             told = [*workflow.agents, *workflow.expected.steps, *told]
-        self._renew(workflow, told, hint.agent)
+        self._renew(workflow, told, hint)
         self._want(workflow, caller=hint.agent)
         self.catch_up()
         return Heard("accepted", was_foretold)
@@ -158,7 +158,7 @@ class Foresight(Generic[N]):
         """A hinted request, heard before, asks for a LoRA adapter, or for the base model."""
         workflow = self._memory.find(caller.workflow)
         if self.adapters is not None and workflow is not None and caller.agent is not None:
-            steps = None if workflow.is_dormant else workflow.steps_of(caller.agent)
+            steps = self._heeded_steps(workflow, caller.agent)
             self.adapters.called(workflow.name, workflow.app, caller.agent, adapter, steps)
 
     def prompt_cached(self, caller: Hint, prompt: Tokens, namespace: Namespace, leaf: N) -> None:
@@ -238,15 +238,17 @@ class Foresight(Generic[N]):
         self.distrusted += was_trusted - workflow.record.is_good
         return workflow.record.is_good != was_trusted
 
-    def _renew(self, workflow: KnownWorkflow[N], told: Iterable[str], caller: str | None) -> None:
+    def _renew(self, workflow: KnownWorkflow[N], told: Iterable[str], hint: Hint) -> None:
         self._memory.keep(workflow, self._evicted_tokens)
         names = dict.fromkeys(told)
         if len(names) > AT_ONCE:
             nearest = (name for name, _ in workflow.expected.soonest(AT_ONCE))
-            first = dict.fromkeys(name for name in (caller, *nearest) if name in names)
+            first = dict.fromkeys(name for name in (hint.agent, *nearest) if name in names)
             self._backlog.postpone(workflow, (name for name in names if name not in first))
             names = first
-        self._look_at(workflow, names, caller)
+        self._look_at(workflow, names, hint.agent)
+        if loras := hint.forecast.loras:
+            self._tell_adapters(workflow, loras, loras)
 
     def _look_at(
         self, workflow: KnownWorkflow[N], names: Collection[str], caller: str | None
@@ -257,12 +259,25 @@ class Foresight(Generic[N]):
                 if not workflow.is_dormant:
                     workflow.note_promise(name, caller)
                 self._claims.follow(workflow, name)
-        if self.adapters is not None and not workflow.is_dormant:
-            heeded = self._claims.is_heeded
-            steps = {name: workflow.steps_of(name) if heeded else None for name in names}
-            self.adapters.told(workflow.name, workflow.app, steps)
+        if not workflow.is_dormant:
+            self._tell_adapters(workflow, names)
         self._expect_like_other_runs(workflow, names)
         self._let_go(self._memory.pop_excess())
+
+    def _tell_adapters(
+        self,
+        workflow: KnownWorkflow[N],
+        names: Iterable[str],
+        loras: Mapping[str, str] = NO_LORAS,
+    ) -> None:
+        if self.adapters is not None:
+            steps = {name: self._heeded_steps(workflow, name) for name in names}
+            self.adapters.told(workflow.name, workflow.app, steps, loras)
+
+    def _heeded_steps(self, workflow: KnownWorkflow[N], agent: str) -> int | None:
+        """In how many steps an agent calls, as far as forecasts count."""
+        counts = self._claims.is_heeded and not workflow.is_dormant
+        return workflow.steps_of(agent) if counts else None
 
     def _expect_like_other_runs(self, workflow: KnownWorkflow[N], names: Iterable[str]) -> None:
         """Claim for agents yet to call what other runs of the application have shown of them."""

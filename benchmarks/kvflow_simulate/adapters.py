@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Protocol
 
-from kvflow_agents.adapter_slots import Slots, first_out, next_in
+from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
 from kvflow_agents.adapters import Adapter
 
 
@@ -15,6 +15,8 @@ class AdapterOrder(Protocol):
 
     lora_prefetch_steps: int | None
     """How far ahead adapters are loaded; None: not at all."""
+    expected_share: float
+    """The share of the slots that expected adapters keep before they compete by recency."""
 
     def adapter_steps(self, adapter: Adapter) -> int | None: ...
     def adapters_by_nearness(self) -> Iterable[Adapter]: ...
@@ -31,7 +33,7 @@ class AdapterSlots:
     def __init__(
         self,
         count: int,
-        order: AdapterOrder,
+        policy: AdapterOrder,
         *,
         overlaps: bool,
         counts_uses: bool,
@@ -42,16 +44,19 @@ class AdapterSlots:
         self.needs_link = False
         """Whether an adapter would be loaded ahead if the link were free."""
         self._count = count
-        self._order = order
+        self._policy = policy
+        self._order = SlotOrder(
+            count,
+            lambda tenant, adapter: policy.adapter_steps(adapter),
+            expected_share=policy.expected_share,
+        )
         self._overlaps = overlaps
-        self._horizon_steps = order.lora_prefetch_steps if overlaps else None
+        self._horizon_steps = policy.lora_prefetch_steps if overlaps else None
         self._counts_uses = counts_uses
         self._load = load
         self._resident: set[Adapter] = {None}
         self._ends_s: dict[Adapter, float] = {}
         self._unused: set[Adapter] = set()  # loaded ahead, and not used yet
-        self._last_used: Counter[Adapter] = Counter()
-        self._uses = 0
 
     @property
     def loads_ahead(self) -> bool:
@@ -93,7 +98,7 @@ class AdapterSlots:
             self._unused.discard(adapter)
             self.counts["adapter_prefetches_used"] += 1
         if self._counts_uses:
-            self._touch(adapter)
+            self._order.touch(adapter)
         return self._ends_s.get(adapter, 0.0)
 
     def load_ahead(self, needed: Set[Adapter], *, link_is_free: bool) -> None:
@@ -102,16 +107,15 @@ class AdapterSlots:
         if self._horizon_steps is None:
             return
         load = next_in(
-            self._order.adapters_by_nearness(),
+            self._wanted(),
             Slots(
                 self._count,
                 frozenset(self._resident),
                 loading=frozenset(self.loading),
                 needed=frozenset(needed),
             ),
+            self._order,
             horizon_steps=self._horizon_steps,
-            steps_of=self._order.adapter_steps,
-            last_used=self._last_used.__getitem__,
         )
         if load is None:
             return
@@ -123,17 +127,19 @@ class AdapterSlots:
 
     def _bring(self, adapter: Adapter, kept: Set[Adapter]) -> None:
         if len(self._resident) >= self._count:
-            candidates = self._resident - kept - self.loading
-            gone = first_out(candidates, self._order.adapter_steps, self._last_used.__getitem__)
+            gone = self._order.give_up(self._resident - kept - self.loading, self._resident)
             self._resident.remove(gone)
-            self._order.adapter_evicted()
+            self._order.forget(gone)
+            self._policy.adapter_evicted()
             if gone in self._unused:
                 self._unused.discard(gone)
                 self.counts["adapter_prefetches_wasted"] += 1
         self._resident.add(adapter)
         self._ends_s[adapter] = self._load()
-        self._touch(adapter)
+        self._order.touch(adapter)
 
-    def _touch(self, adapter: Adapter) -> None:
-        self._uses += 1
-        self._last_used[adapter] = self._uses
+    def _wanted(self) -> Iterator[AdapterLoad]:
+        for adapter in self._policy.adapters_by_nearness():
+            steps = self._policy.adapter_steps(adapter)
+            if steps is not None:
+                yield AdapterLoad(adapter, steps)

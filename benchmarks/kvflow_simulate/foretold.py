@@ -35,6 +35,7 @@ class Foretold(Claimed):
                 most_tokens=self._settings.prefetch_tokens,
             )
         self.lora_prefetch_steps = self._settings.lora_prefetch_steps
+        self.expected_share = self._settings.expected_share
         self._adapters = AdapterLedger(lifetime_evictions=FEWEST_LIFETIME_EVICTIONS)
         self._reuse = Reuse(MessageClock(lambda: tree.accesses), order=self._settings.order)
         self.foresight: Foresight[Node] = Foresight(
@@ -57,7 +58,7 @@ class Foretold(Claimed):
         return not (is_told and self.ledger.standing(node)[0] is Standing.SPENT)
 
     def preference(self, *, on_host: bool) -> Preference:
-        share, expected = self._settings.expected_share, self._expected.of(None)
+        share, expected = self.expected_share, self._expected.of(None)
         if on_host:
             exceeds = expected.host > share * self.tree.host_tokens
         else:

@@ -42,6 +42,7 @@ class Recency:
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     lora_prefetch_steps: int | None = None
     evicts_parts = False
+    expected_share: float = 1.0
 
     def __init__(self, tree: PrefixTree) -> None:
         self.tree = tree

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from kvflow_agents.adapters import AdapterLedger
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.call_receipt import Admission, Call
 from kvflow_agents.claims import Key
@@ -96,9 +97,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
         )
         clock = MessageClock(accesses)
         make_reuse = partial(Reuse, clock, order=self.settings.order)
+        ledgers = self.adapter_ledgers()
         self.tenants.begin(self._make_foresight, make_reuse)
-        if self.lora is not None:
-            self.manage_adapters(self.lora)
+        for tenant, ledger in ledgers.items():  # the slots for adapters are as they were
+            ledger.clear()
+            self.tenants.of(tenant).foresight.adapters = ledger
         if self.settings.infer:
             self.inferred = InferredCallers(lambda hint: self._take_in(scoped(hint)))
 
@@ -112,9 +115,18 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def manage_adapters(self, lora: AdapterSlots) -> None:
         """Let forecasts count for LoRA adapters too."""
         self.lora = lora
-        lora.ledger.clear()
-        # Slots are no tenant's: where there are several, adapters go by recency.
-        self.foresight.adapters = lora.ledger if len(self.tenants) == 1 else None
+        self.foresight.adapters = lora.make_ledger(None)
+
+    def adapter_ledger(self, tenant: Tenant) -> AdapterLedger | None:
+        """What a tenant's agents will call with."""
+        known = self.tenants.find(tenant)
+        return None if known is None else known.foresight.adapters
+
+    def adapter_ledgers(self) -> dict[Tenant, AdapterLedger]:
+        """Those of all tenants, silent longest first: who talks most takes no turn from others."""
+        names = [tenant for tenant, _ in self.tenants.items()]
+        found = {tenant: self.adapter_ledger(tenant) for tenant in reversed(names)}
+        return {tenant: ledger for tenant, ledger in found.items() if ledger is not None}
 
     @property
     def foresight(self) -> Foresight[Node]:
@@ -149,9 +161,6 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self, tenant: Tenant, limits: Limits | None, reuse: Reuse
     ) -> Foresight[Node]:
         device_tokens = self.token_to_kv_pool_allocator.size
-        if tenant is not None and self.lora is not None:
-            self.lora.ledger.clear()
-            self.foresight.adapters = None
         return Foresight(
             self.tree_core.ledger,
             make_key=self._make_key,
@@ -159,6 +168,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             lifetime_tokens=int(self.settings.lifetime_pools * device_tokens),
             prefetch=self._prefetch_queue,
             reuse=reuse,
+            adapters=None if self.lora is None else self.lora.make_ledger(limits),
             limits=limits,
             tenant=tenant,
         )
@@ -204,7 +214,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             return
         theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
         heard = self._take_in(theirs)
-        tenant.foresight.called_with(theirs, lora_id)
+        self._note_adapter(tenant.foresight, theirs, lora_id)
         self.outcomes[heard.outcome] += 1
         is_trusted = tenant.foresight.is_trusted(theirs.workflow)
         tenant.receipts.arrived(request_id, hint, heard, is_trusted=is_trusted)
@@ -242,7 +252,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         told = _told_caller(req)
         caller, is_told = self._caller(req, told, tenant)
         if self.lora is not None:
-            self.lora.used(req.lora_id)
+            self.lora.used(req.lora_id, tenant)
         if not self.settings.kv:
             caller, is_told = None, False
         tokens_before = req.kv.cache_inserted_len
@@ -278,8 +288,12 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if inferred is None:
             return None, False
         caller = scoped(inferred)
-        self.tenants.of(tenant).foresight.called_with(caller, req.lora_id)
+        self._note_adapter(self.tenants.of(tenant).foresight, caller, req.lora_id)
         return caller, False
+
+    def _note_adapter(self, foresight: Foresight[Node], caller: Hint, lora_id: str | None) -> None:
+        if self.lora is not None:
+            foresight.called_with(caller, self.lora.name_of(lora_id))
 
     def _back_up_wanted(self) -> None:
         if self.cache_controller is not None:

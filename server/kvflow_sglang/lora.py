@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from heapq import merge
+from operator import attrgetter
 from typing import Any
 
-from kvflow_agents.adapter_slots import Slots, first_out, next_in
+from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
 from kvflow_agents.adapters import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.arrivals import Arrivals
+from kvflow_agents.tenants import Tenant
+from kvflow_agents.workflow_memory import Limits
 from kvflow_sglang.compat.lora import AgreedOverlapLoader, EvictionPolicy, lora_manager
 from kvflow_sglang.compat.scheduler import adapters_needed
 from kvflow_sglang.settings import Settings
@@ -27,58 +31,67 @@ class ForecastEviction(EvictionPolicy):
     """SGLang's policy of LoRA slots, by forecast; recency is counted in uses, not in seconds."""
 
     def __init__(
-        self, resident: Callable[[], Set[Adapter]], ledger: AdapterLedger, counts: Counter[str]
+        self,
+        resident: Callable[[], Set[Adapter]],
+        order: SlotOrder,
+        counts: Counter[str],
+        on_evict: Callable[[], None] = lambda: None,
     ) -> None:
         self._resident = resident
-        self._ledger = ledger
+        self._order = order
         self._counts = counts
-        self._uses = 0
-        self._last_used: dict[Adapter, int] = {}
+        self._on_evict = on_evict
         self._in_use: Set[Adapter] = frozenset()
-        self._is_ahead = False
+        self._ahead: AdapterLoad | None = None
         self._unused: set[Adapter] = set()  # loaded ahead, and not used yet
 
     def begin(self, adapters: Set[Adapter]) -> None:
-        """A batch is about to use these, or one of them is about to be loaded ahead."""
+        """A batch is about to use these, or one of them is about to be loaded."""
         self._in_use = frozenset(adapters)
         missing = self._in_use - self._resident()
-        if self._is_ahead:
+        if self._ahead is not None:
             self._unused |= missing
-        self._counts["lora_prefetches" if self._is_ahead else "lora_loads"] += len(missing)
+        self._counts["lora_loads" if self._ahead is None else "lora_prefetches"] += len(missing)
 
     @contextmanager
-    def loading_ahead(self) -> Iterator[None]:
+    def loading_ahead(self, load: AdapterLoad) -> Iterator[None]:
         """What is loaded meanwhile is not asked for by a request yet."""
-        self._is_ahead = True
+        self._ahead = load
         try:
             yield
         finally:
-            self._is_ahead = False
-
-    def last_used(self, adapter: Adapter) -> int:
-        """The number of its last use; larger is more recent."""
-        return self._last_used.get(adapter, 0)
+            self._ahead = None
+        if load.adapter in self._resident():
+            self._order.belongs(load.adapter, load.tenant)
 
     def mark_used(self, uid: Adapter) -> None:
         """An adapter is used or loaded; what only keeps its slot during another's load is not."""
-        if self._is_ahead and uid in self._last_used:
-            return
-        self._uses += 1
-        self._last_used[uid] = self._uses
-        if not self._is_ahead and uid in self._unused:
-            self._unused.discard(uid)
+        is_ahead = self._ahead is not None or uid in self._unused
+        if not (is_ahead and uid in self._order):
+            self._order.touch(uid)
+
+    def used(self, adapter: Adapter, tenant: Tenant = None) -> None:
+        """A tenant's request has run with an adapter."""
+        if adapter in self._unused:
+            self._unused.discard(adapter)
             self._counts["lora_prefetches_used"] += 1
+        self._order.touch(adapter)
+        self._order.belongs(adapter, tenant)
 
     def select_victim(self, candidates: Set[Adapter]) -> Adapter:
         """The one to give up its slot. SGLang spares the base model while it can; we do not."""
-        spared = {None} & self._resident() - self._in_use
+        resident = self._resident()
+        candidates = candidates | ({None} & resident - self._in_use)
+        if self._ahead is not None:
+            own = self._order.replaceable(self._ahead.tenant, candidates, resident)
+            candidates = own or candidates
         self._counts["lora_evictions"] += 1
-        self._ledger.turn_over()
-        return first_out(candidates | spared, self._ledger.steps_of, self.last_used)
+        self._on_evict()
+        return self._order.give_up(candidates, resident)
 
     def remove(self, uid: Adapter) -> None:
         """An adapter leaves its slot."""
-        self._last_used.pop(uid, None)
+        self._order.forget(uid)
         if uid in self._unused:
             self._unused.discard(uid)
             self._counts["lora_prefetches_wasted"] += 1
@@ -87,7 +100,9 @@ class ForecastEviction(EvictionPolicy):
 class AdapterSlots:
     """Keeps the adapters that will be used soonest in the slots of one scheduler.
 
-    Everything follows from requests, messages and loads that all ranks agree are done.
+    Everything follows from requests, messages and loads that all ranks agree are done. SGLang's
+    slots know adapters by id, a new one each time that they are loaded into host memory; ledgers
+    know them by name.
     """
 
     def __init__(self, scheduler: Any, settings: Settings) -> None:
@@ -98,9 +113,13 @@ class AdapterSlots:
         self._arrivals = Arrivals()
         self._requests = 0
         self._counts: Counter[str] = Counter()
-        lifetime = int(settings.lifetime_pools * self._pool.max_loras_per_batch)
-        self.ledger = AdapterLedger(lifetime_evictions=max(lifetime, FEWEST_LIFETIME_EVICTIONS))
-        self._policy = ForecastEviction(self._resident, self.ledger, self._counts)
+        slots = self._pool.max_loras_per_batch
+        lifetime = int(settings.lifetime_pools * slots)
+        self._lifetime_evictions = max(lifetime, FEWEST_LIFETIME_EVICTIONS)
+        self._order = SlotOrder(slots, self._steps_of, expected_share=settings.expected_share)
+        self._policy = ForecastEviction(
+            self._resident, self._order, self._counts, on_evict=self._turn_over
+        )
         for adapter in sorted(self._resident(), key=lambda each: each or ""):
             self._policy.mark_used(adapter)
         self._pool.eviction_policy = self._policy
@@ -115,15 +134,27 @@ class AdapterSlots:
         """Whether an adapter is on its way to the device, or would be if the link were free."""
         return self._waits_for_link or bool(self._manager.pending_lora_load_events)
 
+    def make_ledger(self, limits: Limits | None) -> AdapterLedger:
+        """A ledger for one tenant's agents."""
+        limits = limits or Limits()
+        return AdapterLedger(
+            lifetime_evictions=self._lifetime_evictions, most_agents=limits.most_agents
+        )
+
+    def name_of(self, adapter: Adapter) -> Adapter:
+        """The name of an adapter; that of the base model is None."""
+        ref = self._manager.lora_refs.get(adapter)
+        return adapter if ref is None else ref.lora_name
+
     def request_arrived(self) -> None:
         """A request has arrived, with an adapter or without."""
         self._requests += 1
         self._arrivals.note()
 
-    def used(self, adapter: Adapter) -> None:
-        """A request has run with an adapter."""
+    def used(self, adapter: Adapter, tenant: Tenant) -> None:
+        """A tenant's request has run with an adapter."""
         if adapter in self._resident():
-            self._policy.mark_used(adapter)
+            self._policy.used(adapter, tenant)
 
     def step(self, running_batch: Any) -> None:
         """Once a scheduler pass, before requests are admitted: load one adapter ahead."""
@@ -132,23 +163,19 @@ class AdapterSlots:
         if loader is None or horizon_steps is None:
             return
         loader.drain()
-        if self._arrivals.go_first() or not self.ledger.by_nearness():
+        expected = {tenant: each for tenant, each in self._ledgers().items() if each.by_nearness()}
+        if self._arrivals.go_first() or not expected:
             return
         slots = self._slots(running_batch)
-        load = next_in(
-            self._served(horizon_steps),
-            slots,
-            horizon_steps=horizon_steps,
-            steps_of=self.ledger.steps_of,
-            last_used=self._policy.last_used,
-        )
+        wanted = self._wanted(expected)
+        load = next_in(wanted, slots, self._order, horizon_steps=horizon_steps)
         if load is None:
             return
         prefetcher = self._scheduler.tree_cache.prefetcher
         if prefetcher is not None and prefetcher.tokens_under_way:
             self._waits_for_link = True
             return
-        with self._policy.loading_ahead():
+        with self._policy.loading_ahead(load):
             loader.try_overlap_load_lora(load.adapter, set(slots.needed))
 
     def status(self) -> dict[str, int]:
@@ -157,9 +184,35 @@ class AdapterSlots:
         return {
             "lora_requests": self._requests,
             **counts,
-            "lora_agents": len(self.ledger),
+            "lora_agents": sum(map(len, self._ledgers().values())),
             "lora_slots": self._pool.max_loras_per_batch,
         }
+
+    def _ledgers(self) -> Mapping[Tenant, AdapterLedger]:
+        ledgers: Mapping[Tenant, AdapterLedger] = self._scheduler.tree_cache.adapter_ledgers()
+        return ledgers
+
+    def _turn_over(self) -> None:
+        for ledger in self._ledgers().values():
+            ledger.turn_over()
+
+    def _steps_of(self, tenant: Tenant, adapter: Adapter) -> int | None:
+        ledger: AdapterLedger | None = self._scheduler.tree_cache.adapter_ledger(tenant)
+        return None if ledger is None else ledger.steps_of(self.name_of(adapter))
+
+    def _wanted(self, ledgers: Mapping[Tenant, AdapterLedger]) -> Iterator[AdapterLoad]:
+        """The adapters that are in host memory and will be used, soonest first."""
+        ids: dict[Adapter, Adapter] = {None: None}
+        ids |= {ref.lora_name: adapter for adapter, ref in self._manager.lora_refs.items()}
+
+        def loads(tenant: Tenant, ledger: AdapterLedger) -> Iterator[AdapterLoad]:
+            for name in ledger.by_nearness():
+                steps = ledger.steps_of(name)
+                if name in ids and steps is not None:
+                    yield AdapterLoad(ids[name], steps, tenant)
+
+        of_tenants = [loads(*each) for each in ledgers.items()]
+        yield from merge(*of_tenants, key=attrgetter("steps"))
 
     def _resident(self) -> Set[Adapter]:
         resident: Set[Adapter] = self._pool.uid_to_buffer_id.keys()
@@ -174,15 +227,3 @@ class AdapterSlots:
             needed=adapters_needed(self._scheduler, running_batch),
             pinned=frozenset(each for each, ref in refs.items() if ref.pinned),
         )
-
-    def _served(self, horizon_steps: int) -> list[Adapter]:
-        """The adapters to be used soon; those that were unloaded meanwhile are forgotten."""
-        soon = []
-        for adapter in self.ledger.by_nearness():
-            if (self.ledger.steps_of(adapter) or 0) > horizon_steps:
-                break
-            soon.append(adapter)
-        gone = [each for each in soon if each is not None and each not in self._manager.loras]
-        for adapter in gone:
-            self.ledger.remove(adapter)
-        return [each for each in soon if each not in gone]

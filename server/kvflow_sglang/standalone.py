@@ -40,7 +40,7 @@ class Request:
     cache_salt: str | None = None
     rid: str = "standalone"
     priority: int = 0
-    lora_id: None = None
+    lora_id: str | None = None
     session: None = None
     session_id: str | None = None
     session_params: None = None
@@ -120,6 +120,7 @@ class StandaloneCache:
         custom_params: dict[str, Any] | None = None,
         loads: bool = True,
         tenant: Tenant = None,
+        lora_id: str | None = None,
     ) -> int:
         """Serve one request; how many tokens of its prompt were cached.
 
@@ -132,6 +133,7 @@ class StandaloneCache:
             session_id=session_id,
             custom_params=custom_params,
             tenant=tenant,
+            lora_id=lora_id,
         )
         return self.serve(request, answer, loads=loads)
 
@@ -144,6 +146,7 @@ class StandaloneCache:
         session_id: str | None = None,
         custom_params: dict[str, Any] | None = None,
         tenant: Tenant = None,
+        lora_id: str | None = None,
     ) -> Request:
         """A request comes, and waits to be served."""
         self.requests += 1
@@ -152,6 +155,7 @@ class StandaloneCache:
             SimpleNamespace(custom_params=_params(hint, custom_params, tenant)),
             extra_key=extra_key,
             session_id=session_id,
+            lora_id=lora_id,
             rid=str(self.requests),
             kv=SimpleNamespace(req_pool_idx=1, cache_protected_len=0, cache_inserted_len=0),
         )

@@ -84,13 +84,32 @@ def test_a_silent_workflow_is_forgotten_when_enough_was_evicted() -> None:
     assert known.steps_of("taste") == 1
 
 
-def test_an_adapter_that_is_unloaded_is_nobodys() -> None:
+def test_what_a_hint_says_counts_until_the_agent_has_called() -> None:
     known = ledger()
-    known.called("run", "app", "writer", "style", 1)
-    known.remove("style")
-    known.told("run", "app", {"writer": 1})
+    known.told("run", None, {"writer": 1, "critic": 2}, {"writer": "style"})
+    assert known.by_nearness() == ["style"]
+    known.told("run", None, {"writer": 1}, {"writer": "other"})
+    assert known.by_nearness() == ["other"]
+    known.called("run", None, "writer", "taste", 0)
+    known.told("run", None, {"writer": 3}, {"writer": "style"})
+    assert known.by_nearness() == ["taste"]
+    assert known.steps_of("taste") == 3
+
+
+def test_what_a_hint_says_goes_before_what_other_runs_have_shown() -> None:
+    known = ledger()
+    known.called("first", "app", "writer", "style", 0)
+    known.forget("first")
+    known.told("second", "app", {"writer": 1}, {"writer": "taste"})
+    assert known.by_nearness() == ["taste"]
+
+
+def test_whom_a_hint_names_without_expecting_it_is_remembered() -> None:
+    known = ledger()
+    known.told("run", None, {"writer": None}, {"writer": "style"})
     assert known.by_nearness() == []
-    assert len(known) == 0
+    known.told("run", None, {"writer": 2})
+    assert known.by_nearness() == ["style"]
 
 
 def test_memory_is_bounded_and_the_oldest_goes() -> None:
@@ -154,6 +173,26 @@ def test_a_workflow_whose_forecasts_do_not_come_true_has_no_say() -> None:
     assert server.adapters.by_nearness() == []
 
 
+def test_forecasts_that_are_not_heeded_expect_no_adapter_and_count_again_later() -> None:
+    server = Server()
+    server.call(1, "writer", "style", writer=1, critic=2)
+    server.call(2, "critic", "taste", critic=2, writer=1)
+    server.foresight.heed(False)
+    assert server.adapters.by_nearness() == []
+    server.call(3, "editor", "tone", editor=1)
+    server.foresight.hear(Hint("run", Forecast(4, {"writer": 1, "editor": 2}), app="app"))
+    assert server.adapters.by_nearness() == []
+    server.foresight.heed(True)
+    assert server.adapters.by_nearness() == ["style", "tone"]
+
+
+def test_a_hint_says_what_agents_will_call_with() -> None:
+    server = Server()
+    forecast = Forecast(1, {"writer": 1, "critic": 2}, loras={"critic": "taste"})
+    server.foresight.hear(Hint("run", forecast))
+    assert server.adapters.by_nearness() == ["taste"]
+
+
 AGENTS = st.sampled_from("abcd")
 STEPS = st.none() | st.integers(0, 4)
 
@@ -181,18 +220,25 @@ class Books(RuleBasedStateMachine):
             assert nearest is not None
             assert nearest <= steps
 
-    @rule(run=AGENTS, app=st.none() | AGENTS, steps=st.dictionaries(AGENTS, STEPS))
-    def tell(self, run: str, app: str | None, steps: dict[str, int | None]) -> None:
-        self.known.told(run, app, steps)
+    @rule(
+        run=AGENTS,
+        app=st.none() | AGENTS,
+        steps=st.dictionaries(AGENTS, STEPS),
+        loras=st.dictionaries(AGENTS, AGENTS),
+    )
+    def tell(
+        self, run: str, app: str | None, steps: dict[str, int | None], loras: dict[str, str]
+    ) -> None:
+        self.known.told(run, app, steps, loras)
 
     @rule(run=AGENTS)
     def forget(self, run: str) -> None:
         self.known.forget(run)
 
-    @rule(adapter=st.none() | AGENTS)
-    def remove(self, adapter: Adapter) -> None:
-        self.known.remove(adapter)
-        assert self.known.steps_of(adapter) is None
+    @rule()
+    def clear(self) -> None:
+        self.known.clear()
+        assert self.known.by_nearness() == []
 
     @rule()
     def evict(self) -> None:

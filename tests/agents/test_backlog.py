@@ -147,9 +147,7 @@ def _prompt(text: str) -> Any:
     return tokens(text), len(text), NOWHERE
 
 
-def test_forecasts_that_expire_do_so_in_slices(
-    learned: Callable[[], Server], looks: Looks
-) -> None:
+def test_forecasts_that_expire_do_so_in_slices(learned: Callable[[], Server], looks: Looks) -> None:
     server = learned()
     server.hear("w", 0, STEPS, app="app")
     caught_up(server)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder
 from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.errors import ConfigurationError
 from kvflow_sglang.lora import ForecastEviction
@@ -20,10 +21,18 @@ class Pool:
         self.resident: dict[Adapter, int] = {}
         self.ledger = AdapterLedger(lifetime_evictions=100)
         self.counts: Counter[str] = Counter()
-        self.policy = ForecastEviction(self.resident.keys, self.ledger, self.counts)
+        order = SlotOrder(
+            slots, lambda tenant, each: self.ledger.steps_of(each), expected_share=1.0
+        )
+        self.policy = ForecastEviction(self.resident.keys, order, self.counts)
         self.evicted: list[Adapter] = []
 
     def run(self, *adapters: Adapter) -> None:
+        self.prepare(*adapters)
+        for adapter in adapters:
+            self.policy.used(adapter)
+
+    def prepare(self, *adapters: Adapter) -> None:
         self.policy.begin(set(adapters))
         for adapter in adapters:
             self.policy.mark_used(adapter)
@@ -33,8 +42,8 @@ class Pool:
                 self.resident[adapter] = 1
 
     def load_ahead(self, adapter: Adapter, *kept: Adapter) -> None:
-        with self.policy.loading_ahead():
-            self.run(adapter, *kept)
+        with self.policy.loading_ahead(AdapterLoad(adapter, 0)):
+            self.prepare(adapter, *kept)
 
     def expect(self, **steps: int) -> None:
         for adapter, count in steps.items():
@@ -113,6 +122,18 @@ def test_early_loads_are_counted_by_what_became_of_them() -> None:
         "lora_loads": 1,
         "lora_evictions": 1,
     }
+
+
+def test_an_early_load_that_only_keeps_its_slot_during_another_load_is_no_use() -> None:
+    pool = Pool(3)
+    pool.load_ahead("a")
+    # SGLang names what is on its way among the adapters of the batch.
+    pool.prepare("x", "a")
+    assert pool.counts["lora_prefetches_used"] == 0
+    pool.run("b")
+    pool.run("c")
+    assert pool.evicted == ["a"]
+    assert pool.counts["lora_prefetches_wasted"] == 1
 
 
 def test_kv_and_adapters_are_switched_each_alone() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from kvflow_agents.adapters import Adapter
+from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.errors import IncompatibleServerError
+from kvflow_agents.tenants import Tenant
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.settings import Settings
 
@@ -34,6 +35,11 @@ class Event:
         return self.is_done
 
 
+def name_of(adapter: str) -> str:
+    """Here an id is a name and the number of times that it was loaded before."""
+    return adapter.rstrip("0123456789")
+
+
 class Manager:
     """Slots and adapters, as far as SGLang's `LoRAManager` is asked for them."""
 
@@ -41,10 +47,22 @@ class Manager:
         self.device = "cpu"
         self.pending_lora_load_events: dict[Adapter, Event] = {}
         self.loras = dict.fromkeys(adapters)
-        self.lora_refs = {each: SimpleNamespace(pinned=False) for each in adapters}
+        self.lora_refs = {
+            each: SimpleNamespace(lora_name=name_of(each), pinned=False) for each in adapters
+        }
         self.memory_pool: Any = SimpleNamespace(
             uid_to_buffer_id={}, max_loras_per_batch=SLOTS, eviction_policy=None
         )
+
+    def load(self, adapter: str) -> None:
+        self.loras[adapter] = None
+        self.lora_refs[adapter] = SimpleNamespace(lora_name=name_of(adapter), pinned=False)
+
+    def unload(self, adapter: str) -> None:
+        self.pending_lora_load_events.pop(adapter, None)
+        if self.memory_pool.uid_to_buffer_id.pop(adapter, None) is not None:
+            self.memory_pool.eviction_policy.remove(adapter)
+        del self.loras[adapter], self.lora_refs[adapter]
 
     def validate_lora_batch(self, adapters: set[Adapter]) -> bool:
         return len(adapters) <= SLOTS
@@ -56,7 +74,8 @@ class Manager:
             policy.mark_used(adapter)
         for adapter in new - held.keys():
             if len(held) == SLOTS:
-                victim = policy.select_victim(held.keys() - new - running - {None})
+                pinned = {each for each, ref in self.lora_refs.items() if ref.pinned}
+                victim = policy.select_victim(held.keys() - new - running - pinned - {None})
                 del held[victim]
                 policy.remove(victim)
             held[adapter] = 0
@@ -69,10 +88,16 @@ class Server:
         self.manager = Manager(*adapters)
         self.others = 1000
         self.prefetcher = SimpleNamespace(tokens_under_way=0)
+        self.ledgers: dict[Tenant, AdapterLedger] = {}
         runner = SimpleNamespace(lora_manager=self.manager)
         self.scheduler: Any = SimpleNamespace(
             tp_worker=SimpleNamespace(model_runner=runner),
-            tree_cache=SimpleNamespace(prefetcher=self.prefetcher, _all_reduce=self._least),
+            tree_cache=SimpleNamespace(
+                prefetcher=self.prefetcher,
+                _all_reduce=self._least,
+                adapter_ledger=self.ledgers.get,
+                adapter_ledgers=lambda: self.ledgers,
+            ),
             enable_lora_overlap_loading=True,
             last_batch=None,
             chunked_req=None,
@@ -85,9 +110,19 @@ class Server:
         self.loader = self.scheduler.lora_overlap_loader
         self.loader.device_module = device
 
-    def expect(self, **steps: int) -> None:
+    def expect(self, tenant: Tenant = None, **steps: int) -> None:
+        ledger = self.ledgers.setdefault(tenant, self.slots.make_ledger(None))
         for adapter, count in steps.items():
-            self.slots.ledger.called("run", None, f"agent of {adapter}", adapter, count)
+            ledger.called("run", None, f"agent of {adapter}", adapter, count)
+
+    def run(self, adapter: str, tenant: Tenant = None) -> None:
+        """A request finds its adapter, or waits for it, and is answered."""
+        self.manager.fetch_new_loras({adapter}, set())
+        self.slots.used(adapter, tenant)
+
+    @property
+    def resident(self) -> set[Adapter]:
+        return set(self.manager.memory_pool.uid_to_buffer_id)
 
     def step(self, *running: str) -> set[Adapter]:
         """One pass of the scheduler; the adapters that are under way after it."""
@@ -134,7 +169,7 @@ def test_a_request_whose_adapter_is_under_way_is_passed_over_and_loads_nothing_e
     land()
     assert server.loader.try_overlap_load_lora("a", set())
     assert len(Event.made) == 1
-    server.slots.used("a")
+    server.slots.used("a", None)
     assert server.slots.status()["lora_prefetches_used"] == 1
     assert server.slots.status()["lora_loads"] == 0
 
@@ -184,19 +219,68 @@ def test_slots_of_running_and_waiting_requests_are_not_taken() -> None:
     server.expect(d=0)
     server.waits("b")
     assert server.step("a") == {"d"}
-    assert set(server.manager.memory_pool.uid_to_buffer_id) == {"a", "b", "d"}
+    assert server.resident == {"a", "b", "d"}
     land()
     server.expect(c=0)
     server.waits("b", "d")
     assert server.step("a") == set()
 
 
-def test_an_adapter_that_was_unloaded_is_not_loaded_ahead() -> None:
+def test_an_adapter_that_was_unloaded_is_not_loaded_ahead_and_under_its_name_it_is_again() -> None:
     server = Server("a", "b")
     server.expect(a=0, b=1)
-    del server.manager.loras["a"]
+    server.manager.unload("a")
     assert server.step() == {"b"}
-    assert server.slots.status()["lora_agents"] == 1
+    land()
+    server.manager.load("a2")
+    assert server.step() == {"a2"}
+
+
+def test_one_that_is_unloaded_on_its_way_is_forgotten_and_counted_as_wasted() -> None:
+    server = Server("a", "b")
+    server.expect(a=0, b=1)
+    assert server.step() == {"a"}
+    server.manager.unload("a")
+    assert server.step() == {"b"}
+    assert server.resident == {"b"}
+    assert server.slots.status()["lora_prefetches_wasted"] == 1
+
+
+def test_a_load_that_a_request_needs_beside_an_early_one_does_not_use_that() -> None:
+    server = Server("a", "b")
+    server.expect(a=0)
+    assert server.step() == {"a"}
+    assert not server.loader.try_overlap_load_lora("b", set())
+    assert server.slots.status()["lora_prefetches_used"] == 0
+    assert server.slots.status()["lora_loads"] == 1
+
+
+def test_a_pinned_adapter_stays_whatever_is_expected() -> None:
+    server = Server("a", "b", "c", "d")
+    for adapter in "abc":
+        server.run(adapter)
+    server.manager.lora_refs["a"].pinned = True
+    server.expect(d=0)
+    assert server.step() == {"d"}
+    assert server.resident == {"a", "c", "d"}
+    land()
+    for each in "cd":
+        server.manager.lora_refs[each].pinned = True
+    server.expect(b=0)
+    assert server.step() == set()
+
+
+def test_an_early_load_takes_no_slot_of_another_tenant() -> None:
+    server = Server("a", "b", "c", "d")
+    for adapter, tenant in (("a", "one"), ("b", "two"), ("c", "two")):
+        server.run(adapter, tenant)
+    server.expect("two", d=0)
+    assert server.step() == {"d"}
+    assert server.resident == {"a", "c", "d"}
+    land()
+    # What was loaded for a tenant is its own.
+    server.expect("one", b=0, a=0)
+    assert server.step() == set()
 
 
 def test_adapters_and_kv_share_the_link() -> None:

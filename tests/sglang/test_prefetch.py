@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +132,21 @@ def test_kv_is_not_seen_before_its_copy_is_done(cache: StandaloneCache) -> None:
     cache.one_pass()
     assert on_device(cache, 0) == PROMPT_TOKENS
     assert cache.run(prompt(0, 4), [1]) == PROMPT_TOKENS  # and the KV is right
+
+
+def test_an_adapter_that_needs_the_link_goes_first(cache: StandaloneCache) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    cache.cache.lora = SimpleNamespace(needs_link=True)
+    cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 9, 3: 9, 4: 9}))
+    for _ in range(3):
+        cache.one_pass()
+        assert not link.pending
+    cache.cache.lora.needs_link = False
+    cache.one_pass()
+    assert link.pending
+    cache.cache.lora = None
 
 
 def test_without_the_fence_wrong_kv_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
