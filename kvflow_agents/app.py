@@ -15,6 +15,8 @@ END = "__end__"
 MAX_LEARNED_EDGES = 10_000
 # Bounds the steps kept of outlooks, all together: some megabytes.
 MAX_REMEMBERED_STEPS = 65_536
+# Agents whose adapter is remembered.
+MAX_LORAS = 4096
 # Scopes that were found at work and need not be looked at again.
 MAX_ADOPTED = 1024
 
@@ -41,6 +43,8 @@ class App:
         self.name = name or graph.fingerprint()
         self.graph = graph
         self.timing = Timing()
+        self.loras: dict[str, str] = {}
+        """The LoRA adapter that each agent calls with, as far as it was said."""
         self._is_open = is_open
         self._learned: set[tuple[str, str]] = set()
         self._adopted: dict[tuple[str, str], StepGraph] = {}
@@ -95,6 +99,11 @@ class App:
         start = start_of(agent)
         if start in self.graph.passive:
             self._add({(start, agent)})
+
+    def learn_lora(self, agent: str, lora: str) -> None:
+        """An agent calls with a LoRA adapter, in this run and very likely in others."""
+        if agent in self.loras or len(self.loras) < MAX_LORAS:
+            self.loras[agent] = lora
 
     def adopt(
         self, holder: str, scope: str, structure: Callable[[], StepGraph] | None = None

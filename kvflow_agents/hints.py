@@ -1,10 +1,10 @@
 """The hint: a forecast as it travels, version 1 (docs/wire.md).
 
 Two forms carry the same fields. In a chat or completion request they lie flat in
-`custom_params` (`kvflow` holds the scalars, `kvflow_steps`, `kvflow_due_ms` and `kvflow_chance`
-what is said of each agent), because SGLang's msgpack transport allows one level of nesting there.
-In a body of its own (`POST /kvflow/forecast`) `steps`, `due_ms` and `chance` are fields like the
-others.
+`custom_params` (`kvflow` holds the scalars, `kvflow_steps`, `kvflow_due_ms`, `kvflow_chance` and
+`kvflow_loras` what is said of each agent), because SGLang's msgpack transport allows one level of
+nesting there. In a body of its own (`POST /kvflow/forecast`) `steps`, `due_ms`, `chance` and
+`loras` are fields like the others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ FIELD = "kvflow"
 STEPS_FIELD = "kvflow_steps"
 DUE_FIELD = "kvflow_due_ms"
 CHANCE_FIELD = "kvflow_chance"
+LORAS_FIELD = "kvflow_loras"
 # The server's own, whatever a client says here: whose request it is, hint or not; which response
 # waits for its receipt; and what its headers and body say of its session.
 TENANT_FIELD = "kvflow_tenant"
@@ -31,7 +32,7 @@ SESSION_FIELD = "kvflow_session"
 SCOPE_FIELD = "kvflow_scope"
 CONVERSATION_FIELD = "kvflow_conversation"
 LAST_FIELD = "kvflow_last"
-HINT_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD)
+HINT_FIELDS = (FIELD, STEPS_FIELD, DUE_FIELD, CHANCE_FIELD, LORAS_FIELD)
 SERVER_FIELDS = (
     *(TENANT_FIELD, RECEIPT_FIELD),
     *(SESSION_FIELD, SCOPE_FIELD, CONVERSATION_FIELD, LAST_FIELD),
@@ -42,6 +43,7 @@ REQUEST_FIELDS = (*HINT_FIELDS, *SERVER_FIELDS)
 MAX_WORKFLOW_BYTES = 128
 MAX_APP_BYTES = 64
 MAX_AGENT_BYTES = 256
+MAX_LORA_BYTES = 256
 MAX_TENANT_BYTES = 64
 MAX_AGENTS = 4096
 MAX_STEPS = 1_000_000
@@ -83,6 +85,8 @@ def encode_request(hint: Hint) -> dict[str, Any]:
         params[DUE_FIELD] = forecast.due_ms
     if forecast.chance:
         params[CHANCE_FIELD] = forecast.chance
+    if forecast.loras:
+        params[LORAS_FIELD] = forecast.loras
     if hint.tenant is not None:
         params[TENANT_FIELD] = hint.tenant
     return params
@@ -96,6 +100,8 @@ def encode_body(hint: Hint) -> dict[str, Any]:
         body["due_ms"] = forecast.due_ms
     if forecast.chance:
         body["chance"] = forecast.chance
+    if forecast.loras:
+        body["loras"] = forecast.loras
     return body
 
 
@@ -107,6 +113,7 @@ def decode_request(custom_params: object) -> Hint | None:
         "steps": custom_params.get(STEPS_FIELD, {}),
         "due_ms": custom_params.get(DUE_FIELD, {}),
         "chance": custom_params.get(CHANCE_FIELD, {}),
+        "loras": custom_params.get(LORAS_FIELD, {}),
     }
     return _decode(custom_params[FIELD], fields, tenant_in(custom_params))
 
@@ -163,6 +170,8 @@ def renamed(hint: Hint, rename: Callable[[str], str]) -> Hint:
             steps={rename(agent): steps for agent, steps in forecast.steps.items()},
             due_ms={rename(agent): due_ms for agent, due_ms in forecast.due_ms.items()},
             chance={rename(agent): chance for agent, chance in forecast.chance.items()},
+            # A server knows its adapters by no other name.
+            loras={rename(agent): lora for agent, lora in forecast.loras.items()},
         ),
     )
 
@@ -179,6 +188,28 @@ def fitting(steps: Steps) -> Steps:
             break
         fits[agent] = count
     return fits
+
+
+def fitting_loras(loras: Mapping[str, str], steps: Steps) -> dict[str, str]:
+    """The adapters of agents of `steps`, as many as one hint can hold."""
+    room = MAX_NAMES_BYTES
+    fits: dict[str, str] = {}
+    for agent in steps if loras else ():
+        lora = loras.get(agent)
+        if lora is not None:
+            room -= len(lora.encode("utf-8"))
+            if room < 0:
+                break
+            fits[agent] = lora
+    return fits
+
+
+def lora_name(name: str) -> str | None:
+    """The name of an adapter itself; None if no hint can hold it."""
+    try:
+        return _lora(name)
+    except HintError:
+        return None
 
 
 def _clean(segment: str) -> str:
@@ -215,6 +246,7 @@ def _decode(fields: object, said: Mapping[str, object], tenant: str | None = Non
     version = _integer("v", scalars.get("v"), 1, MAX_SEQ)
     if version != VERSION:
         raise HintError("version", f"v is {version}; this server speaks {VERSION}")
+    steps = _agents("steps", said.get("steps", {}), _optional_steps)
     return Hint(
         workflow=_name("workflow", scalars.get("workflow"), MAX_WORKFLOW_BYTES),
         app=_optional_name("app", scalars.get("app"), MAX_APP_BYTES),
@@ -223,11 +255,12 @@ def _decode(fields: object, said: Mapping[str, object], tenant: str | None = Non
         tenant=tenant,
         forecast=Forecast(
             seq=_integer("seq", scalars.get("seq"), 0, MAX_SEQ),
-            steps=_agents("steps", said.get("steps", {}), _optional_steps),
+            steps=steps,
             done=_boolean("done", scalars.get("done", False)),
             changes=_boolean("changes", scalars.get("changes", False)),
             due_ms=_agents("due_ms", said.get("due_ms", {}), _due_ms),
             chance=_agents("chance", said.get("chance", {}), _chance),
+            loras=_loras(said.get("loras", {}), steps),
         ),
     )
 
@@ -252,6 +285,20 @@ def _agents(what: str, value: object, check: Callable[[object], V]) -> dict[str,
     if names_bytes > MAX_NAMES_BYTES:
         raise HintError("size", f"the names in {what} take {names_bytes} bytes")
     return checked
+
+
+def _loras(value: object, steps: Steps) -> dict[str, str]:
+    loras = _agents("loras", value, _lora)
+    if not loras.keys() <= steps.keys():
+        raise HintError("name", "loras has an agent that steps does not name")
+    names_bytes = sum(len(lora.encode("utf-8")) for lora in loras.values())
+    if names_bytes > MAX_NAMES_BYTES:
+        raise HintError("size", f"the adapters in loras take {names_bytes} bytes")
+    return loras
+
+
+def _lora(value: object) -> str:
+    return _name("an adapter in loras", value, MAX_LORA_BYTES)
 
 
 def _optional_steps(value: object) -> int | None:

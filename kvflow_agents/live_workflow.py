@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from kvflow_agents.app import START, App, end_of, start_of
 from kvflow_agents.forecast import Forecast, Steps
-from kvflow_agents.hints import MAX_AGENTS, Hint, fitting
+from kvflow_agents.hints import MAX_AGENTS, Hint, fitting, fitting_loras
 from kvflow_agents.step_graph import Join
 from kvflow_agents.trail import PAUSE, Clock
 
@@ -165,7 +165,8 @@ class Workflow:
             finished=self._finished,
             arrived=self._waiting,
         )
-        return Forecast(self._seq, steps, due_ms=due_ms, chance=chance)
+        loras = fitting_loras(self.app.loras, steps)
+        return Forecast(self._seq, steps, due_ms=due_ms, chance=chance, loras=loras)
 
     def _look_ahead(self) -> Steps:
         front, self._finished = self._front()

@@ -28,7 +28,7 @@ from kvflow_agents.apps import MAX_APPS
 from kvflow_agents.carrier import Carrier
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
-from kvflow_agents.hints import agent_name
+from kvflow_agents.hints import agent_name, lora_name
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_agents.step_graph import StepGraph
 
@@ -54,12 +54,13 @@ def workflow(
     )
 
 
-def agent(name: str) -> LoopAgent:
+def agent(name: str, *, lora: str | None = None) -> LoopAgent:
     """An agent's turn, as a context manager: calls inside it are the agent's.
 
     Inside another agent its name is a path, `team/writer`; outside any workflow it does nothing.
+    `lora`: the adapter that its calls ask for, which servers then know of later runs beforehand.
     """
-    return LoopAgent(name, None)
+    return LoopAgent(name, None, lora)
 
 
 def is_at_work() -> bool:
@@ -157,9 +158,9 @@ class LoopWorkflow:
         self._run: Run | None = None
         self._token: Token[Place | None] | None = None
 
-    def agent(self, name: str) -> LoopAgent:
+    def agent(self, name: str, *, lora: str | None = None) -> LoopAgent:
         """Like the module's `agent`, where the context does not say which workflow it is."""
-        return LoopAgent(name, self._run)
+        return LoopAgent(name, self._run, lora)
 
     def __enter__(self) -> Self:
         carrier = adapter.borrow(self._urls)
@@ -195,8 +196,9 @@ class LoopWorkflow:
 class LoopAgent:
     """What `agent` makes; use the object once."""
 
-    def __init__(self, name: str, run: Run | None) -> None:
+    def __init__(self, name: str, run: Run | None, lora: str | None) -> None:
         self._name = name
+        self._lora = lora
         self._run = run
         self._outer: Place | None = None
         self._place: Place | None = None
@@ -243,6 +245,9 @@ class LoopAgent:
         if outer.path:
             workflow.app.adopt(outer.agent, outer.scope)
         workflow.join(outer.scope, agent)
+        lora = None if self._lora is None else lora_name(self._lora)
+        if lora is not None and workflow.app.loras.get(agent) != lora:
+            workflow.app.learn_lora(agent, lora)
 
 
 def _reset(token: Token[Place | None]) -> None:

@@ -25,12 +25,13 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
+from kvflow_agents.adapters import NO_LORAS
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import Courier
 from kvflow_agents.distance import Distance, measure
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.forecast import Forecast, Steps
-from kvflow_agents.hints import Hint, agent_name, workflow_name
+from kvflow_agents.hints import Hint, agent_name, fitting_loras, lora_name, workflow_name
 from kvflow_agents.population import Population, batches
 from kvflow_agents.servers import Server
 
@@ -42,7 +43,8 @@ class Simulation:
 
     Without `base_urls`, `KVFLOW_BASE_URLS` or `OPENAI_BASE_URL` says which servers take hints;
     ConfigurationError if neither does. Runs with the same `app` share what a server has learned of
-    their agents' prompts. Safe to use from several threads.
+    their agents' prompts. `loras`: with which LoRA adapter agents call. Safe to use from several
+    threads.
     """
 
     def __init__(
@@ -51,12 +53,15 @@ class Simulation:
         *,
         base_urls: Iterable[str] | None = None,
         app: str | None = None,
+        loras: Mapping[str, str] = NO_LORAS,
         courier: Courier | None = None,
     ) -> None:
         self.name = workflow_name(name or uuid.uuid4().hex)
         self.app = None if app is None else _fingerprint(app)
         self.failsafe = Failsafe("a simulation")
         self.carrier = Carrier(self._identify, base_urls, courier=courier)
+        named = {_name(agent): lora_name(lora) for agent, lora in loras.items()}
+        self._loras = {agent: lora for agent, lora in named.items() if lora is not None}
         self._population = Population()
         self._informed: set[Server] = set()
         # Microseconds: no run can make hints fast enough to overtake a later one of its name.
@@ -126,7 +131,8 @@ class Simulation:
         self.carrier.announce(Hint(self.name, Forecast(next(self._seq), done=True), app=self.app))
 
     def _hint(self, steps: Steps, agent: str | None = None) -> Hint:
-        forecast = Forecast(next(self._seq), steps, changes=True)
+        loras = fitting_loras(self._loras, steps)
+        forecast = Forecast(next(self._seq), steps, changes=True, loras=loras)
         return Hint(self.name, forecast, agent=agent, app=self.app)
 
     def _identify(self) -> Call | None:

@@ -26,6 +26,7 @@ class ForecastRequest(BaseReq, kw_only=True):  # type: ignore[call-arg]
     steps: dict[str, Optional[int]]  # noqa: UP045  msgspec resolves it at run time
     due_ms: dict[str, int]
     chance: dict[str, int]
+    loras: dict[str, str]
     done: bool = False
     changes: bool = False
     app: Optional[str] = None  # noqa: UP045
@@ -153,6 +154,7 @@ def _fields(hint: Hint) -> dict[str, Any]:
         steps=dict(forecast.steps),
         due_ms=dict(forecast.due_ms),
         chance=dict(forecast.chance),
+        loras=dict(forecast.loras),
         done=forecast.done,
         changes=forecast.changes,
         at_ms=hint.at_ms,
@@ -169,6 +171,7 @@ def to_hint(message: Any) -> Hint:
         changes=message.changes,
         due_ms=message.due_ms,
         chance=message.chance,
+        loras=message.loras,
     )
     return Hint(
         message.workflow, forecast, app=message.app, at_ms=message.at_ms, tenant=message.tenant

@@ -13,6 +13,7 @@ from kvflow_agents.hints import (
     MAX_APP_BYTES,
     MAX_CHANCE,
     MAX_DUE_MS,
+    MAX_LORA_BYTES,
     MAX_SEQ,
     MAX_STEPS,
     MAX_WORKFLOW_BYTES,
@@ -113,10 +114,11 @@ FORECAST = objects(
         "steps": _AGENTS | {"additionalProperties": nullable(integers(MAX_STEPS))},
         "due_ms": _AGENTS | {"additionalProperties": integers(MAX_DUE_MS)},
         "chance": _AGENTS | {"additionalProperties": integers(MAX_CHANCE)},
+        "loras": _AGENTS | {"additionalProperties": names(MAX_LORA_BYTES)},
         "changes": FLAG,
         "done": FLAG,
     },
-    optional=("app", "agent", "steps", "due_ms", "chance", "changes", "done"),
+    optional=("app", "agent", "steps", "due_ms", "chance", "loras", "changes", "done"),
 )
 OUTCOME = objects({"outcome": {"enum": [*get_args(Outcome)]}})
 

@@ -19,6 +19,7 @@ from kvflow_agents.hints import (
     MAX_APP_BYTES,
     MAX_CHANCE,
     MAX_DUE_MS,
+    MAX_LORA_BYTES,
     MAX_NAMES_BYTES,
     MAX_SEQ,
     MAX_STEPS,
@@ -32,6 +33,8 @@ from kvflow_agents.hints import (
     encode_body,
     encode_request,
     fitting,
+    fitting_loras,
+    lora_name,
     tenant_in,
 )
 
@@ -45,19 +48,26 @@ def names(most_bytes: int) -> st.SearchStrategy[str]:
     return text.filter(lambda name: len(name.encode()) <= most_bytes)
 
 
+def forecast_of(steps: dict[str, int | None], loras: dict[str, str], **fields: Any) -> Forecast:
+    """A forecast whose steps name whoever its adapters do."""
+    return Forecast(steps={**dict.fromkeys(loras), **steps}, loras=loras, **fields)
+
+
 def hints() -> st.SearchStrategy[Hint]:
     steps = st.dictionaries(
         names(MAX_AGENT_BYTES), st.none() | st.integers(0, MAX_STEPS), max_size=20
     )
     due_ms = st.dictionaries(names(MAX_AGENT_BYTES), st.integers(0, MAX_DUE_MS), max_size=5)
     chance = st.dictionaries(names(MAX_AGENT_BYTES), st.integers(0, MAX_CHANCE), max_size=5)
+    loras = st.dictionaries(names(MAX_AGENT_BYTES), names(MAX_LORA_BYTES), max_size=5)
     return st.builds(
         Hint,
         workflow=names(MAX_WORKFLOW_BYTES),
         forecast=st.builds(
-            Forecast,
+            forecast_of,
             seq=st.integers(0, MAX_SEQ),
             steps=steps,
+            loras=loras,
             done=st.booleans(),
             changes=st.booleans(),
             due_ms=due_ms,
@@ -101,17 +111,28 @@ def test_the_wire_format_is_the_documented_one() -> None:
     assert encode_request(hint) == {"kvflow": scalars, "kvflow_steps": {"a": 0, "b": None}}
 
 
-def test_time_and_chance_travel_beside_the_steps() -> None:
-    forecast = Forecast(3, {"a": 0, "b": 1}, due_ms={"b": 1500}, chance={"a": 20, "b": 90})
+def test_what_is_said_of_agents_travels_beside_the_steps() -> None:
+    forecast = Forecast(
+        3,
+        {"a": 0, "b": 1},
+        due_ms={"b": 1500},
+        chance={"a": 20, "b": 90},
+        loras={"b": "style-a"},
+    )
     hint = Hint("run", forecast)
     scalars = {"v": 1, "workflow": "run", "seq": 3}
-    learned = {"due_ms": {"b": 1500}, "chance": {"a": 20, "b": 90}}
+    learned = {
+        "due_ms": {"b": 1500},
+        "chance": {"a": 20, "b": 90},
+        "loras": {"b": "style-a"},
+    }
     assert encode_body(hint) == {**scalars, "steps": {"a": 0, "b": 1}, **learned}
     assert encode_request(hint) == {
         "kvflow": scalars,
         "kvflow_steps": {"a": 0, "b": 1},
         "kvflow_due_ms": {"b": 1500},
         "kvflow_chance": {"a": 20, "b": 90},
+        "kvflow_loras": {"b": "style-a"},
     }
     assert set(encode_request(hint)) == set(HINT_FIELDS) == set(REQUEST_FIELDS) - set(SERVER_FIELDS)
 
@@ -155,7 +176,8 @@ def test_who_calls_is_decoded_without_the_steps(hint: Hint) -> None:
     was = hint.forecast
     forecast = Forecast(was.seq, {}, done=was.done, changes=was.changes)
     without_steps = Hint(hint.workflow, forecast, hint.agent, hint.app)
-    unread = dict.fromkeys(("kvflow_steps", "kvflow_due_ms", "kvflow_chance"), "unread")
+    said = ("kvflow_steps", "kvflow_due_ms", "kvflow_chance", "kvflow_loras")
+    unread = dict.fromkeys(said, "unread")
     assert decode_caller({**encode_request(hint), **unread}) == without_steps
     with pytest.raises(HintError):
         decode_caller({"kvflow": {**MINIMAL, "agent": 3}})
@@ -342,6 +364,65 @@ def test_steps_that_fit_are_the_first_that_one_hint_holds(name: str) -> None:
     assert fitting(few) == few
 
 
+@pytest.mark.parametrize(
+    ("loras", "reason"),
+    [
+        ("style", "type"),
+        (["style"], "type"),
+        ({"a": 1}, "type"),
+        ({"a": None}, "type"),
+        ({"a": {"style": 1}}, "type"),
+        ({"a": ""}, "name"),
+        ({"a": "style\n"}, "name"),
+        ({"stranger": "style"}, "name"),
+        ({"a": "x" * (MAX_LORA_BYTES + 1)}, "size"),
+        ({"a": "ä" * (MAX_LORA_BYTES // 2 + 1)}, "size"),
+    ],
+)
+def test_adapters_that_are_malformed_are_refused_for_a_reason(loras: object, reason: str) -> None:
+    assert refusal({**MINIMAL, "steps": {"a": 1}, "loras": loras}) == reason
+
+
+def test_an_adapters_name_may_be_as_long_as_an_agents() -> None:
+    loras = {"a": "ä" * (MAX_LORA_BYTES // 2)}
+    assert decode_body({**MINIMAL, "steps": {"a": 1}, "loras": loras}).forecast.loras == loras
+
+
+@given(
+    st.dictionaries(names(MAX_AGENT_BYTES), names(MAX_LORA_BYTES)),
+    st.dictionaries(names(MAX_AGENT_BYTES), st.none() | st.integers(0, MAX_STEPS)),
+)
+def test_adapters_that_fit_are_those_of_the_agents_named(
+    loras: dict[str, str], steps: dict[str, int | None]
+) -> None:
+    fits = fitting_loras(loras, steps)
+    assert fits == {agent: loras[agent] for agent in steps if agent in loras}
+    assert decode_body({**MINIMAL, "steps": steps, "loras": fits}).forecast.loras == fits
+
+
+def test_of_too_many_adapters_the_first_that_one_hint_holds_are_told() -> None:
+    steps = {f"agent {number}": 1 for number in range(MAX_AGENTS)}
+    loras = {agent: f"{agent} {'x' * 200}" for agent in steps}
+    fits = fitting_loras(loras, steps)
+    assert list(fits) == list(steps)[: len(fits)]
+    assert decode_body({**MINIMAL, "steps": steps, "loras": fits}).forecast.loras == fits
+    more = dict(list(loras.items())[: len(fits) + 1])
+    assert refusal({**MINIMAL, "steps": steps, "loras": more}) == "size"
+
+
+@given(st.text(st.characters()))
+@example("x" * 257)
+@example("\ud800")
+@example("")
+def test_the_name_of_an_adapter_is_itself_or_no_hint_can_hold_it(name: str) -> None:
+    loras = {"a": name}
+    if lora_name(name) is None:
+        assert refusal({**MINIMAL, "steps": {"a": 1}, "loras": loras}) in ("name", "size")
+    else:
+        assert lora_name(name) == name
+        assert decode_body({**MINIMAL, "steps": {"a": 1}, "loras": loras}).forecast.loras == loras
+
+
 def test_the_reasons_are_documented_labels() -> None:
     assert REASONS == ("version", "type", "name", "range", "size")
 
@@ -380,12 +461,12 @@ JSON_LIKE = st.recursive(
 )
 FIELD_NAMES = (
     *("v", "workflow", "app", "agent", "seq", "done", "changes", "else"),
-    *("steps", "due_ms", "chance"),
+    *("steps", "due_ms", "chance", "loras"),
 )
 NEARLY_VALID = st.fixed_dictionaries(
     {},
     optional={
-        name: JSON_LIKE | st.sampled_from([1, "run", {"a": 1}, {"a": None}, True])
+        name: JSON_LIKE | st.sampled_from([1, "run", {"a": 1}, {"a": None}, {"a": "b"}, True])
         for name in FIELD_NAMES
     },
 ).map(lambda fields: {"v": 1, "workflow": "run", "seq": 7, **fields})
@@ -404,7 +485,10 @@ def test_a_body_of_any_json_is_decoded_or_refused(body: object) -> None:
 
 NEARLY_VALID_PARAMS = st.fixed_dictionaries(
     {"kvflow": NEARLY_VALID},
-    optional={name: JSON_LIKE for name in ("kvflow_steps", "kvflow_due_ms", "kvflow_chance")},
+    optional={
+        name: JSON_LIKE | st.sampled_from([{"a": 1}, {"a": "b"}])
+        for name in ("kvflow_steps", "kvflow_due_ms", "kvflow_chance", "kvflow_loras")
+    },
 )
 
 

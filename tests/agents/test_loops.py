@@ -258,3 +258,25 @@ def test_the_environment_can_name_the_servers(
     with kvflow_agents.workflow():
         turn(client, "a")
     assert server.agents == ["a"]
+
+
+def test_adapters_are_told_of_agents_to_come(server: FakeOpenAI, client: openai.OpenAI) -> None:
+    for _ in range(2):
+        with kvflow_agents.workflow("ticket", base_urls=[server.base_url], app="adapters"):
+            for name, lora in {"planner": "plans", "writer": "style", "critic": None}.items():
+                with kvflow_agents.agent(name, lora=lora):
+                    ask(client)
+    told = [dict(request.hint.forecast.loras) for request in server.requests if request.hint]
+    assert told[0] == {"planner": "plans"}
+    # The second run says beforehand what the first has shown.
+    assert told[3] == {"planner": "plans", "writer": "style"}
+
+
+def test_an_adapter_that_no_hint_can_hold_is_left_out(
+    server: FakeOpenAI, client: openai.OpenAI
+) -> None:
+    with kvflow_agents.workflow("ticket", base_urls=[server.base_url]) as ticket:
+        for name, lora in {"a": "", "b": "x" * 257, "c": "no\nname"}.items():
+            with ticket.agent(name, lora=lora):
+                ask(client)
+    assert [dict(each.hint.forecast.loras) for each in server.requests if each.hint] == [{}] * 3

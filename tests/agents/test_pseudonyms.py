@@ -19,7 +19,13 @@ KEY = "a key that nobody guesses"
 NAMES = ("acme takeover", "lawyer", "auditor", "court case")
 HINT = Hint(
     "acme takeover",
-    Forecast(3, {"lawyer": 0, "auditor": None}, due_ms={"lawyer": 7}, chance={"auditor": 9}),
+    Forecast(
+        3,
+        {"lawyer": 0, "auditor": None},
+        due_ms={"lawyer": 7},
+        chance={"auditor": 9},
+        loras={"auditor": "style"},
+    ),
     agent="lawyer",
     app="court case",
 )
@@ -31,7 +37,13 @@ def test_every_name_of_a_hint_is_hidden_and_nothing_else() -> None:
     workflow, lawyer, auditor, app = map(names.of, NAMES)
     assert hidden == Hint(
         workflow,
-        Forecast(3, {lawyer: 0, auditor: None}, due_ms={lawyer: 7}, chance={auditor: 9}),
+        Forecast(
+            3,
+            {lawyer: 0, auditor: None},
+            due_ms={lawyer: 7},
+            chance={auditor: 9},
+            loras={auditor: "style"},
+        ),
         agent=lawyer,
         app=app,
     )

@@ -207,3 +207,26 @@ def test_bad_configuration_is_refused_at_once(
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(ConfigurationError):
         Simulation(base_urls=base_urls)
+
+
+def test_adapters_are_told_with_the_agents_that_call_with_them() -> None:
+    with FakeServer() as server:
+        scene = Scene(server)
+        loras = {"ann": "a0", "bob": "a1", "cid": "a2", "eve": "no\nname", "team/ann": "a3"}
+        scene.simulation = Simulation(
+            "town", base_urls=[server.base_url], courier=scene.courier, loras=loras
+        )
+        with scene.simulation:
+            scene.call("ann")
+            scene.simulation.tick({"ann": 1.0, "bob": 5.0, "dan": 2.0, "eve": 3.0, "team/ann": 4.0})
+            [call] = scene.calls()
+            assert call is not None
+            assert call.forecast.loras == {"ann": "a0"}
+            [post] = scene.posts()
+            assert post.forecast.loras == {"ann": "a0", "bob": "a1", "team/ann": "a3"}
+            # Only with those who are told of.
+            scene.simulation.tick({"ann": 1.0, "bob": 3.0, "dan": 2.0, "eve": 3.0, "team/ann": 4.0})
+            [post] = scene.posts()
+            assert post.forecast.steps == {"ann": 1, "bob": 3}
+            assert post.forecast.loras == {"ann": "a0", "bob": "a1"}
+        scene.sdk.close()

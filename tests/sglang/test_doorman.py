@@ -12,7 +12,13 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, decode_caller, decode_request, encode_request
 from kvflow_sglang.doorman import Doorman, now_ms
 
-FORECAST = Forecast(3, {"writer": 0, "critic": None}, due_ms={"writer": 9}, chance={"critic": 4})
+FORECAST = Forecast(
+    3,
+    {"writer": 0, "critic": None},
+    due_ms={"writer": 9},
+    chance={"critic": 4},
+    loras={"critic": "style"},
+)
 NOW_MS = 1_700_000_000_000
 HINT = Hint("run", FORECAST, agent="writer", app="app", at_ms=NOW_MS)
 MINE = {"thinking_budget": 8, "ids": [1, 2], "options": {"a": None, "b": 0.5}}
@@ -87,7 +93,7 @@ def test_what_is_no_hint_at_all_is_taken_off(doorman: Doorman, fields: object) -
 
 
 def test_steps_without_a_hint_are_taken_off(doorman: Doorman) -> None:
-    for field in ("kvflow_steps", "kvflow_due_ms", "kvflow_chance"):
+    for field in ("kvflow_steps", "kvflow_due_ms", "kvflow_chance", "kvflow_loras"):
         assert admitted(doorman, {**MINE, field: {"deep": {"deeper": {}}}}) == MINE
     assert not doorman.refused
 

@@ -65,8 +65,15 @@ def client(
         yield Client(server.base_url)
 
 
-def ask(client: Client, adapter: Adapter, call: int, custom_params: object = None) -> Reply:
+def ask(
+    client: Client,
+    adapter: Adapter,
+    call: int,
+    custom_params: object = None,
+    cache_salt: str | None = None,
+) -> Reply:
     body: dict[str, Any] = {
+        **({} if cache_salt is None else {"cache_salt": cache_salt}),
         "model": "tiny" if adapter is None else f"tiny:{adapter}",
         "prompt": f"This is call number {call}.",
         "max_tokens": 8,
@@ -83,7 +90,13 @@ def text_of(reply: Reply) -> str:
     return str(reply.body["choices"][0]["text"])
 
 
-def cycle(client: Client, agents: tuple[Adapter, ...], run: Run | None) -> list[str]:
+def cycle(
+    client: Client,
+    agents: tuple[Adapter, ...],
+    run: Run | None,
+    *,
+    cache_salt: str | None = None,
+) -> list[str]:
     """All agents call in turn, each with its adapter; with a run they tell who is next."""
     answers = []
     for call, (at, adapter) in product(range(ROUNDS), enumerate(agents)):
@@ -91,7 +104,7 @@ def cycle(client: Client, agents: tuple[Adapter, ...], run: Run | None) -> list[
         if run is not None:
             steps = {f"agent-{each}": (to - at) % len(agents) for to, each in enumerate(agents)}
             params = run.params(steps, f"agent-{adapter}")
-        answers.append(text_of(ask(client, adapter, call, params)))
+        answers.append(text_of(ask(client, adapter, call, params, cache_salt)))
     return answers
 
 
@@ -115,6 +128,37 @@ def test_what_comes_next_is_loaded_before_it_is_asked_for(
     # In the first round nobody knows who calls with what.
     assert changes(client, "lora_loads", before) <= len(agents)
     assert changes(client, "lora_prefetches_used", before) >= (ROUNDS - 1) * len(agents) * 0.6
+    client.forecast(run.done())
+
+
+def test_adapters_given_in_the_hint_are_foreseen_from_the_first_call(
+    client: Client, stock: dict[tuple[Adapter, int], str]
+) -> None:
+    run = Run("told")
+    loras = {f"agent-{each}": str(each) for each in ADAPTERS[:5]}
+    params = run.params(dict.fromkeys(loras, 1), "agent-a0")
+    before = client.counts()
+    answer = ask(client, "a0", 0, {**params, "kvflow_loras": loras})
+    assert text_of(answer) == stock["a0", 0]
+    # All but the caller's own, of which there are at most two without a slot, fill the slots.
+    wait_until(lambda: changes(client, "lora_prefetches", before) >= 1)
+    client.forecast(run.done())
+
+
+def test_with_several_tenants_each_ones_adapters_are_foreseen(
+    client: Client, stock: dict[tuple[Adapter, int], str]
+) -> None:
+    agents = AGENTS[:6]
+    before = client.counts()
+    answers = cycle(client, agents, Run("tenant", app="tenant"), cache_salt="mine")
+    assert answers == [stock[each] for each in _in_turn(agents)]
+    assert changes(client, "lora_prefetches_used", before) >= (ROUNDS - 1) * len(agents) * 0.5
+    # Nobody in particular is another tenant, and is foreseen as before.
+    before = client.counts()
+    run = Run("nobody", app="nobody")
+    answers = cycle(client, agents, run)
+    assert answers == [stock[each] for each in _in_turn(agents)]
+    assert changes(client, "lora_prefetches_used", before) >= (ROUNDS - 1) * len(agents) * 0.5
     client.forecast(run.done())
 
 
@@ -164,7 +208,7 @@ def test_a_rank_above_the_limit_is_refused_by_sglang(
     assert text_of(ask(client, "a1", 1)) == stock["a1", 1]
 
 
-def test_one_that_is_removed_while_it_is_expected_is_forgotten(
+def test_one_that_is_removed_while_it_is_expected_is_not_loaded_ahead(
     client: Client, adapters: Path, stock: dict[tuple[Adapter, int], str]
 ) -> None:
     body = {"lora_name": "late", "lora_path": str(adapters / "late")}
@@ -174,12 +218,12 @@ def test_one_that_is_removed_while_it_is_expected_is_forgotten(
     assert first not in stock.values()
     for each in ("a0", "a1", "a2"):
         ask(client, each, 0, run.params({each: 0, "last": 3}, each))
-    known = client.counted("lora_agents")
     assert client.post("/unload_lora_adapter", {"lora_name": "late"}).status == 200
     # Its turn comes: it would be loaded now, were it there.
+    before = client.counts()
     answer = ask(client, "a0", 2, run.params({"a0": 0, "last": 1}, "a0"))
     assert text_of(answer) == stock["a0", 2]
-    wait_until(lambda: client.counted("lora_agents") < known)
+    assert changes(client, "lora_prefetches", before) == 0
     # SGLang remembers where it was, and loads it again for whoever asks for it by name.
     assert text_of(ask(client, "late", 0)) == first
     assert client.post("/unload_lora_adapter", {"lora_name": "late"}).status == 200
@@ -200,8 +244,13 @@ def test_one_slot_serves_them_all_one_after_another(
         answers = cycle(client, agents, Run("one slot", app="one slot"))
         assert answers == [stock[each] for each in _in_turn(agents)]
         calls = list(product(agents, range(ROUNDS)))
+        run = Run("all at once", app="one slot")
+        steps = {f"agent-{each}": 0 for each in agents}
+        params = [run.params(steps, f"agent-{adapter}") for adapter, _ in calls]
         with ThreadPoolExecutor(len(calls)) as pool:
-            texts = list(pool.map(lambda call: text_of(ask(client, *call)), calls))
+            texts = list(
+                pool.map(lambda at: text_of(ask(client, *calls[at], params[at])), range(len(calls)))
+            )
         assert texts == [stock[call] for call in calls]
 
 
@@ -217,6 +266,20 @@ def test_switched_off_adapters_are_left_to_sglang_and_kv_is_not(
         counts = client.counts()
         assert not [name for name in counts if name.startswith("lora_")]
         assert counts["agents"] > 0
+
+
+def test_switched_off_kv_is_left_to_lru_and_adapters_are_not(
+    tiny_model: Path, adapters: Path, tmp_path: Path, stock: dict[tuple[Adapter, int], str]
+) -> None:
+    agents = AGENTS[:6]
+    chosen = ["--kvflow-config", '{"kv": false}', *flags(adapters, SLOTS, 5, overlap=True)]
+    with ServerProcess(tiny_model, chosen, log=tmp_path / "server.log") as server:
+        client = Client(server.base_url)
+        answers = cycle(client, agents, Run("kv off", app="kv off"))
+        assert answers == [stock[each] for each in _in_turn(agents)]
+        counts = client.counts()
+        assert counts["agents"] == 0
+        assert counts["lora_prefetches_used"] >= (ROUNDS - 1) * len(agents) * 0.5
 
 
 def test_two_ranks_with_a_host_tier_decide_alike(
