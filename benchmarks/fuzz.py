@@ -158,6 +158,7 @@ def some_hint(chance: random.Random) -> Hint:
         changes=chance.random() < 0.2,
         due_ms=told,
         chance={agent: chance.randrange(101) for agent in told},
+        loras=dict.fromkeys(told, "style"),
     )
     caller = chance.choice([None, *agents])
     return Hint(f"w{chance.randrange(50)}", forecast, caller, chance.choice((None, "x", "y")))

@@ -10,7 +10,7 @@ import json
 import random
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import typer
 
 from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
-from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.adapters import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
 from kvflow_sglang.settings import Settings
@@ -46,7 +46,10 @@ class Hits:
     lru: float
     optimum: float
     forecast: float
+    told: float
+    """By forecast, where hints say what agents will call with before they have."""
     prefetch: float
+    told_prefetch: float
     engine: float | None = None
     engine_prefetch: float | None = None
 
@@ -124,7 +127,18 @@ def optimal_share(calls: Sequence[Call], slots: int) -> float:
     return hits / len(calls)
 
 
-def forecast_share(calls: Sequence[Call], slots: int, *, horizon_steps: int | None) -> float:
+def loras_of(calls: Iterable[Call]) -> dict[str, str]:
+    """What agents call with, as a hint says it: nothing of those that use the base model."""
+    return {call.agent: call.adapter for call in calls if call.adapter is not None}
+
+
+def forecast_share(
+    calls: Sequence[Call],
+    slots: int,
+    *,
+    horizon_steps: int | None,
+    loras: Mapping[str, str] = NO_LORAS,
+) -> float:
     """Hits by the server's policy; with a horizon one adapter is loaded ahead after each call."""
     ledger = AdapterLedger(lifetime_evictions=len(calls))
     order = SlotOrder(
@@ -141,7 +155,7 @@ def forecast_share(calls: Sequence[Call], slots: int, *, horizon_steps: int | No
         held.add(adapter)
 
     for call in calls:
-        ledger.told("run", "app", call.steps)
+        ledger.told("run", "app", call.steps, loras)
         ledger.called("run", "app", call.agent, call.adapter, call.steps.get(call.agent))
         hits += call.adapter in held
         if call.adapter not in held:
@@ -216,12 +230,15 @@ def _ask(base_url: str, seq: int, call: Call) -> None:
 def measure(calls: Sequence[Call], slots: int, *, with_engine: bool) -> Hits:
     """Hits of one workload by every policy."""
     adapters = len({call.adapter for call in calls})
+    loras = loras_of(calls)
     return Hits(
         calls=len(calls),
         lru=lru_share(calls, slots),
         optimum=optimal_share(calls, slots),
         forecast=forecast_share(calls, slots, horizon_steps=None),
+        told=forecast_share(calls, slots, horizon_steps=None, loras=loras),
         prefetch=forecast_share(calls, slots, horizon_steps=1),
+        told_prefetch=forecast_share(calls, slots, horizon_steps=1, loras=loras),
         engine=engine_share(calls, slots, prefetch=False) if with_engine else None,
         engine_prefetch=(
             engine_share(calls, slots, prefetch=True)

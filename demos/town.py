@@ -6,7 +6,8 @@
 makes the model. About a fifth of the people call it in each tick (`demos/society.py`), and the
 pool holds the prompts of about a quarter. With kvflow the simulation tells how many ticks each is
 from the next call (`docs/simulations.md`); the calls are the same. With `--adapters` everybody
-calls with a LoRA adapter (`docs/lora.md`), and the device has slots for a quarter of those.
+calls with a LoRA adapter (`docs/lora.md`), and the device has slots for half of those; the
+simulation says beforehand who has which.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +37,9 @@ from kvflow_sglang.server_process import ServerProcess
 
 CALLERS_AT_ONCE = 8
 RESIDENT_SHARE = 0.25
+# SGLang keeps no more than twice as many adapters in host memory as there are slots, if it loads
+# them beside its work; what it reads again from disk has lost its KV.
+SLOTS_SHARE = 0.5
 # Of the tiny model, for which a character is a token.
 TOKENS_PER_WORD = 5.4
 
@@ -59,8 +64,8 @@ class Town:
 
     @property
     def slots(self) -> int:
-        """Room for as large a share of the adapters, and for those of all who call at once."""
-        return max(int(RESIDENT_SHARE * self.adapters), CALLERS_AT_ONCE)
+        """Room for a share of the adapters, and for those of all who call at once."""
+        return max(ceil(SLOTS_SHARE * self.adapters), CALLERS_AT_ONCE)
 
     @property
     def calls(self) -> int:
@@ -84,7 +89,7 @@ class Town:
         log = CallLog(on_call=on_call)
         society = self.society()
         url = f"{endpoint.base_url}/v1"
-        simulation = Simulation("town", base_urls=[url]) if hinted else None
+        simulation = Simulation("town", base_urls=[url], loras=self._loras()) if hinted else None
         with (
             openai.OpenAI(base_url=url, api_key=endpoint.api_key, timeout=600) as sdk,
             simulation or nullcontext(),
@@ -100,11 +105,16 @@ class Town:
                 society.go_on(turns)
         return log
 
+    def _loras(self) -> dict[str, str]:
+        """The adapter of each person, if there are any."""
+        people = self.society().people if self.adapters else ()
+        return {person: adapter_name(at % self.adapters) for at, person in enumerate(people)}
+
     def _models(self, base: str) -> dict[str, str]:
         """What each person calls."""
+        loras = self._loras()
         return {
-            person: f"{base}:{adapter_name(number % self.adapters)}" if self.adapters else base
-            for number, person in enumerate(self.society().people)
+            person: f"{base}:{loras[person]}" if loras else base for person in self.society().people
         }
 
 
@@ -173,7 +183,9 @@ def lora_flags(town: Town, model: Path) -> list[str]:
     """
     held = Adapters(model, town.adapters, town.slots)
     held.check()
-    kind = ServerKind("town", is_stock=False, has_host_tier=False, config={"infer": False})
+    kind = ServerKind(
+        "town", is_stock=False, has_host_tier=False, config={"infer": False}, overlaps_loras=True
+    )
     flags = ["--max-total-tokens", str(town.pool_tokens), "--enable-metrics"]
     return [*flags, "--skip-server-warmup", *kind.options({}), *held.options(kind)]
 

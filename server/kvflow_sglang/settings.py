@@ -25,7 +25,8 @@ class Settings:
     """By what expected prefixes are ordered: by when they are needed, which also weighs them
     against other traffic, or by steps-to-execution alone, as in KVFlow."""
     expected_share: float = 0.75
-    """The share of each tier's pool that expected prefixes hold before they compete by recency."""
+    """The share of each tier's pool that expected prefixes hold before they compete by recency, and
+    of LoRA slots expected adapters."""
     lifetime_pools: float = 4.0
     """A forecast counts until this many times the device pool has been evicted since."""
     infer: bool = True

@@ -9,6 +9,7 @@ from lora_hits import (
     Call,
     cyclic,
     forecast_share,
+    loras_of,
     lru_share,
     optimal_share,
     simulation,
@@ -49,3 +50,10 @@ def test_one_slot_holds_who_calls() -> None:
 def test_loaded_ahead_only_the_first_round_of_a_cycle_is_missed() -> None:
     calls = cyclic(agents=16, calls=CALLS)
     assert forecast_share(calls, SLOTS, horizon_steps=1) == 1 - 16 / CALLS
+
+
+def test_told_beforehand_shared_adapters_come_to_the_optimum() -> None:
+    calls = simulation(agents=100, adapters=25, calls=500, seed=1)
+    told = forecast_share(calls, SLOTS, horizon_steps=None, loras=loras_of(calls))
+    assert told > by_forecast(calls)
+    assert told == pytest.approx(optimal_share(calls, SLOTS), abs=0.01)
