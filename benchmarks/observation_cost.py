@@ -36,8 +36,8 @@ class NoReceipts(Receipts):
     def heard(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def arrived(self, *args: Any, **kwargs: Any) -> None:
-        pass
+    def arrived(self, *args: Any, **kwargs: Any) -> bool:
+        return True
 
 
 class NoView(View):

@@ -42,7 +42,7 @@ def read_calls(lines: Iterable[bytes]) -> Iterator[RecordedCall | BadLine]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        body: object = None
+        body: Any = None
         try:
             body = json.loads(line)
             prompt_of(body)

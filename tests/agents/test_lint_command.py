@@ -163,7 +163,7 @@ def test_a_recording_without_any_call_exits_2(path: Path) -> None:
 
 def test_a_trace_of_hashes_is_told_from_a_recording_of_prompts(path: Path) -> None:
     traces = Path(__file__).parents[2] / "demos" / "traces"
-    result = lint(path, (traces / "research_team.jsonl").read_text().splitlines())
+    result = lint(path, [*(traces / "research_team.jsonl").read_text().splitlines()])
     assert result.exit_code == 2
     assert f"{RECORD_VARIABLE}=calls.jsonl" in result.stderr
 
