@@ -6,7 +6,22 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 Fate = Literal["accepted", "stale", "ended", "distrusted"]
-"""The outcome of a call's hint; distrusted: accepted, of a workflow whose forecasts failed."""
+"""The outcome of a call's hint; distrusted: accepted, of somebody whose forecasts do not count."""
+Doubt = Literal["forecasts_failed", "guard_tripped"]
+"""Why forecasts do not count: the workflow's failed, or its tenant's found less than LRU would."""
+Reason = Literal["newer_heard", "workflow_ended"] | Doubt
+"""Why a hint has no influence."""
+IGNORED_FOR: dict[Fate, Reason] = {"stale": "newer_heard", "ended": "workflow_ended"}
+
+
+class Predicted(NamedTuple):
+    """What was said last of a call, before it came."""
+
+    steps: int | None = None
+    due_ms: int | None = None
+    """From when it was said."""
+    late_ms: int | None = None
+    """How much later than that it came, on the server's clock; below 0 if it came earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +33,9 @@ class Arrival:
     seq: int
     fate: Fate
     forecast_right: bool | None
+    reason: Reason | None = None
+    """None if it was accepted."""
+    predicted: Predicted = Predicted()
 
 
 class Admission(NamedTuple):
@@ -36,6 +54,9 @@ class Admission(NamedTuple):
     """Of what its agent's calls had in common: evicted from every tier, and computed again."""
     late_tokens: int = 0
     """Loaded ahead, but still on their way when it could have run, so that it waited."""
+    clipped: bool = False
+    """Whether its tenant's expected agents held more than their share of a tier, so that recency
+    decided among all of the tenant's KV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +73,11 @@ class Call:
         return {
             "seq": self.arrival.seq,
             "hint": self.arrival.fate,
+            "reason": self.arrival.reason,
             "forecast_right": self.arrival.forecast_right,
+            "predicted_steps": self.arrival.predicted.steps,
+            "predicted_due_ms": self.arrival.predicted.due_ms,
+            "late_ms": self.arrival.predicted.late_ms,
             **self.admission._asdict(),
             "wasted_tokens": self.wasted_tokens,
         }
@@ -67,6 +92,7 @@ class Sums:
     stale: int = 0
     ended: int = 0
     distrusted: int = 0
+    clipped: int = 0
     forecast_right: int = 0
     forecast_wrong: int = 0
     prompt_tokens: int = 0
@@ -83,6 +109,7 @@ class Sums:
         """One call more."""
         self.calls += 1
         setattr(self, arrival.fate, getattr(self, arrival.fate) + 1)
+        self.clipped += admission.clipped
         self.forecast_right += arrival.forecast_right is True
         self.forecast_wrong += arrival.forecast_right is False
         self.prompt_tokens += admission.prompt_tokens

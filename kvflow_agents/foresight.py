@@ -10,6 +10,7 @@ from kvflow_agents.adapters import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.agent_claims import AgentClaims, MakeKey
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.backlog import AT_ONCE, Backlog
+from kvflow_agents.call_receipt import Doubt, Predicted
 from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
@@ -34,6 +35,7 @@ class Heard(NamedTuple):
     outcome: Outcome
     was_foretold: bool | None = None
     """None if nothing was said of it, or nobody calls."""
+    predicted: Predicted = Predicted()
 
 
 class Foresight(Generic[N]):
@@ -89,8 +91,14 @@ class Foresight(Generic[N]):
 
     def is_trusted(self, workflow: str) -> bool:
         """Whether a workflow's forecasts have influence, as far as they came true."""
+        return self.doubt_of(workflow) is None
+
+    def doubt_of(self, workflow: str) -> Doubt | None:
+        """Why a workflow's forecasts have no influence; None if they have."""
+        if not self._claims.is_heeded:
+            return "guard_tripped"
         known = self._memory.find(workflow)
-        return self._claims.is_heeded and (known is None or known.record.is_good)
+        return None if known is None or known.record.is_good else "forecasts_failed"
 
     def claim_of(self, workflow: str, agent: str) -> Claim[N] | None:
         """An agent's claim on its prefix, if it has one."""
@@ -131,13 +139,13 @@ class Foresight(Generic[N]):
         if workflow is None:
             workflow = KnownWorkflow(hint.workflow, hint.app, self._evicted_tokens)
         was_foretold = workflow.was_foretold(hint.agent)
+        predicted = workflow.predicted(hint)
         if hint.forecast.done:
             if seq <= workflow.expected.seq:
                 return Heard("stale")
             self._end(hint)
             self.catch_up()
-            return Heard("accepted", was_foretold)
-        steps_said = workflow.expected.steps.get(hint.agent) if hint.agent is not None else None
+            return Heard("accepted", was_foretold, predicted)
         with self._memory.learning(workflow):
             told = workflow.take_in(hint)
         if told is None:
@@ -145,14 +153,14 @@ class Foresight(Generic[N]):
         if self._clock is not None:
             self._clock.tell(hint.at_ms)
             self._claims.follow_overdue()
-            workflow.note_time(self._clock.now_ms, hint.agent, steps_said)
+            workflow.note_time(self._clock.now_ms, hint.agent, predicted.steps)
         if self._judge(workflow, was_foretold) or workflow.is_dormant:
             # What was told before counts again, or no more.
             told = [*workflow.agents, *workflow.expected.steps, *told]
         self._renew(workflow, told, hint)
         self._want(workflow, caller=hint.agent)
         self.catch_up()
-        return Heard("accepted", was_foretold)
+        return Heard("accepted", was_foretold, predicted)
 
     def called_with(self, caller: Hint, adapter: Adapter) -> None:
         """A hinted request, heard before, asks for a LoRA adapter, or for the base model."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic
 
+from kvflow_agents.call_receipt import Predicted
 from kvflow_agents.claims import Claim, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
@@ -68,6 +69,9 @@ class KnownWorkflow(Generic[N]):
     heard_ms: int = 0
     called_ms: int | None = None
     step_ms: float = STEP_MS
+    # When the last whole forecast came, and the times that changes have told since.
+    whole_ms: int | None = None
+    said_ms: dict[str, int] = field(default_factory=dict)
 
     def was_foretold(self, caller: str | None) -> bool | None:
         """Whether a caller, not heard yet, was to come next; None if nothing was said of it."""
@@ -76,17 +80,40 @@ class KnownWorkflow(Generic[N]):
         is_expected = self.expected.steps.get(caller) is not None
         return came_true(caller, self.expected) if is_expected or not self.is_paused else None
 
+    def predicted(self, hint: Hint) -> Predicted:
+        """What was said of the call that a hint, not heard yet, comes with."""
+        agent = hint.agent
+        if agent is None:
+            return Predicted()
+        steps, due_ms = self.expected.steps.get(agent), self.expected.due_ms.get(agent)
+        said_ms = self.said_ms.get(agent, self.whole_ms)
+        if due_ms is None or said_ms is None or hint.at_ms is None:
+            return Predicted(steps, due_ms)
+        return Predicted(steps, due_ms, hint.at_ms - said_ms - due_ms)
+
     def take_in(self, hint: Hint) -> Iterable[str] | None:
         """The agents whose steps a message may have changed; None if it is too old to matter."""
         told = self.expected.take_in(hint.forecast)
         if told is None:
             return None
+        self._note_when_told(hint, told)
         self.is_paused = hint.agent is None and not hint.forecast.changes
         if self.is_paused:
             self.pauses += 1
             for agent in self.agents.values():
                 agent.promise.drop()
         return told
+
+    def _note_when_told(self, hint: Hint, told: Iterable[str]) -> None:
+        if not hint.forecast.changes:
+            self.whole_ms = hint.at_ms
+            self.said_ms.clear()
+        elif hint.at_ms is not None:
+            due_ms = hint.forecast.due_ms
+            self.said_ms.update((agent, hint.at_ms) for agent in told if agent in due_ms)
+            if len(self.said_ms) > 2 * len(self.expected.due_ms) + 64:
+                known = self.expected.due_ms
+                self.said_ms = {name: at for name, at in self.said_ms.items() if name in known}
 
     def steps_of(self, agent: str) -> int | None:
         """In how many steps an agent calls, as far as the workflow is believed."""

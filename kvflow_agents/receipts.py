@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from kvflow_agents.call_receipt import Admission, Arrival, Call, Fate, Sums
+from kvflow_agents.call_receipt import (
+    IGNORED_FOR,
+    Admission,
+    Arrival,
+    Call,
+    Doubt,
+    Fate,
+    Sums,
+)
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.foresight import Heard, Outcome
 from kvflow_agents.hints import Hint
@@ -24,7 +32,8 @@ class Limits:
     most_workflows: int = 1024
     most_agents: int = 16_384
     most_under_way: int = 8192
-    """Calls that were never admitted stay until so many others have come."""
+    """Calls that were never admitted stay until so many others have come, and what tells the
+    samples of one call from calls of their own."""
     last_calls: int = 4
     """Of each agent."""
 
@@ -56,6 +65,11 @@ class _Workflow:
     agents: OrderedDict[str, _Agent] = field(default_factory=OrderedDict)
 
 
+# What all requests have in common that one request of a client has become: of a hint, the
+# workflow, the agent, the seq, and when it came to the server.
+_Asked = tuple[str, str | None, int, int | None]
+
+
 class Receipts:
     """Adds up calls as they are admitted, so that an answer is a slice. Pure and bounded."""
 
@@ -68,6 +82,7 @@ class Receipts:
         # In the order of their last hint.
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
         self._under_way: OrderedDict[str, Arrival] = OrderedDict()
+        self._asked: OrderedDict[_Asked, None] = OrderedDict()
 
     def heard(self, hint: Hint, outcome: Outcome) -> None:
         """A hint has come, with a request or without."""
@@ -81,15 +96,32 @@ class Receipts:
         self._workflows.move_to_end(hint.workflow)
         self._forget_excess()
 
-    def arrived(self, request_id: str, hint: Hint, heard: Heard, *, is_trusted: bool) -> None:
-        """A request has come with a hint; `is_trusted`: whether its workflow has influence."""
-        outcome, was_foretold = heard
-        fate: Fate = "distrusted" if outcome == "accepted" and not is_trusted else outcome
-        arrival = Arrival(hint.workflow, hint.agent, hint.forecast.seq, fate, was_foretold)
-        self._under_way[request_id] = arrival
+    def arrived(
+        self, request_id: str, hint: Hint, heard: Heard, *, doubt: Doubt | None = None
+    ) -> bool:
+        """A request has come with a hint; whether it is a call of its own.
+
+        Where a client wants several answers (`n` above 1) the server makes of its one request a
+        first one, which fills the cache, and the samples: the first is the call. `doubt`: why
+        its workflow has no influence.
+        """
+        if not self._is_first(hint):
+            return False
+        outcome = heard.outcome
+        fate: Fate = "distrusted" if outcome == "accepted" and doubt is not None else outcome
+        self._under_way[request_id] = Arrival(
+            hint.workflow,
+            hint.agent,
+            hint.forecast.seq,
+            fate,
+            heard.was_foretold,
+            reason=doubt if fate == "distrusted" else IGNORED_FOR.get(fate),
+            predicted=heard.predicted,
+        )
         if len(self._under_way) > self._limits.most_under_way:
             self._under_way.popitem(last=False)
         self.heard(hint, outcome)
+        return True
 
     def is_under_way(self, request_id: str) -> bool:
         """Whether a hinted request has arrived and was not admitted yet."""
@@ -171,6 +203,15 @@ class Receipts:
         workflow = self._workflows.get(name)
         kept = None if workflow is None else workflow.agents.get(agent)
         return Sums() if kept is None else kept.sums
+
+    def _is_first(self, hint: Hint) -> bool:
+        asked = hint.workflow, hint.agent, hint.forecast.seq, hint.at_ms
+        if asked in self._asked:
+            return False
+        self._asked[asked] = None
+        if len(self._asked) > self._limits.most_under_way:
+            self._asked.popitem(last=False)
+        return True
 
     def _agent(self, workflow: _Workflow, name: str) -> _Agent:
         agent = workflow.agents.get(name)

@@ -20,6 +20,7 @@ LIMITS = {
     "WorkflowMemory._ended": _MEMORY.most_workflows,
     "WorkflowMemory._live": _MEMORY.most_workflows,
     "KnownWorkflow.agents": _MEMORY.most_agents,
+    "Receipts._asked": _RECEIPTS.most_under_way,
     "Receipts._under_way": _RECEIPTS.most_under_way,
     "Receipts._workflows": _RECEIPTS.most_workflows,
     "Transitions._fronts": transitions.Limits().most_workflows,

@@ -215,10 +215,10 @@ class KVFlowRadixCache(UnifiedRadixCache):
         theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
         heard = self._take_in(theirs)
         self._note_adapter(tenant.foresight, theirs, lora_id)
-        self.outcomes[heard.outcome] += 1
-        is_trusted = tenant.foresight.is_trusted(theirs.workflow)
-        tenant.receipts.arrived(request_id, hint, heard, is_trusted=is_trusted)
-        self.view.heard(hint, heard.outcome)
+        doubt = tenant.foresight.doubt_of(theirs.workflow)
+        if tenant.receipts.arrived(request_id, hint, heard, doubt=doubt):
+            self.outcomes[heard.outcome] += 1
+            self.view.heard(hint, heard.outcome)
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast that no request carries."""
@@ -263,7 +263,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         known = self.tenants.find(tenant)
         # A client may name a request like a hinted one that never ran.
         if told is not None and known is not None and known.receipts.is_under_way(req.rid):
-            admission = self._admission_of(req, caller, prefetched_tokens)
+            admission = self._admission_of(req, caller, tenant, prefetched_tokens)
             _send_receipt(req, known.receipts.admitted(req.rid, admission))
         self._learn(req, caller, tokens_before)
         # What was computed twice was asked for once.
@@ -357,7 +357,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.prefetcher.wake()
         return prefetched_tokens
 
-    def _admission_of(self, req: Any, caller: Hint | None, prefetched_tokens: int) -> Admission:
+    def _admission_of(
+        self, req: Any, caller: Hint | None, tenant: Tenant, prefetched_tokens: int
+    ) -> Admission:
         device_tokens, host_tokens = cached_tokens(req)
         return Admission(
             prompt_tokens=len(req.origin_input_ids),
@@ -367,6 +369,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             waited=self.prefetcher is not None and self.prefetcher.has_waited(req),
             late_tokens=0 if self.prefetcher is None else self.prefetcher.late_tokens(req),
             lost_tokens=self._lost_tokens(req, caller, device_tokens + host_tokens),
+            clipped=self.tree_core.clips(tenant),
         )
 
     def _lost_tokens(self, req: Any, caller: Hint | None, cached_tokens: int) -> int:

@@ -49,26 +49,32 @@ class Doorman:
         self._clock = clock
         self.refused: Counter[str] = Counter()
 
-    def admit(self, request: Any, headers: Mapping[str, str] = NO_HEADERS) -> None:
-        """Clean the sampling parameters of SGLang's `GenerateReqInput`; ValueError to refuse."""
+    def admit(self, request: Any, headers: Mapping[str, str] = NO_HEADERS) -> HintError | None:
+        """Clean the sampling parameters of SGLang's `GenerateReqInput`; ValueError to refuse.
+
+        Why a hint was taken off it, if one was.
+        """
         params = getattr(request, "sampling_params", None)
+        refusal: HintError | None = None
         for each in params if isinstance(params, list) else [params]:
             if isinstance(each, dict) and each.get("custom_params") is not None:
-                each["custom_params"] = self._clean(each["custom_params"])
+                each["custom_params"], found = self._clean(each["custom_params"])
+                refusal = refusal or found
         if hasattr(request, "sampling_params"):
             _set_tenants(request, self.identity.of_request(request, headers))
+        return refusal
 
-    def _clean(self, custom_params: object) -> object:
+    def _clean(self, custom_params: object) -> tuple[object, HintError | None]:
         if not isinstance(custom_params, Mapping):
             if self._allows_nesting:
-                return custom_params  # no hint, and nothing that a scheduler minds
+                return custom_params, None  # no hint, and nothing that a scheduler minds
             raise ValueError("custom_params must be an object")
-        cleaned = dict(custom_params)
+        cleaned, hint, refusal = dict(custom_params), None, None
         try:
             hint = decode_request(cleaned)
         except HintError as error:
             self.refused[error.reason] += 1
-            hint = None
+            refusal = error
         for field in REQUEST_FIELDS:
             cleaned.pop(field, None)
         if hint is not None:
@@ -76,7 +82,7 @@ class Doorman:
             cleaned |= encode_request(self.stamped(hint))
         if not self._allows_nesting:
             _refuse_what_msgpack_lacks(cleaned)
-        return cleaned
+        return cleaned, refusal
 
     def stamped(self, hint: Hint, tenant: Tenant = None) -> Hint:
         """A hint as it goes on: with the time and its tenant, its names perhaps hashed."""

@@ -51,37 +51,40 @@ class Interpreter:
         self._priority_sign = priority_sign
         self._safely = Failsafe("the server")
 
-    def take_envelopes(self, request: Any, body: object) -> None:
+    def take_envelopes(self, request: Any, body: object) -> HintError | None:
         """Let forecasts in `kv_hints` of SGLang's `GenerateReqInput`, or of a body of which SGLang
-        drops them, travel like any hint."""
-        self._safely(self._take_envelopes, request, body)
+        drops them, travel like any hint. Why one cannot, if that is so."""
+        refusals: list[HintError] = []
+        self._safely(self._take_envelopes, request, body, refusals)
+        return refusals[0] if refusals else None
 
     def take_agent_hints(self, request: Any, headers: Mapping[str, str], body: object) -> None:
         """Let what Dynamo's clients say of a call count, as far as it means something here."""
         self._safely(self._take_agent_hints, request, headers, body)
 
-    def _take_envelopes(self, request: Any, body: object) -> None:
+    def _take_envelopes(self, request: Any, body: object, refusals: list[HintError]) -> None:
         envelopes = http_process.kv_hints_of(request)
         if envelopes is None and isinstance(body, Mapping):
             envelopes = body.get(ENVELOPE_FIELD)
         if not envelopes:
             return
         if not isinstance(envelopes, list):
-            hint = self._hint(envelopes)
+            hint = self._hint(envelopes, refusals)
             if hint is not None:
                 _add_to_all(request, hint)
             rest = without_forecasts(envelopes)
         else:
-            _add_to_each(request, [each and self._hint(each) for each in envelopes])
+            _add_to_each(request, [each and self._hint(each, refusals) for each in envelopes])
             rest = [without_forecasts(each) for each in envelopes]
         if getattr(request, ENVELOPE_FIELD, None) is not None:
             request.kv_hints = rest
 
-    def _hint(self, envelope: object) -> Hint | None:
+    def _hint(self, envelope: object, refusals: list[HintError]) -> Hint | None:
         try:
             hint = decode_envelope(envelope)
         except HintError as error:
             self._refused[error.reason] += 1
+            refusals.append(error)
             return None
         self.heard[ENVELOPE_FIELD] += hint is not None
         return hint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
-from kvflow_agents.call_receipt import Admission, Fate, Sums
+from kvflow_agents.call_receipt import Admission, Doubt, Fate, Sums
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import (
     MAX_AGENT_BYTES,
@@ -147,7 +147,11 @@ _SUMMARY = {
 _CALL = {
     "seq": COUNT,
     "hint": {"enum": [*get_args(Fate)]},
+    "reason": nullable({"enum": ["newer_heard", "workflow_ended", *get_args(Doubt)]}),
     "forecast_right": nullable(FLAG),
+    "predicted_steps": nullable(COUNT),
+    "predicted_due_ms": nullable(COUNT),
+    "late_ms": nullable({"type": "integer"}),
     **_counts(Admission),
     "wasted_tokens": COUNT,
 }

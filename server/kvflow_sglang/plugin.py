@@ -116,9 +116,9 @@ def _prepare_http(server_args: Any) -> None:
     replicas = (
         Replicas(http_process.tell_schedulers) if http_process.has_replicas(server_args) else None
     )
-    admit = partial(_admit, doorman, interpreter, replicas)
-    HookRegistry.register(hooks.HTTP_HOOK, admit, HookType.BEFORE)
     wanted = Wanted()
+    admit = partial(_admit, doorman, interpreter, replicas, wanted)
+    HookRegistry.register(hooks.HTTP_HOOK, admit, HookType.BEFORE)
     HookRegistry.register(hooks.OUTPUT_HOOK, partial(_take_receipt, wanted), HookType.BEFORE)
     HookRegistry.register(hooks.AUTH_HOOK, _let_see_page, HookType.AROUND)
     HookRegistry.apply_hooks()
@@ -134,6 +134,7 @@ def _admit(
     doorman: Any,
     interpreter: Any,
     replicas: Any,
+    wanted: Any,
     manager: Any,
     obj: Any,
     request: Any = None,
@@ -143,10 +144,9 @@ def _admit(
     from kvflow_sglang import receipt_header
 
     body, headers = http_process.json_body(request), http_process.headers_of(request)
-    interpreter.take_envelopes(obj, body)
-    doorman.admit(obj, headers)
+    refusals = interpreter.take_envelopes(obj, body), doorman.admit(obj, headers)
     interpreter.take_agent_hints(obj, headers, body)
-    receipt_header.ask(request, obj)
+    receipt_header.ask(request, obj, wanted, next(filter(None, refusals), None))
     if replicas is not None:
         replicas.pass_on(manager, obj)
 

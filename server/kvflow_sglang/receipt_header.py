@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kvflow_agents.errors import HintError
 from kvflow_agents.hints import FIELD, RECEIPT_FIELD
 
 HEADER = "x-kvflow-receipt"
 """Of a request: whatever it says, the client asks. Of its response: the receipt as JSON."""
 _NUMBER = "kvflow.receipt"
+# Of a refusal: a header has to be short.
+MESSAGE_CHARS = 400
 
 
 class Wanted:
@@ -36,6 +40,11 @@ class Wanted:
         """The receipt, as far as it is known."""
         return self._found.get(number)
 
+    def refuse(self, number: int, error: HintError) -> None:
+        """The request's hint never reaches a scheduler: that is its receipt."""
+        said = {"hint": "refused", "reason": error.reason, "message": str(error)[:MESSAGE_CHARS]}
+        self._found[number] = json.dumps(said)
+
     def end(self, number: int) -> None:
         """The response has gone."""
         del self._found[number]
@@ -46,7 +55,8 @@ class Wanted:
             return beside_outputs
         # Of a request without one there is None for each token.
         for number, receipt in filter(None, beside_outputs[RECEIPT_FIELD][index]):
-            if number in self._found:
+            # Of several prompts, or samples, the first one's.
+            if self._found.get(number, receipt) is None:
                 self._found[number] = receipt
         return {name: said for name, said in beside_outputs.items() if name != RECEIPT_FIELD}
 
@@ -80,11 +90,20 @@ class ReceiptHeader:
             self._wanted.end(number)
 
 
-def ask(http_request: Any, generate_request: Any) -> None:
-    """Let a request whose client asks, and whose hint has been checked, carry its number."""
+def ask(
+    http_request: Any, generate_request: Any, wanted: Wanted, refusal: HintError | None = None
+) -> None:
+    """Let a request whose client asks, and whose hint has been checked, carry its number.
+
+    `refusal`: why it has no hint any more.
+    """
     number = getattr(http_request, "scope", {}).get(_NUMBER)
+    if number is None:
+        return
+    if refusal is not None:
+        wanted.refuse(number, refusal)
     params = getattr(generate_request, "sampling_params", None)
-    if number is None or not isinstance(params, Mapping):
+    if not isinstance(params, Mapping):
         return
     custom_params = params.get("custom_params")
     if isinstance(custom_params, Mapping) and FIELD in custom_params:

@@ -162,13 +162,21 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def _can_be_backed_up(node: Node | None) -> bool:
         return node is not None and not node.evicted and not node.backuped
 
+    def clips(self, tenant: Tenant) -> bool:
+        """Whether a tenant's expected tokens exceed their share of a tier, and so are exposed."""
+        return self._clips_on_device(tenant) or self._clips_on_host(tenant)
+
+    def _clips_on_device(self, tenant: Tenant) -> bool:
+        return _exceeds(self.expected.of(tenant).device, self.most_expected_device_tokens)
+
+    def _clips_on_host(self, tenant: Tenant) -> bool:
+        return _exceeds(self.expected.of(tenant).host, self.most_expected_host_tokens)
+
     def _preference_on_device(self, tenant: Tenant) -> Preference:
-        exceeds = _exceeds(self.expected.of(tenant).device, self.most_expected_device_tokens)
-        return by_recency if exceeds else self.expected_goes(tenant)
+        return by_recency if self._clips_on_device(tenant) else self.expected_goes(tenant)
 
     def _preference_on_host(self, tenant: Tenant) -> Preference:
-        exceeds = _exceeds(self.expected.of(tenant).host, self.most_expected_host_tokens)
-        return by_recency if exceeds else self.expected_goes(tenant)
+        return by_recency if self._clips_on_host(tenant) else self.expected_goes(tenant)
 
     def _note_fate(self, tenant: Tenant, noted: Rank) -> None:
         self.on_fate(tenant, noted, not self._is_evicting)

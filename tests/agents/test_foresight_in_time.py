@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from kvflow_agents.app_prompts import Namespace
+from kvflow_agents.call_receipt import Predicted
 from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Foresight
@@ -184,3 +185,38 @@ def test_by_steps_nobody_is_overdue() -> None:
     server.call(0, "b", {"b": 0, "a": 1}, due_ms={"a": 500})
     server.say(60_000, {"x": 1}, workflow="other")
     assert server.due(A) == 1
+
+
+def test_what_was_said_of_a_call_is_told_with_how_late_it_was() -> None:
+    server = Server()
+    heard: list[Predicted] = []
+
+    def say(at_ms: int, forecast: Forecast, caller: str | None) -> None:
+        hint = Hint("w", forecast, agent=caller, at_ms=at_ms)
+        heard.append(server.foresight.hear(hint).predicted)
+
+    say(1000, Forecast(1, {"a": 0, "b": 2, "c": 3}, due_ms={"b": 700, "c": 900}), "a")
+    changed = Forecast(2, {"c": 4}, due_ms={"c": 2000}, changes=True)
+    say(1500, changed, None)
+    say(2000, Forecast(3, {"a": 5}, changes=True), "b")
+    say(3400, Forecast(4, {"a": 6}, changes=True), "c")
+    say(3500, Forecast(5, {"a": 1}), "a")
+    say(3600, Forecast(6, {"a": 1}), "nobody told of")
+    assert heard == [
+        *(Predicted(), Predicted()),
+        Predicted(2, 700, 2000 - 1000 - 700),
+        # The change came later, and counts from then on.
+        Predicted(4, 2000, 3400 - 1500 - 2000),
+        Predicted(6, None, None),
+        Predicted(),
+    ]
+
+
+def test_when_changes_came_is_kept_of_no_more_agents_than_have_a_time() -> None:
+    server = Server()
+    for seq in range(500):
+        gone: dict[str, int | None] = {f"a{seq - 1}": None, f"a{seq}": 1}
+        told = Forecast(seq + 1, gone, due_ms={f"a{seq}": 5}, changes=True)
+        server.foresight.hear(Hint("w", told, at_ms=seq))
+    known = server.foresight._memory.find("w")
+    assert known is not None and len(known.said_ms) < 70

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kvflow_agents.call_receipt import Admission, Call
+from kvflow_agents.call_receipt import Admission, Call, Doubt, Predicted
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Heard, Outcome
@@ -23,6 +24,7 @@ NO_SUMS = {
     "stale": 0,
     "ended": 0,
     "distrusted": 0,
+    "clipped": 0,
     "forecast_right": 0,
     "forecast_wrong": 0,
     "prompt_tokens": 0,
@@ -62,14 +64,15 @@ class Server:
         *,
         workflow: str = "w",
         outcome: Outcome = "accepted",
-        is_trusted: bool = True,
+        doubt: Doubt | None = None,
         forecast_right: bool | None = None,
+        predicted: Predicted = Predicted(),  # noqa: B008
     ) -> Call | None:
         hint = self.hint(agent, steps, workflow)
         request_id = str(self.seq)
         if outcome == "accepted":
             self.expected.take_in(hint.forecast)
-        self.arrived(request_id, hint, Heard(outcome, forecast_right), is_trusted)
+        self.arrived(request_id, hint, Heard(outcome, forecast_right, predicted), doubt)
         return self.receipts.admitted(request_id, admission)
 
     def arrived(
@@ -77,9 +80,9 @@ class Server:
         request_id: str,
         hint: Hint,
         heard: Heard = ACCEPTED,
-        is_trusted: bool = True,
+        doubt: Doubt | None = None,
     ) -> None:
-        self.receipts.arrived(request_id, hint, heard, is_trusted=is_trusted)
+        self.receipts.arrived(request_id, hint, heard, doubt=doubt)
 
     def workflow(self, name: str = "w", **page: int) -> dict[str, Any]:
         found = self.receipts.workflow(name, self.expected, **page)
@@ -94,7 +97,11 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
     server = Server()
     server.call("a", {"a": 0, "b": 1, "c": None})
     call = server.call(
-        "b", {"a": 1, "b": None}, Admission(90, 50, 20, 30, waited=True), forecast_right=True
+        "b",
+        {"a": 1, "b": None},
+        Admission(90, 50, 20, 30, waited=True),
+        forecast_right=True,
+        predicted=Predicted(1, 50, -7),
     )
     assert call is not None
     sums_of_b = {
@@ -126,7 +133,11 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                     {
                         "seq": 2,
                         "hint": "accepted",
+                        "reason": None,
                         "forecast_right": True,
+                        "predicted_steps": 1,
+                        "predicted_due_ms": 50,
+                        "late_ms": -7,
                         "prompt_tokens": 90,
                         "device_tokens": 50,
                         "host_tokens": 20,
@@ -134,6 +145,7 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                         "waited": True,
                         "lost_tokens": 0,
                         "late_tokens": 0,
+                        "clipped": False,
                         "wasted_tokens": 0,
                     }
                 ],
@@ -146,7 +158,11 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                     {
                         "seq": 1,
                         "hint": "accepted",
+                        "reason": None,
                         "forecast_right": None,
+                        "predicted_steps": None,
+                        "predicted_due_ms": None,
+                        "late_ms": None,
                         "prompt_tokens": 100,
                         "device_tokens": 0,
                         "host_tokens": 0,
@@ -154,6 +170,7 @@ def test_a_call_is_kept_as_it_was_admitted() -> None:
                         "waited": False,
                         "lost_tokens": 0,
                         "late_tokens": 0,
+                        "clipped": False,
                         "wasted_tokens": 0,
                     }
                 ],
@@ -172,22 +189,36 @@ def test_forecasts_are_counted_by_whether_they_came_true() -> None:
     assert (sums["forecast_right"], sums["forecast_wrong"]) == (1, 2)
 
 
-@pytest.mark.parametrize("outcome", ["stale", "ended"])
-def test_a_hint_that_was_not_taken_changes_no_forecast(outcome: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [("stale", "newer_heard"), ("ended", "workflow_ended")]
+)
+def test_a_hint_that_was_not_taken_changes_no_forecast(outcome: Outcome, reason: str) -> None:
     server = Server()
     server.call("a", {"b": 1})
     server.call("b", {"b": None}, outcome=outcome)
     found = server.workflow()
     assert (found["seq"], found["expected"]) == (1, [{"agent": "b", "steps": 1}])
     assert (found["sums"][outcome], found["sums"]["forecast_right"]) == (1, 0)
-    assert found["agents"][0]["last_calls"][0]["hint"] == outcome
+    call = found["agents"][0]["last_calls"][0]
+    assert (call["hint"], call["reason"]) == (outcome, reason)
 
 
 def test_a_distrusted_call_is_not_counted_as_accepted() -> None:
     server = Server()
-    server.call("a", is_trusted=False)
-    sums = server.workflow()["sums"]
+    server.call("a", doubt="guard_tripped")
+    found = server.workflow()
+    sums = found["sums"]
     assert (sums["distrusted"], sums["accepted"], sums["calls"]) == (1, 0, 1)
+    assert found["agents"][0]["last_calls"][0]["reason"] == "guard_tripped"
+
+
+def test_calls_whose_tenant_has_more_than_its_share_are_counted() -> None:
+    server = Server()
+    server.call("a", admission=COLD._replace(clipped=True))
+    server.call("a")
+    found = server.workflow()
+    assert found["sums"]["clipped"] == 1
+    assert [call["clipped"] for call in found["agents"][0]["last_calls"]] == [False, True]
 
 
 def test_a_forecast_without_a_request_is_no_call() -> None:
@@ -208,6 +239,27 @@ def test_a_call_counts_once_however_often_it_is_prefilled() -> None:
         assert not server.receipts.is_under_way("r")
     assert server.receipts.admitted("unhinted", COLD) is None
     assert server.receipts.totals.calls == server.workflow()["sums"]["calls"] == 1
+
+
+def test_the_samples_of_one_request_are_one_call_that_of_the_first() -> None:
+    server = Server(most_under_way=4)
+    asked = replace(server.hint("a", {"b": 1}), at_ms=7)
+    heard = [ACCEPTED, *[Heard("stale")] * 2]
+    for number, each in enumerate(heard):
+        is_first = server.receipts.arrived(f"sample {number}", asked, each)
+        assert is_first == (number == 0)
+        call = server.receipts.admitted(
+            f"sample {number}", Admission(100, 60 * number, 0, 0, False)
+        )
+        assert (call is not None) == is_first
+    sums = server.workflow()["sums"]
+    assert (sums["calls"], sums["stale"], sums["device_tokens"]) == (1, 0, 0)
+    # A client that repeats itself makes calls of their own, and is told so.
+    for at_ms in range(8, 20):
+        server.arrived(str(at_ms), replace(asked, at_ms=at_ms), Heard("stale"))
+        server.receipts.admitted(str(at_ms), COLD)
+    assert server.workflow()["sums"]["stale"] == 12
+    assert len(server.receipts._asked) == 4
 
 
 def test_what_was_loaded_in_vain_counts_at_once_and_is_named_at_the_next_call() -> None:

@@ -14,9 +14,9 @@ from kvflow_sglang.standalone import StandaloneCache
 def test_tables_are_found_wherever_they_are() -> None:
     receipts = Receipts()
     for workflow in ("one", "two"):
-        hint = Hint(workflow, Forecast(1, {"a": 1, "b": 2}), agent="a")
-        for request_id in (f"first of {workflow}", f"second of {workflow}"):
-            receipts.arrived(request_id, hint, Heard("accepted"), is_trusted=True)
+        for seq, request_id in enumerate((f"first of {workflow}", f"second of {workflow}")):
+            hint = Hint(workflow, Forecast(seq, {"a": 1, "b": 2}), agent="a")
+            receipts.arrived(request_id, hint, Heard("accepted"))
         receipts.admitted(f"first of {workflow}", Admission(10, 0, 0, 0, waited=False))
     found = sizes([receipts])
     assert found["Receipts._workflows"] == found["Receipts._under_way"] == 2

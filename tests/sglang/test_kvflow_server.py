@@ -251,6 +251,24 @@ def test_a_response_has_its_receipt_where_the_client_asks(
     assert receipt["device_tokens"] >= len(prompt) - 1
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_several_samples_are_one_call_and_the_receipt_is_the_first_ones(
+    client: Client, sdk: openai.OpenAI, streams: bool
+) -> None:
+    workflow, stale = f"samples, streams: {streams}", client.counted("hints_stale")
+    prompt = f"{streams} samples: " + "abcdefgh" * 20
+    answer = sdk.completions.with_raw_response.create(
+        model="tiny", prompt=prompt, max_tokens=2, n=3, stream=streams, **ask(1, "a", workflow)
+    )
+    receipt = json.loads(answer.headers["x-kvflow-receipt"])
+    answer.http_response.read()
+    assert (receipt["hint"], receipt["device_tokens"]) == ("accepted", 0)
+    found = client.get(f"/kvflow/workflows/{quote(workflow)}").body
+    assert (found["sums"]["calls"], found["sums"]["device_tokens"]) == (1, 0)
+    assert found["agents"][0]["last_calls"] == [receipt]
+    assert client.counted("hints_stale") == stale
+
+
 def test_receipts_of_a_batch_go_each_to_its_own_response_and_into_no_answer(
     client: Client,
 ) -> None:

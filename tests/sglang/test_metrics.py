@@ -30,7 +30,8 @@ def metrics(cache: StandaloneCache) -> Iterator[Metrics]:
 
 
 def call(cache: StandaloneCache, seq: int, agent: str = "a") -> None:
-    hint = Hint("a <b>workflow</b>", Forecast(seq, {"a": 1, "b": 2}), agent=agent)
+    told = Forecast(seq, {"a": 1, "b": 2})
+    hint = Hint("a <b>workflow</b>", told, agent=agent, at_ms=cache.requests)
     cache.run([*PREFIX, seq], [7, 8], hint=hint)
 
 

@@ -78,8 +78,43 @@ def test_a_workflow_whose_forecasts_fail_is_seen_to_be_distrusted() -> None:
         cache.run([*PREFIX, seq], hint=hint(seq, a=None, b=1))
     calls = receipts_of(cache)["agents"][0]["last_calls"]
     assert [call["hint"] for call in reversed(calls)] == [*["accepted"] * 2, *["distrusted"] * 2]
+    assert [call["reason"] for call in calls] == [*["forecasts_failed"] * 2, None, None]
     assert cache.cache.status()["distrusted_workflows"] == 1
     cache.cache.foresight.check()
+
+
+def test_who_is_disregarded_by_the_guard_is_told_so() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    cache.run([*PREFIX, 0], hint=hint(0, a=1))
+    cache.cache.foresight.heed(False)
+    cache.run([*PREFIX, 1], hint=hint(1, a=1))
+    call, before = receipts_of(cache)["agents"][0]["last_calls"]
+    assert (before["hint"], before["reason"]) == ("accepted", None)
+    assert (call["hint"], call["reason"]) == ("distrusted", "guard_tripped")
+
+
+def test_a_call_tells_whether_its_workflow_had_more_than_the_expected_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KVFLOW_CONFIG", '{"expected_share": 0.1}')
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    prompts = {agent: [ord(agent) * 1000 + each for each in range(80)] for agent in "ab"}
+    for seq, agent in enumerate("abab"):
+        cache.run([*prompts[agent], seq], hint=hint(seq, agent, a=1, b=1))
+    # Of both agents 160 tokens are kept, and 100 are their share.
+    by_agent = {row["agent"]: row["last_calls"] for row in receipts_of(cache)["agents"]}
+    clipped = {agent: [call["clipped"] for call in calls] for agent, calls in by_agent.items()}
+    assert clipped == {"a": [True, False], "b": [True, False]}
+    assert receipts_of(cache)["sums"]["clipped"] == 2
+
+
+def test_a_call_tells_what_was_said_of_it_and_how_late_it_was() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    said = Forecast(0, {"a": 0, "b": 2}, due_ms={"b": 700})
+    cache.run([*PREFIX, 0], hint=Hint("w", said, agent="a", at_ms=5000))
+    cache.run([*PREFIX, 1], hint=Hint("w", Forecast(1, {"b": 0}), agent="b", at_ms=5900))
+    (call,) = receipts_of(cache)["agents"][0]["last_calls"]
+    assert (call["predicted_steps"], call["predicted_due_ms"], call["late_ms"]) == (2, 700, 200)
 
 
 def test_evicted_tokens_are_counted_by_why_they_were_kept() -> None:
