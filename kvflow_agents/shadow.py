@@ -13,6 +13,8 @@ from kvflow_agents.prefix import Tokens
 
 BLOCK_TOKENS = 64
 FEWEST_BLOCKS = 256
+# Of those that were used; some 16 MB.
+MOST_KNOWN = 131_072
 # A multiplier that spreads checksums evenly over the sample (Knuth, volume 3, section 6.4).
 _SPREAD = 2_654_435_769
 _HASHES = 1 << 32
@@ -40,7 +42,9 @@ class Shares(NamedTuple):
     lru: int
     """What LRU would have found in as much room."""
     optimum: int
-    """What no order of eviction could have bettered: Belady's MIN."""
+    """What no order of eviction could have bettered: Belady's MIN, as far as is remembered."""
+    unsure: int
+    """New, or used for the last time before all that is remembered: nobody can tell."""
 
 
 class Shadow:
@@ -50,8 +54,8 @@ class Shadow:
     like it (SHARDS, FAST '15). MIN needs no future because it is asked about the past: a block is
     found if it could have been kept since its last use, which is decided in the order of the
     requests by how much was promised since (OPTgen, ISCA '16). Requests count one after another,
-    as if each needed room for its own prompt alone. Beyond `most_blocks` the blocks
-    that were not used for longest are forgotten.
+    as if each needed room for its own prompt alone. Beyond `most_known` the blocks
+    that were not used for longest are forgotten; `most_found` tells how much that can hide.
     """
 
     def __init__(
@@ -60,17 +64,18 @@ class Shadow:
         *,
         block_tokens: int = 32,
         most_sampled: int = 4096,
-        forget_after: int = 8,
+        most_known: int = MOST_KNOWN,
         recent_requests: int = 1024,
     ) -> None:
-        """At most `most_sampled` blocks stand for the capacity; `forget_after` times as many are
-        remembered. Shares are those of the last `recent_requests`."""
+        """At most `most_sampled` blocks stand for the capacity; `most_known` are remembered.
+        Shares are those of the last `recent_requests`."""
         capacity = max(1, capacity_tokens // block_tokens)
         self.block_tokens = block_tokens
         self.rate = min(1.0, most_sampled / capacity)
         self._threshold = int(self.rate * _HASHES)
         self._capacity = max(1, round(capacity * self.rate))
-        self._most_known = forget_after * self._capacity
+        self._most_known = max(most_known, self._capacity)
+        self._has_forgotten = False
         self._now = 0
         # When a block was used last; deeper blocks of a prompt before those above them.
         self._last_use: OrderedDict[int, int] = OrderedDict()
@@ -99,16 +104,27 @@ class Shadow:
             wanted = blocks[: bisect_left(sampled, findable_tokens // self.block_tokens)]
         self._now += 1
         lru = sum(1 for _ in _leading(wanted, self._lru))
-        optimum = self._found_by_min(wanted)
+        known = sum(1 for _ in _leading(wanted, self._last_use))
+        optimum = self._found_by_min(wanted[:known])
         self._promised.use(self._now, len(blocks))
-        shares = Shares(1, len(blocks), min(cached, len(wanted)), lru, optimum)
+        unsure = len(wanted) - known if self._has_forgotten else 0
+        shares = Shares(1, len(blocks), min(cached, len(wanted)), lru, optimum, unsure)
         self._recent.append(shares)
         self._use(blocks)
         return shares
 
     def recent(self) -> Shares:
         """The sums over the last requests."""
-        return Shares(*map(sum, zip(Shares(0, 0, 0, 0, 0), *self._recent, strict=True)))
+        return Shares(*map(sum, zip(Shares(0, 0, 0, 0, 0, 0), *self._recent, strict=True)))
+
+    def most_found(self, shares: Shares) -> int:
+        """What MIN has found at most, uses before all that is remembered included.
+
+        Who keeps a block that long keeps it while `most_known` others are used, and no more than
+        the capacity are kept at a time.
+        """
+        most_late = self._capacity + shares.blocks * self._capacity // self._most_known
+        return shares.optimum + min(shares.unsure, most_late)
 
     def _sampled(self, prompt: Sequence[int]) -> Sequence[int]:
         """Which of a prompt's blocks are in the sample, by their places."""
@@ -117,11 +133,10 @@ class Shadow:
         threshold = self._threshold
         return [at for at, each in enumerate(prompt) if each * _SPREAD % _HASHES < threshold]
 
-    def _found_by_min(self, blocks: Sequence[int]) -> int:
+    def _found_by_min(self, known: Sequence[int]) -> int:
         found = 0
-        seen = _leading(blocks, self._last_use)
         # Blocks of one prompt that were used together last time are one interval, many times.
-        for since, together in groupby(seen, self._last_use.__getitem__):
+        for since, together in groupby(known, self._last_use.__getitem__):
             wanted = sum(1 for _ in together)
             room = self._capacity - self._promised.most_since(since)
             kept = max(0, min(wanted, room))
@@ -141,6 +156,7 @@ class Shadow:
             self._lru.popitem(last=False)
         while len(self._last_use) > self._most_known:
             self._last_use.popitem(last=False)
+            self._has_forgotten = True
 
 
 class _Promised:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from kvflow_agents import receipts, transitions, workflow_memory
+from kvflow_agents import receipts, shadow, transitions, workflow_memory
 
 OURS = ("kvflow_agents", "kvflow_sglang")
 _PLAIN = (int, float, str, bytes, type(None))
@@ -23,6 +23,7 @@ LIMITS = {
     "Receipts._asked": _RECEIPTS.most_under_way,
     "Receipts._under_way": _RECEIPTS.most_under_way,
     "Receipts._workflows": _RECEIPTS.most_workflows,
+    "Shadow._last_use": shadow.MOST_KNOWN,
     "Transitions._fronts": transitions.Limits().most_workflows,
 }
 

@@ -126,8 +126,9 @@ class View:
     def _optimum(self) -> dict[str, Any] | None:
         if self._shadow is None:
             return None
-        sampling = {"rate": self._shadow.rate, "block_tokens": self._shadow.block_tokens}
-        return sampling | self._shadow.recent()._asdict()
+        shadow, shares = self._shadow, self._shadow.recent()
+        sampling = {"rate": shadow.rate, "block_tokens": shadow.block_tokens}
+        return sampling | shares._asdict() | {"optimum_at_most": shadow.most_found(shares)}
 
     def _pool(self, tenant: Tenant, of_all: bool) -> dict[str, Any]:
         cache = self._cache

@@ -12,7 +12,7 @@ from kvflow_agents.shadow import Shares
 
 
 def seen(cached: int, lru: int, blocks: int = 32) -> Shares:
-    return Shares(1, blocks, cached, lru, blocks)
+    return Shares(1, blocks, cached, lru, blocks, 0)
 
 
 def requests_heeded(guard: Guard, shares: Iterable[Shares]) -> Iterator[bool]:

@@ -74,12 +74,7 @@ def traffic(seed: int, requests: int, agents: int, depth: int) -> Prompts:
 
 
 def shadow_of(prompts: Prompts, capacity: int, **options: int) -> Shadow:
-    shadow = Shadow(
-        capacity * BLOCK,
-        block_tokens=BLOCK,
-        recent_requests=len(prompts),
-        **{"forget_after": 1000, **options},
-    )
+    shadow = Shadow(capacity * BLOCK, block_tokens=BLOCK, recent_requests=len(prompts), **options)
     for prompt in prompts:
         shadow.see(prompt, 0)
     return shadow
@@ -99,6 +94,41 @@ def test_min_is_what_belady_finds_with_the_future_known(
     assert shares.optimum == belady_hits(prompts, capacity)
     assert shares.lru == lru_hits(prompts, capacity)
     assert shares.lru <= shares.optimum
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=80
+    ),
+    st.integers(1, 8),
+    st.integers(1, 4),
+)
+def test_where_much_is_forgotten_what_belady_finds_lies_between_two_figures(
+    calls: list[tuple[int, int, int]], capacity: int, forget_after: int
+) -> None:
+    prompts = [path(agent, depth, tail) for agent, depth, tail in calls]
+    shadow = shadow_of(prompts, capacity, most_known=forget_after * capacity)
+    shares = shadow.recent()
+    assert shares.optimum <= belady_hits(prompts, capacity) <= shadow.most_found(shares)
+
+
+def test_prompts_that_come_back_late_are_still_known_in_a_pool_as_it_is_deployed() -> None:
+    # A cycle of 60 times the room: Belady keeps one prompt and a part of another of them.
+    prompts = [path(call % 110, 11, call // 110) for call in range(440)]
+    shadow = Shadow.of_pool(20)
+    for prompt in prompts:
+        shadow.see(prompt, 0)
+    shares = shadow.recent()
+    assert shares.optimum == belady_hits(prompts, 20) > 0
+    assert (shares.lru, shadow.most_found(shares)) == (0, shares.optimum)
+
+
+def test_an_optimum_that_is_not_remembered_is_not_said_to_be_nothing() -> None:
+    prompts = [path(call % 40, 11, call // 40) for call in range(160)]
+    shadow = shadow_of(prompts, 20, most_known=160)
+    shares = shadow.recent()
+    assert (shares.optimum, shares.cached) == (0, 0)
+    assert shadow.most_found(shares) >= belady_hits(prompts, 20) > 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -124,7 +154,7 @@ def test_a_sample_tells_the_share_of_the_whole_within_one_percent(seed: int) -> 
 
 
 def test_memory_is_bounded_over_endless_traffic() -> None:
-    shadow = Shadow(100 * BLOCK, block_tokens=BLOCK, forget_after=3, recent_requests=50)
+    shadow = Shadow(100 * BLOCK, block_tokens=BLOCK, most_known=300, recent_requests=50)
     for prompt in traffic(7, requests=3000, agents=300, depth=20):
         shadow.see(prompt, 0)
     assert len(shadow._last_use) <= 300

@@ -169,8 +169,8 @@ def test_a_workflow_that_never_ends_makes_no_answer_and_no_table_longer() -> Non
             cache.run(prompt(call % 5, call), hint=told)
         answers.append(page_of(cache))
         tables = sizes(cache.cache)
-        # One drops what is stale when that is most of it, the other fills up to a limit.
-        for name in ("EvictionQueue._heaps", "Receipts._asked"):
+        # One drops what is stale when that is most of it, the others fill up to a limit.
+        for name in ("EvictionQueue._heaps", "Receipts._asked", "Shadow._last_use"):
             del tables[name]
         entries.append(sum(tables.values()))
     assert [len(each["workflow"]["agents"]) for each in answers] == [5, 5]
