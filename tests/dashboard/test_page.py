@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.dashboard.browser import FLAGS, find_chromium
+from tests.dashboard.browser import find_chromium
 from tests.dashboard.page_server import PageServer
 from tests.dashboard.views import Comings, Views, Workflow, team
 
 pytest.importorskip("playwright", reason="playwright is not installed")
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(
@@ -25,29 +24,6 @@ CHART_POINTS = 900
 # So many views that a page is held to what it held; a day has 86,400.
 VIEWS_BETWEEN = int(os.environ.get("KVFLOW_PAGE_VIEWS", "2000"))
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
-async def page(browser: Browser) -> AsyncIterator[Page]:
-    page = await browser.new_page(viewport={"width": 1440, "height": 900})
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("requestfinished", lambda request: _note_foreign(request.url, problems))
-    yield page
-    assert problems == []
-
-
-def _note_foreign(url: str, problems: list[str]) -> None:
-    if not url.startswith("http://127.0.0.1:"):
-        problems.append(f"asked for {url}")
 
 
 async def until(page: Page, condition: str) -> None:

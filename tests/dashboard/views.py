@@ -30,6 +30,9 @@ class Views:
     server: str = "first"
     seed: int = 1
     asked: int = 0
+    has_prompts: bool = True
+    # Of blocks that MIN may have found besides, for all that is remembered.
+    unsure_blocks: int = 0
     chance: random.Random = field(default_factory=lambda: random.Random(1))
 
     def answer(self, query: dict[str, str]) -> dict[str, Any]:
@@ -141,13 +144,16 @@ class Views:
             "uncounted_nodes": 0,
         }
 
-    def _optimum(self) -> dict[str, Any]:
+    def _optimum(self) -> dict[str, Any] | None:
+        if not self.has_prompts:
+            return None
         blocks = 12_000
         best = int(blocks * (0.86 + 0.02 * self.chance.random()))
         found = int(best * (0.93 + 0.03 * self.chance.random()))
         lru = int(best * (0.55 + 0.05 * self.chance.random()))
         rate = {"rate": 0.25, "block_tokens": 64, "requests": 1024, "blocks": blocks}
-        return rate | {"cached": found, "lru": lru, "optimum": best}
+        most = {"optimum_at_most": best + self.unsure_blocks}
+        return rate | {"cached": found, "lru": lru, "optimum": best} | most
 
 
 class Comings(Views):

@@ -76,6 +76,10 @@ export class PoolPanel {
     this.series.push(time_s, pool);
   }
 
+  gap(time_s) {
+    this.series.push(time_s, null);
+  }
+
   *render() {
     const tier = document.querySelector('input[name="tier"]:checked').value;
     const by = document.querySelector('input[name="by"]:checked').value;
@@ -103,11 +107,16 @@ export class PoolPanel {
     yield* this.table.render(list, { name: (row) => row.name, color: (row) => this.color(row.name, by) });
   }
 
-  // Those who hold most now, each with a colour that it keeps as long as it is among them.
+  // Those who hold most now, then those who once held most of what is drawn; each with a colour that
+  // it keeps as long as it is among them.
   owners(pools, tier) {
     const last = pools.findLast((each) => each !== null);
-    const largest = [...last.owners].filter((each) => each[tier] > 0).sort((one, other) => other[tier] - one[tier]);
-    const names = largest.slice(0, MOST_OWNERS).map(label);
+    const names = largest(last.owners, tier).slice(0, MOST_OWNERS).map(label);
+    if (names.length < MOST_OWNERS) {
+      for (const name of formerly(pools, tier)) {
+        if (names.length < MOST_OWNERS && !names.includes(name)) names.push(name);
+      }
+    }
     for (const name of this.colors.keys()) if (!names.includes(name)) this.colors.delete(name);
     for (const name of names) {
       if (this.colors.has(name)) continue;
@@ -126,6 +135,20 @@ export class PoolPanel {
     }
     return style(`--owner-${this.colors.get(name)}`);
   }
+}
+
+const largest = (owners, tier) => owners.filter((each) => each[tier] > 0).sort((one, other) => other[tier] - one[tier]);
+
+// All who have held something, by the most that each held at a time.
+function formerly(pools, tier) {
+  const most = new Map();
+  for (const pool of pools) {
+    for (const each of pool?.owners ?? []) {
+      const name = label(each);
+      if (each[tier] > (most.get(name) ?? 0)) most.set(name, each[tier]);
+    }
+  }
+  return [...most].sort((one, other) => other[1] - one[1]).map(([name]) => name);
 }
 
 function held(pool, tier, by, names) {
@@ -162,6 +185,7 @@ const KINDS = [
 export class OptimumPanel {
   constructor() {
     this.series = new Series();
+    this.last = null;
     this.chart = new Chart(document.getElementById("optimum-chart"));
     this.note = document.getElementById("optimum-note");
     this.table = new Table(document.getElementById("optimum-table"), [
@@ -171,18 +195,23 @@ export class OptimumPanel {
   }
 
   push(time_s, optimum) {
+    this.last = optimum;
     this.series.push(time_s, optimum);
   }
 
+  gap(time_s) {
+    this.series.push(time_s, null);
+  }
+
   *render() {
-    const last = this.series.samples.findLast((each) => each !== null);
+    const last = this.last;
     if (!last || !last.requests) {
       setText(this.note, "Nothing to compare yet: no prompts were seen.");
+      yield* this.table.render([], { name: (row) => row.name });
       return;
     }
     const sampled = last.rate < 1 ? `, ${(100 * last.rate).toFixed(1)}% of their blocks` : "";
-    const reached = last.optimum ? `${share(last.cached, last.optimum)} of what MIN would have found` : "nothing could have been found";
-    setText(this.note, `The last ${count(last.requests)} prompts${sampled}: ${reached}.`);
+    setText(this.note, `The last ${count(last.requests)} prompts${sampled}: ${reached(last)}.`);
     const columns = KINDS.map(({ key }) => this.series.samples.map((each) => (each?.blocks ? (100 * each[key]) / each.blocks : null)));
     this.chart.draw(`${dark.matches}`, [this.series.times, ...columns], () => ({
       series: KINDS.map(({ color, dash }) => ({ stroke: style(color), dash, width: 2, points: { show: false } })),
@@ -190,9 +219,21 @@ export class OptimumPanel {
       values: (tick) => `${tick}%`,
     }));
     yield;
-    const rows = KINDS.map(({ key, name, color }) => ({ name, color, found: share(last[key], last.blocks) }));
+    const most = { optimum: last.optimum_at_most };
+    const rows = KINDS.map(({ key, name, color }) => ({ name, color, found: shares(last[key], most[key] ?? last[key], last.blocks) }));
     yield* this.table.render(rows, { name: (row) => row.name, color: (row) => style(row.color) });
   }
+}
+
+const either = (least, most) => (least === most ? most : `${least} to ${most}`);
+const shares = (least, most, whole) => either(share(least, whole), share(most, whole));
+
+// MIN is known to have found so much, and at most some more: of what was used long ago nobody knows.
+function reached({ cached, optimum, optimum_at_most }) {
+  if (!optimum_at_most) return "nothing could have been found";
+  if (!optimum) return "what MIN would have found cannot be told, for prompts come back after too long";
+  const [least, most] = [share(cached, optimum_at_most), share(cached, optimum)];
+  return `${either(least, most)} of what MIN would have found`;
 }
 
 export const onScheme = (redraw) => dark.addEventListener("change", redraw);

@@ -111,7 +111,7 @@ function onView(received, asked) {
   const now_s = Date.now() / 1000;
   if (server !== null && received.server !== server) {
     notify(`The server was restarted; its counts began anew. Seen at ${clock()}.`);
-    for (const panel of [pool, optimum]) panel.push(now_s, null);
+    for (const panel of [pool, optimum]) panel.gap(now_s);
   }
   server = received.server;
   answer = { ...received, asked };
@@ -132,7 +132,7 @@ function onView(received, asked) {
 }
 
 function onState(state) {
-  const gap = () => [pool, optimum].forEach((panel) => panel.push(Date.now() / 1000, null));
+  const gap = () => [pool, optimum].forEach((panel) => panel.gap(Date.now() / 1000));
   if (state === "lost") {
     notify(`No answer from the server since ${clock()}. Trying again.`);
     if (server !== null) gap();
