@@ -89,7 +89,8 @@ METRICS: tuple[Metric, ...] = (
         ("outcome",),
     ),
     _total("hinted_calls", "Hinted requests that were admitted.", "calls"),
-    _total("distrusted_calls", "Those of workflows whose forecasts failed.", "distrusted"),
+    _total("distrusted_calls", "Those whose forecasts did not count.", "distrusted"),
+    _total("clipped_calls", "Those of tenants with more than their expected share.", "clipped"),
     _total("hinted_prompt_tokens", "Prompt tokens of hinted requests.", "prompt_tokens"),
     Metric(
         "sglang:kvflow_hinted_cached_tokens_total",
@@ -134,6 +135,13 @@ METRICS: tuple[Metric, ...] = (
     _foresight("workflows", "Workflows that are known and have not ended.", "workflows"),
     _foresight("agents", "Agents whose prefix is remembered.", "agents"),
     _foresight("distrusted_workflows", "Workflows disregarded for wrong forecasts.", "distrusted"),
+    _foresight("guard_tripped", "Tenants disregarded for finding less than LRU.", "disregarded"),
+    Metric(
+        "sglang:kvflow_guard_trips_total",
+        "counter",
+        "How often forecasts were found to find less than LRU.",
+        _only(lambda cache: cache.tenants.guard_trips),
+    ),
 )
 
 

@@ -52,6 +52,7 @@ class Tenants:
         self._known: OrderedDict[Tenant, KnownTenant] = OrderedDict()
         # Of tenants that were forgotten, while their claims are given up.
         self._leaving: list[Foresight[Node]] = []
+        self._trips_before = 0
         self.nobody: KnownTenant
 
     def begin(self, make_foresight: MakeForesight, make_reuse: Callable[[], Reuse]) -> None:
@@ -59,6 +60,7 @@ class Tenants:
         self._make_foresight = make_foresight
         self._make_reuse = make_reuse
         receipts = {name: known.receipts for name, known in self._known.items()}
+        self._trips_before = self.guard_trips
         self._known.clear()
         self._leaving.clear()
         receipts.setdefault(None, Receipts(totals=self.totals))
@@ -127,6 +129,16 @@ class Tenants:
         """How many workflows are disregarded because their forecasts did not come true."""
         return sum(known.foresight.distrusted for known in self)
 
+    @property
+    def guard_trips(self) -> int:
+        """How often a guard has tripped since the start, whoever has been forgotten."""
+        return self._trips_before + sum(known.guard.trips for known in self)
+
+    @property
+    def disregarded(self) -> int:
+        """How many tenants' guards have tripped, whoever is nobody in particular included."""
+        return sum(not known.guard.heeds for known in self)
+
     def status(self) -> dict[str, int]:
         """For `GET /kvflow/status`."""
         return {
@@ -134,9 +146,9 @@ class Tenants:
             "workflows": self.workflows,
             "distrusted_workflows": self.distrusted,
             "agents": self.agents,
-            "guard_trips": sum(known.guard.trips for known in self),
+            "guard_trips": self.guard_trips,
             "heeds_forecasts": int(self.nobody.guard.heeds),
-            "disregarded_tenants": sum(not known.guard.heeds for known in self),
+            "disregarded_tenants": self.disregarded,
         }
 
     def _make(self, name: Tenant, receipts: Receipts) -> KnownTenant:
@@ -145,7 +157,8 @@ class Tenants:
         return KnownTenant(receipts, self._make_foresight(name, limits, reuse), reuse, Guard())
 
     def _forget(self, name: Tenant) -> None:
-        foresight = self._known.pop(name).foresight
-        foresight.forget_all()
-        if foresight.is_behind:
-            self._leaving.append(foresight)
+        known = self._known.pop(name)
+        self._trips_before += known.guard.trips
+        known.foresight.forget_all()
+        if known.foresight.is_behind:
+            self._leaving.append(known.foresight)

@@ -128,3 +128,18 @@ def test_no_label_has_a_name_of_a_client(cache: StandaloneCache, metrics: Metric
     assert values <= {"kvflow", "accepted", "device", "host", "right", "wrong"} | {
         *("spent", "ordinary", "expected")
     }
+
+
+def test_a_guard_that_trips_is_published_and_counted_for_good(
+    cache: StandaloneCache, metrics: Metrics
+) -> None:
+    tripped, trips = "guard_tripped", "guard_trips_total"
+    metrics.publish()
+    assert (value(tripped), value(trips)) == (0, 0)
+    cache.cache.guard.heeds, cache.cache.guard.trips = False, 2
+    metrics.publish()
+    assert (value(tripped), value(trips)) == (1, 2)
+    cache.cache.reset()
+    cache.cache.guard.trips = 1
+    metrics.publish()
+    assert (value(tripped), value(trips)) == (0, 3)
