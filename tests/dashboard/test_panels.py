@@ -241,6 +241,7 @@ async def test_what_min_would_have_found_is_told_as_far_as_it_is_known(page: Pag
         await expect(page.locator("#optimum-note")).to_have_text(said)
         found = page.locator("#optimum-table tr", has_text="MIN").locator("td")
         await expect(found).to_have_text(re.compile("^[0-9.]+% to [0-9.]+%$"))
+        assert await found.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth"), "cut off"
 
 
 async def test_a_page_that_nobody_looks_at_asks_for_nothing(page: Page) -> None:
