@@ -1,6 +1,6 @@
 """Frames a second of the page at `/kvflow/` in headless Chromium, and its memory over time.
 
-.venv/bin/python -m benchmarks.dashboard_frames --agents 300 --workflows 20 --seconds 20
+.venv/bin/python -m benchmarks.dashboard_frames --kind lanes --kind graph --laps 3 --json FILE
 """
 
 from __future__ import annotations
@@ -8,6 +8,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
@@ -56,8 +60,8 @@ async def heap_bytes(page: Page) -> int:
 
 async def measure(
     agents: int, workflows: int, seconds: int, laps: int, kind: str, period_ms: int
-) -> None:
-    """Print one line of JSON for each lap of so many seconds, all of one page."""
+) -> AsyncIterator[dict[str, Any]]:
+    """The figures of each lap of so many seconds, all of one page."""
     chromium = find_chromium()
     assert chromium is not None, "no Chromium on the PATH"
     views = Views(
@@ -83,13 +87,25 @@ async def measure(
                 "agents": agents,
                 "workflows": workflows,
                 "kind": kind,
+                "load_average": os.getloadavg()[0],
                 "views": views.asked - asked,
                 "elements": await page.evaluate("document.getElementsByTagName('*').length"),
                 "heap_mb": await heap_bytes(page) / 1e6,
             }
-            rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}
-            print(json.dumps(rounded), flush=True)
+            yield {k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}
         await browser.close()
+
+
+async def run(kinds: list[str], file: Path | None, **options: int) -> None:
+    """Print a line of JSON for each lap, and write all so far."""
+    laps = []
+    for kind in kinds:
+        async for lap in measure(kind=kind, **options):
+            laps.append(lap)
+            print(json.dumps(lap), flush=True)
+            if file is not None:
+                text = json.dumps({**options, "cores": os.cpu_count(), "laps": laps}, indent=1)
+                file.write_text(text + "\n")
 
 
 def main() -> None:
@@ -99,10 +115,12 @@ def main() -> None:
     parser.add_argument("--workflows", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--laps", type=int, default=1)
-    parser.add_argument("--kind", choices=["lanes", "graph"], default="lanes")
+    parser.add_argument("--kind", choices=["lanes", "graph"], action="append")
     parser.add_argument("--period-ms", type=int, default=1000, help="Between two views.")
-    args = parser.parse_args()
-    asyncio.run(measure(**vars(args)))
+    parser.add_argument("--json", type=Path, help="Write the figures.")
+    options = vars(parser.parse_args())
+    kinds, file = options.pop("kind") or ["lanes"], options.pop("json")
+    asyncio.run(run(kinds, file, **options))
 
 
 if __name__ == "__main__":
