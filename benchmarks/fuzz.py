@@ -384,7 +384,7 @@ def make_app(cache: Any, found: Findings) -> Any:
 
     endpoints.ask_schedulers = ask  # type: ignore[attr-defined]
     doorman = Doorman(allows_nesting=False)
-    interpreter = Interpreter(doorman.refused, infers=True, priority_sign=None)
+    interpreter = Interpreter(doorman.refused, settings=Settings(), priority_sign=None)
     app = FastAPI(title="kvflow", openapi_url="/openapi.json")
     router = endpoints.make_router(doorman, interpreter, [], of_all=True)
     http_process.add_routes(app, router)

@@ -10,9 +10,6 @@ from typing import Generic
 from kvflow_agents.claims import N
 from kvflow_agents.known_workflow import KnownWorkflow
 
-AT_ONCE = 128
-"""How many agents one message, or one pass of a scheduler, looks at: a few milliseconds."""
-
 
 class Backlog(Generic[N]):
     """Claims to give up, and agents whose claims are out of date.

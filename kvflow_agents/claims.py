@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from kvflow_agents.eviction import Standing
@@ -29,6 +30,9 @@ class Node(Protocol):
 
 
 N = TypeVar("N", bound=Node)
+
+AT_ONCE = 128
+"""So many agents or claims are looked at in one call, where there are more: a few milliseconds."""
 
 Holder = tuple[str, str]
 """A workflow, by its scoped name, and one of its agents."""
@@ -63,7 +67,8 @@ class _Label(Generic[N]):
         self.nearest: int | None = None  # the least of them: many agents may share a node
         self._sorted: list[int] = []  # a heap of the distances, and of some that were
         self.idle = 0  # covering claims without a distance
-        self.waiting: dict[Hashable, set[Claim[N]]] = {}
+        # In the order in which they came, which all ranks have alike.
+        self.waiting: dict[Hashable, dict[Claim[N], None]] = {}
 
     def cover(self, distance: int | None) -> None:
         if distance is None:
@@ -114,7 +119,8 @@ class ClaimLedger(Generic[N]):
     The tree reports each node that is added, split or removed. A claim covers whole nodes only,
     so a tree that wants a prefix protected to the token splits at its end first. `on_change` is
     called for every node whose standing or distance may have changed. All operations cost
-    O(nodes on a path), and steps change without a look at the tokens.
+    O(nodes on a path), and steps change without a look at the tokens. Where a new node has many
+    claims waiting for it, a part of them move down to it at once, and the others in `catch_up`.
     """
 
     def __init__(self, root: N, *, page_size: int, on_change: Callable[[N], None]) -> None:
@@ -125,6 +131,8 @@ class ClaimLedger(Generic[N]):
         # Workflows whose forecasts are not believed: what they leave is not known to be spent.
         self._doubted: set[str] = set()
         self._doubted_tenants: set[Tenant] = set()
+        # Nodes and what follows them: so many claims are still to look at the child that is there.
+        self._behind: dict[tuple[int, Hashable], tuple[N, int]] = {}
 
     def standing(self, node: N) -> tuple[Standing, int | None]:
         """Why a node is kept, and how far its nearest agent is from its call."""
@@ -241,12 +249,25 @@ class ClaimLedger(Generic[N]):
             return
         parent = node.parent
         child_key = node.key.child_key_at(0, self._page_size)
-        waiting = self._labels[parent.id].waiting.setdefault(child_key, set())
+        waiting = self._labels[parent.id].waiting.setdefault(child_key, {})
         for claims in label.waiting.values():
             for claim in claims:
                 claim.node = parent
                 claim.depth_tokens -= len(node.key)
-                waiting.add(claim)
+            waiting.update(claims)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether claims are left for `catch_up`."""
+        return bool(self._behind)
+
+    def catch_up(self, most: int = AT_ONCE) -> None:
+        """Let claims move down that were left behind, so many at most."""
+        while most > 0 and self._behind:
+            (node_id, child_key), (node, left) = next(iter(self._behind.items()))
+            del self._behind[node_id, child_key]
+            if node_id in self._labels and child_key in node.children:
+                most -= self._descend_some(node, child_key, left, most)
 
     def check(self) -> None:
         """Assert that labels and claims agree; for tests."""
@@ -255,7 +276,8 @@ class ClaimLedger(Generic[N]):
         for claim in claims:
             path = list(self._covered(claim))
             assert claim.depth_tokens == sum(len(node.key) for node in path), "depth is off"
-            assert self._next_covered(claim) is None, "a claim rests above a node it covers"
+            is_behind = (claim.node.id, self._waits_for(claim)) in self._behind
+            assert is_behind or self._next_covered(claim) is None, "a claim rests too high"
             for node in path:
                 covers.setdefault(node.id, []).append(claim.distance)
         for node_id, label in self._labels.items():
@@ -302,14 +324,14 @@ class ClaimLedger(Generic[N]):
             claim.depth_tokens += len(child.key)
             self._on_change(child)
         label = self._labels[claim.node.id]
-        label.waiting.setdefault(self._waits_for(claim), set()).add(claim)
+        label.waiting.setdefault(self._waits_for(claim), {})[claim] = None
 
     def _rest_no_more(self, claim: Claim[N]) -> None:
-        waiting: Mapping[Hashable, set[Claim[N]]] = self._labels[claim.node.id].waiting
+        waiting = self._labels[claim.node.id].waiting
         child_key = self._waits_for(claim)
-        waiting[child_key].discard(claim)
+        waiting[child_key].pop(claim, None)
         if not waiting[child_key]:
-            del self._labels[claim.node.id].waiting[child_key]
+            del waiting[child_key]
 
     def _move_down(self, node: N) -> None:
         """Claims that waited for a node move on to it, as far as they cover it."""
@@ -317,5 +339,17 @@ class ClaimLedger(Generic[N]):
         if label is None or not label.waiting:
             return
         child_key = node.key.child_key_at(0, self._page_size)
-        for claim in label.waiting.pop(child_key, ()):
-            self._descend(claim)
+        self._behind.pop((node.parent.id, child_key), None)
+        waiting = label.waiting.get(child_key, ())
+        self._descend_some(node.parent, child_key, len(waiting), AT_ONCE)
+
+    def _descend_some(self, node: N, child_key: Hashable, left: int, most: int) -> int:
+        """Let `left` claims look at a child, `most` of them now: those that came first."""
+        waiting = self._labels[node.id].waiting.get(child_key, {})
+        taken = list(islice(waiting, min(left, most)))
+        for claim in taken:
+            self._rest_no_more(claim)
+            self._descend(claim)  # or it waits again, as the last
+        if taken and left > len(taken):
+            self._behind[node.id, child_key] = (node, left - len(taken))
+        return len(taken)

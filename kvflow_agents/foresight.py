@@ -9,9 +9,9 @@ from typing import Generic, Literal, NamedTuple
 from kvflow_agents.adapters import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.agent_claims import AgentClaims, MakeKey
 from kvflow_agents.app_prompts import Namespace
-from kvflow_agents.backlog import AT_ONCE, Backlog
+from kvflow_agents.backlog import Backlog
 from kvflow_agents.call_receipt import Doubt, Predicted
-from kvflow_agents.claims import Claim, ClaimLedger, Key, N
+from kvflow_agents.claims import AT_ONCE, Claim, ClaimLedger, Key, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
@@ -221,6 +221,7 @@ class Foresight(Generic[N]):
 
     def catch_up(self, most: int = AT_ONCE) -> None:
         """Look at agents that were left to later, so many at most."""
+        self._ledger.catch_up(most)
         left = most - self._backlog.see_off(most)
         for workflow, names in self._backlog.pop_late(left):
             self._look_at(workflow, names, caller=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -128,21 +129,22 @@ class PrefetchQueue(Generic[N]):
         self,
         missing: Callable[[Claim[N]], Span],
         reserve: Reserve[N],
-        may_load_for: Callable[[Tenant], bool] = lambda tenant: True,
+        budget_of: Callable[[Tenant], int] = lambda tenant: sys.maxsize,
         *,
         now_ms: int | None = None,
     ) -> int:
         """Fill one copy, nearest first; how many tokens go into it.
 
-        `missing` tells which part of a claim the host has and the device lacks. Room is made in
-        the order in which loads go, so where one finds none, its tenant's later ones find none
-        either and are not tried; what finds no room takes none of the copy from others. Tenants
-        take turns, those that have some to spare.
+        `missing` tells which part of a claim the host has and the device lacks, `budget_of` how
+        many tokens may be loaded for a tenant. Room is made in the order in which loads go, so
+        where one finds none, its tenant's later ones find none either and are not tried; what
+        finds no room takes none of the copy from others. Tenants take turns.
 
         With `now_ms`, on the clock of the distances, the first load takes others along only as
         far as the link carries all of them before its own call, for they land together.
         """
         tokens, most_tokens = 0, float(self._most_tokens)
+        budgets: dict[Tenant, int] = {}
         served: set[Tenant] = set()
         crowded: set[Tenant] = set()
         for claim in sorted(self._unchecked, key=self._order):
@@ -151,8 +153,9 @@ class PrefetchQueue(Generic[N]):
                 # Room made for another may have let its forecast run out.
                 self._unchecked.pop(claim, None)
                 continue
-            most = int(most_tokens) - tokens
-            if most < FEWEST_TOKENS or claim.tenant in crowded or not may_load_for(claim.tenant):
+            budget = budgets.setdefault(claim.tenant, budget_of(claim.tenant))
+            most = min(int(most_tokens) - tokens, budget)
+            if most < FEWEST_TOKENS or claim.tenant in crowded:
                 continue
             reserved = reserve(Load(claim, start, min(stop, start + most)))
             if reserved == 0:
@@ -161,6 +164,7 @@ class PrefetchQueue(Generic[N]):
                 if not tokens:
                     most_tokens = min(most_tokens, self._carried_before(claim, now_ms))
                 tokens += reserved
+                budgets[claim.tenant] -= reserved
                 served.add(claim.tenant)
         self._note_turns(served)
         self._under_way = None if now_ms is None or not tokens else (tokens, now_ms)

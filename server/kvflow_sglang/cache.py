@@ -157,9 +157,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def _reuse_of(self, tenant: Tenant) -> Reuse:
         return (self.tenants.find(tenant) or self.tenants.nobody).reuse
 
-    def _make_foresight(
-        self, tenant: Tenant, limits: Limits | None, reuse: Reuse
-    ) -> Foresight[Node]:
+    def _make_foresight(self, tenant: Tenant, limits: Limits, reuse: Reuse) -> Foresight[Node]:
         device_tokens = self.token_to_kv_pool_allocator.size
         return Foresight(
             self.tree_core.ledger,
@@ -182,6 +180,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def begin_pass(self) -> None:
         """Before the scheduler looks for the next batch."""
         self.tenants.catch_up()
+        self.tree_core.ledger.catch_up()
 
     def protected_size(self) -> int:
         tokens: int = super().protected_size()
@@ -274,9 +273,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.inferred is not None and req.finished():
             self.inferred.finished(req)
 
-    def _caller(
-        self, req: Any, told: Hint | None, tenant: Tenant
-    ) -> tuple[Hint | None, bool]:
+    def _caller(self, req: Any, told: Hint | None, tenant: Tenant) -> tuple[Hint | None, bool]:
         """Who has sent a request, told or inferred; and whether what it was told is believed."""
         if told is not None:
             # What goes on to a store beyond the host may be of use to other servers.

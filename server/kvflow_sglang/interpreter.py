@@ -19,6 +19,7 @@ from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import FIELD, Hint, encode_request
 from kvflow_sglang.compat import http_process
 from kvflow_sglang.inferred import SESSION_HEADERS, note_conversation, note_origin
+from kvflow_sglang.settings import Settings
 
 SESSION = SESSION_HEADER.lower()
 PARENT = PARENT_HEADER.lower()
@@ -38,8 +39,10 @@ class Interpreter:
     its reason beside malformed hints. Neither fails a request.
     """
 
-    def __init__(self, refused: Counter[str], *, infers: bool, priority_sign: int | None) -> None:
-        """Without `infers` sessions mean nothing.
+    def __init__(
+        self, refused: Counter[str], *, settings: Settings, priority_sign: int | None
+    ) -> None:
+        """Without `Settings.infer` sessions mean nothing.
 
         `priority_sign` turns "higher is more important" into the server's order; None if it has
         none.
@@ -47,7 +50,8 @@ class Interpreter:
         self.heard: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self._refused = refused
-        self._infers = infers
+        self._infers = settings.infer
+        self._least_priority, self._most_priority = settings.least_priority, settings.most_priority
         self._priority_sign = priority_sign
         self._safely = Failsafe("the server")
 
@@ -110,11 +114,17 @@ class Interpreter:
             note_conversation(request, headers, goes_on=goes_on, is_last=is_last)
 
     def _set_priority(self, request: Any, priority: int | None) -> None:
-        if priority is None or getattr(request, "priority", None) is not None:
-            return
-        self._count("priority", True, counts=self._priority_sign is not None)
-        if self._priority_sign is not None:
-            request.priority = self._priority_sign * priority
+        own, sign = getattr(request, "priority", None), self._priority_sign
+        if own is None and priority is not None:
+            self._count("priority", True, counts=sign is not None)
+            own = None if sign is None else sign * priority
+        if sign is not None and isinstance(own, int):
+            request.priority = sign * self._bounded(sign * own)
+
+    def _bounded(self, priority: int) -> int:
+        if self._least_priority is not None:
+            priority = max(priority, self._least_priority)
+        return priority if self._most_priority is None else min(priority, self._most_priority)
 
     def _count(self, name: str, is_said: bool, *, counts: bool) -> None:
         if is_said:

@@ -110,7 +110,7 @@ def _prepare_http(server_args: Any) -> None:
     doorman = Doorman(allows_nesting=http_process.has_pickle_transport(), identity=Identity(given))
     interpreter = Interpreter(
         doorman.refused,
-        infers=given.infer,
+        settings=given,
         priority_sign=http_process.priority_sign(server_args),
     )
     replicas = (

@@ -59,6 +59,7 @@ class Prefetcher:
         self._queue = queue
         self._starts_for_waiting = settings.waits_for_loads
         self._tenant_tokens = settings.tenant_prefetch_tokens
+        self._common_tokens = settings.common_prefetch_tokens
         self._loads = EarlyLoads(cache)
         self._is_settled = False
         self._is_starting = False
@@ -94,7 +95,7 @@ class Prefetcher:
             tokens = self._queue.fill(
                 self._cache.tree_core.missing,
                 self._reserve,
-                lambda tenant: unread[tenant] < self._tenant_tokens,
+                lambda tenant: self._most_unread_tokens(tenant) - unread[tenant],
                 now_ms=self._cache.now_ms,
             )
             self._loads.start()
@@ -208,11 +209,17 @@ class Prefetcher:
         self._counts["prefetched_tokens"] += tokens
         return tokens
 
+    def _most_unread_tokens(self, tenant: Tenant) -> int:
+        if tenant is None and self._common_tokens is not None:
+            return self._common_tokens
+        return self._tenant_tokens
+
     def _unread_tokens(self) -> Counter[Tenant]:
-        """What was loaded ahead for each tenant and not read yet; one alone may have all."""
+        """What was loaded ahead for each tenant and not read yet, as far as that is bounded: one
+        alone may have all, unless it was said how much."""
         unread: Counter[Tenant] = Counter()
         tree = self._cache.tree_core
-        if len(self._cache.tenants) > 1:
+        if len(self._cache.tenants) > 1 or self._common_tokens is not None:
             for node_id, each in self._unused.items():
                 unread[tree.tenant_of_id(node_id)] += each.tokens
         return unread

@@ -60,6 +60,21 @@ class Settings:
     """Of all prompts remembered of one tenant, at 8 bytes each."""
     tenant_prefetch_tokens: int = 32_768
     """Where there are several tenants, so much is loaded ahead for one and not read by it yet."""
+    common_workflows: int = 4096
+    """The same of those whom nothing tells apart, as one: of everybody, where there are no salts,
+    keys or headers that do."""
+    common_agents: int = 65_536
+    """Of theirs, whose prefix is remembered."""
+    common_prompt_tokens: int = 8_000_000
+    """Of all prompts remembered of theirs."""
+    common_prefetch_tokens: int | None = None
+    """So much is loaded ahead for them and not read yet; None: as for a tenant, where there are
+    any, and else without a bound."""
+    least_priority: int | None = None
+    """No request has a lower priority, whoever says so: a request's own `priority`, or the form of
+    another project. Higher is more important, whatever the order of the server; None: no bound."""
+    most_priority: int | None = None
+    """No request has a higher one."""
     hash_names: bool = False
     """Whether the names of workflows, apps and agents are hashed at the door."""
     waits_for_loads: bool = False
@@ -84,6 +99,7 @@ class Settings:
                 f"tenant_by must be one of {', '.join(get_args(TenantBy))}, not {self.tenant_by!r}"
             )
         _check_header(self.tenant_by, self.tenant_header)
+        _check_priorities(self.least_priority, self.most_priority)
         for name in ("infer", "kv", "lora", "hash_names", "waits_for_loads"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
@@ -91,7 +107,10 @@ class Settings:
                 )
 
 
-_OPTIONAL = ("prefetch_steps", "lora_prefetch_steps")
+_OPTIONAL = (
+    *("prefetch_steps", "lora_prefetch_steps", "common_prefetch_tokens"),
+    *("least_priority", "most_priority"),
+)
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("expected_share", 0.0, 1.0),
     ("lifetime_pools", 0.0, 1e6),
@@ -104,6 +123,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("tenant_agents", 1, 65_536),
     ("tenant_prompt_tokens", 1, 1_000_000_000),
     ("tenant_prefetch_tokens", 0, 1_000_000_000),
+    ("common_workflows", 1, 65_536),
+    ("common_agents", 1, 65_536),
+    ("common_prompt_tokens", 1, 1_000_000_000),
+    ("common_prefetch_tokens", 0, 1_000_000_000),
+    ("least_priority", -(2**31), 2**31 - 1),
+    ("most_priority", -(2**31), 2**31 - 1),
 )
 
 
@@ -118,6 +143,11 @@ def _check_header(tenant_by: str, header: object) -> None:
         raise ConfigurationError(
             f'tenant_header is {header!r}, which counts only with "tenant_by": "header"'
         )
+
+
+def _check_priorities(least: int | None, most: int | None) -> None:
+    if least is not None and most is not None and least > most:
+        raise ConfigurationError(f"least_priority is {least}, above most_priority, {most}")
 
 
 def from_environment() -> Settings:

@@ -23,8 +23,8 @@ from sglang.srt.server_args import ServerArgs, set_global_server_args_for_schedu
 from kvflow_agents.hints import TENANT_FIELD, Hint, encode_request
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang import cpu_engine
-from kvflow_sglang.compat import radix_cache
 from kvflow_sglang.command_line import BACKEND
+from kvflow_sglang.compat import radix_cache
 
 Core = Literal["kvflow", "python", "rust"]
 MAX_CONTEXT_TOKENS = 65_536

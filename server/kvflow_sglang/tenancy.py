@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from kvflow_agents import receipts as calls
 from kvflow_agents import workflow_memory as memory
-from kvflow_agents.backlog import AT_ONCE
 from kvflow_agents.call_receipt import Sums
-from kvflow_agents.claims import Holder
+from kvflow_agents.claims import AT_ONCE, Holder
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
 from kvflow_agents.receipts import Receipts
@@ -22,7 +21,7 @@ from kvflow_sglang.tree import Node
 # Forecasts name agents that never call, so many for each one that may be remembered.
 TOLD_PER_AGENT = 8
 
-MakeForesight = Callable[[Tenant, memory.Limits | None, Reuse], Foresight[Node]]
+MakeForesight = Callable[[Tenant, memory.Limits, Reuse], Foresight[Node]]
 
 
 @dataclass(slots=True)
@@ -49,6 +48,12 @@ class Tenants:
         told = TOLD_PER_AGENT * agents
         self._limits = memory.Limits(workflows, agents, settings.tenant_prompt_tokens, told)
         self._calls_limits = calls.Limits(workflows, agents)
+        workflows, agents = settings.common_workflows, settings.common_agents
+        self._common_limits = memory.Limits(workflows, agents, settings.common_prompt_tokens)
+        usual = calls.Limits()
+        self._common_calls_limits = calls.Limits(
+            min(workflows, usual.most_workflows), min(agents, usual.most_agents)
+        )
         self._known: OrderedDict[Tenant, KnownTenant] = OrderedDict()
         # Of tenants that were forgotten, while their claims are given up.
         self._leaving: list[Foresight[Node]] = []
@@ -63,7 +68,7 @@ class Tenants:
         self._trips_before = self.guard_trips
         self._known.clear()
         self._leaving.clear()
-        receipts.setdefault(None, Receipts(totals=self.totals))
+        receipts.setdefault(None, Receipts(self._common_calls_limits, self.totals))
         self.nobody = self._make(None, receipts.pop(None))
         self._known[None] = self.nobody
         for name, kept in receipts.items():
@@ -98,6 +103,11 @@ class Tenants:
         """The cache has evicted tokens: time passes for everybody."""
         for known in self:
             known.foresight.turn_over(evicted_tokens)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether anything is left for `catch_up`."""
+        return bool(self._leaving) or any(known.foresight.is_behind for known in self)
 
     def catch_up(self) -> None:
         """Do what messages have left to be done, a little of it: once in each pass."""
@@ -153,7 +163,7 @@ class Tenants:
 
     def _make(self, name: Tenant, receipts: Receipts) -> KnownTenant:
         reuse = self._make_reuse()
-        limits = None if name is None else self._limits
+        limits = self._common_limits if name is None else self._limits
         return KnownTenant(receipts, self._make_foresight(name, limits, reuse), reuse, Guard())
 
     def _forget(self, name: Tenant) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvflow_agents.agent_claims import AgentClaims
-from kvflow_agents.backlog import AT_ONCE
+from kvflow_agents.claims import AT_ONCE
 from kvflow_agents.eviction import Standing
 from tests.agents.foresight_server import LIFETIME, ORDINARY, SPENT, Server, expected, tokens
 from tests.agents.radix_tree import NOWHERE

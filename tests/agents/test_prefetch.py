@@ -368,3 +368,35 @@ def test_the_rate_of_a_link_is_that_of_its_latest_copies() -> None:
     found = link.tokens_in(1000)
     assert found is not None and 1000 <= found < 1001
     assert link.tokens_in(-5) == 0
+
+
+def test_tenants_take_turns_on_the_link_however_near_one_says_its_agents_are() -> None:
+    made = queue(most_tokens=100)
+    flood = [claim(0, tenant="flood") for _ in range(4)]
+    mine = [claim(1, tenant="mine") for _ in range(2)]
+    made.want("flood", flood)
+    made.want("mine", mine)
+    assert order(made) == [flood[0], mine[0], flood[1], mine[1], *flood[2:]]
+
+
+def test_a_tenant_gets_no_more_than_its_budget_and_leaves_the_rest_to_others() -> None:
+    made = queue(most_tokens=1000)
+    one, other = [claim(0, tenant="one") for _ in range(3)], claim(1, tenant="other")
+    made.want("one", one)
+    made.want("other", [other])
+    budgets: dict[Tenant, int] = {"one": 150, "other": 0}
+    loads: list[Load[Any]] = []
+
+    def reserve(load: Load[Any]) -> int:
+        loads.append(load)
+        return load.tokens
+
+    made.fill(everything, reserve, lambda tenant: budgets[tenant])
+    assert [(load.claim, load.start, load.stop) for load in loads] == [
+        (one[0], 0, 100),
+        (one[1], 0, 50),
+    ]
+    # What had no budget is still wanted.
+    loads.clear()
+    made.fill(everything, reserve)
+    assert [load.claim for load in loads] == [other, *one]

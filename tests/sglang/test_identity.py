@@ -48,7 +48,7 @@ def http_request(headers: dict[str, str]) -> Request:
 def admitted(settings: Settings, http: Request, custom_params: Any = None) -> Any:
     """What a request carries on from the hook that every one goes through."""
     door = Doorman(allows_nesting=False, identity=Identity(settings, key=b"k"))
-    reader = Interpreter(door.refused, infers=True, priority_sign=None)
+    reader = Interpreter(door.refused, settings=settings, priority_sign=None)
     request = GenerateReqInput(text="hello", sampling_params={"custom_params": custom_params})
     plugin._admit(door, reader, None, None, request, http)
     return request.sampling_params["custom_params"]

@@ -22,6 +22,7 @@ from kvflow_agents.hints import Hint, decode_body, decode_request, encode_reques
 from kvflow_sglang.compat import http_process
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.interpreter import Interpreter
+from kvflow_sglang.settings import Settings
 
 HINT = Hint("run", Forecast(3, {"a": 0, "b": None}), agent="a")
 OTHER = {"action_id": "1", "action_type": "kv.fetch", "action_version": "1.0", "payload": {}}
@@ -58,8 +59,8 @@ class VllmEnvelope(msgspec.Struct, frozen=True):
     actions: list[VllmAction]
 
 
-def interpreter(*, infers: bool = True, priority_sign: int | None = None) -> Interpreter:
-    return Interpreter(Counter(), infers=infers, priority_sign=priority_sign)
+def interpreter(*, priority_sign: int | None = None, **settings: Any) -> Interpreter:
+    return Interpreter(Counter(), settings=Settings(**settings), priority_sign=priority_sign)
 
 
 def request_with(**fields: Any) -> Any:
@@ -216,7 +217,7 @@ def test_speculative_prefill_says_that_a_conversation_goes_on() -> None:
 
 def test_without_inference_sessions_mean_nothing() -> None:
     headers = {"x-dynamo-session-id": "s", "x-dynamo-session-final": "true"}
-    request, reader = said(headers, {"speculative_prefill": True}, interpreter(infers=False))
+    request, reader = said(headers, {"speculative_prefill": True}, interpreter(infer=False))
     assert request.sampling_params == {}
     assert not reader.heard
     assert reader.ignored == {"session": 1, "session_final": 1, "speculative_prefill": 1}
@@ -235,6 +236,22 @@ def test_a_priority_of_the_request_itself_goes_before() -> None:
         request, {}, {"nvext": {"agent_hints": {"priority": 5}}}
     )
     assert request.priority == 1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("said", "bounded"), [(99, 10), (5, 5), (-99, -2)])
+def test_no_priority_leaves_the_operators_bounds(sign: int, said: int, bounded: int) -> None:
+    bounds = {"least_priority": -2, "most_priority": 10}
+    translated = request_with()
+    body = {"nvext": {"agent_hints": {"priority": said}}}
+    interpreter(priority_sign=sign, **bounds).take_agent_hints(translated, {}, body)
+    assert translated.priority == sign * bounded
+    own = request_with(priority=sign * said)
+    interpreter(priority_sign=sign, **bounds).take_agent_hints(own, {}, {})
+    assert own.priority == sign * bounded
+    unordered = request_with(priority=said)
+    interpreter(priority_sign=None, **bounds).take_agent_hints(unordered, {}, {})
+    assert unordered.priority == said
 
 
 def test_the_order_is_that_of_sglangs_flags() -> None:

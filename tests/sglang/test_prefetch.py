@@ -434,6 +434,34 @@ def test_nothing_is_loaded_for_forecasts_that_were_wrong(cache: StandaloneCache)
     assert counts(cache)["prefetched_tokens"] == status["prefetched_tokens"]
 
 
+def unread_tokens(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], *, with_another: bool
+) -> int:
+    """How much is loaded ahead of two agents of 300 tokens that nobody calls."""
+    monkeypatch.setenv(VARIABLE, json.dumps(settings))
+    cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)
+    if with_another:
+        cache.cache.hear(Hint("run", Forecast(1, {"a": 0}), tenant="another"))
+    workflow = Workflow()
+    demoted(cache, workflow)
+    cache.cache.hear(workflow.hint({0: 0, 1: 1, 2: 8, 3: 8, 4: 8}))
+    for _ in range(20):
+        cache.one_pass()
+    check(cache)
+    return sum(on_device(cache, agent) for agent in (0, 1))
+
+
+def test_what_is_loaded_ahead_of_a_tenant_and_not_read_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = {"tenant_prefetch_tokens": 350}
+    assert unread_tokens(monkeypatch, budget, with_another=True) == 350
+    assert unread_tokens(monkeypatch, budget, with_another=False) == 600
+    common = {"common_prefetch_tokens": 310}
+    assert unread_tokens(monkeypatch, common, with_another=False) == 310
+    assert unread_tokens(monkeypatch, budget | common, with_another=True) == 310
+
+
 def test_prefetch_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, VARIABLE, '{"prefetch_steps": null}')
     cache = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=4.0)

@@ -40,6 +40,12 @@ def test_the_ends_of_a_range_belong_to_it(share: float) -> None:
         ('{"expected_share": true}', "expected_share must be a number .* not True"),
         ('{"expected_share": null}', "expected_share must be a number .* not None"),
         ('{"lifetime_pools": NaN}', "lifetime_pools must be a number .* not nan"),
+        (
+            '{"least_priority": 1, "most_priority": 0}',
+            "least_priority is 1, above most_priority, 0",
+        ),
+        ('{"most_priority": 2147483648}', "most_priority must be an integer"),
+        ('{"common_agents": 0}', "common_agents must be an integer"),
         ('{"infer": 1}', "infer must be true or false, not 1"),
         ('{"lifetime_pools": Infinity}', "lifetime_pools must be a number .* not inf"),
     ],

@@ -209,6 +209,51 @@ def test_the_guard_looks_at_each_tenants_own_requests() -> None:
     assert guards["right"].heeds and guards["right"].trips == 0
 
 
+class Junk:
+    """A tenant whose hints keep what never comes again, beside three prompts that always do."""
+
+    def __init__(self, cache: StandaloneCache) -> None:
+        self.cache, self.turn = cache, 0
+
+    def take_turn(self, *, hinted: bool = True) -> None:
+        self.turn += 1
+        forecast = Forecast(1, {"x": 1}, due_ms={"x": 1})
+        junk = Hint(f"j{self.turn}", forecast, "x", at_ms=self.turn, tenant="wrong")
+        for number, hint in ((9000 + self.turn, junk if hinted else None), (self.turn % 3, None)):
+            self.cache.run(long_prompt(number, self.turn), hint=hint, tenant="wrong")
+
+
+def long_prompt(number: int, call: int) -> list[int]:
+    begin = 1000 * (1 + number)
+    return [*range(begin, begin + 256), 10_000_000 + call]
+
+
+def test_the_guard_of_a_tenant_trips_through_the_cache_and_lets_it_try_again() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=2200)
+    right, junk = Caller(cache, "right", 0), Junk(cache)
+    right.call("a", a=1)
+    wrong = cache.cache.tenants.of("wrong")
+    turns = 0
+    while wrong.guard.heeds:
+        junk.take_turn()
+        turns += 1
+        assert turns < 1000, "it never trips"
+    assert not wrong.foresight.is_trusted("wrong\x00j1")
+    assert cache.cache.tree_core.expected.by_tenant.get("wrong", (0, 0)) == (0, 0)
+    assert cache.cache.status()["disregarded_tenants"] == 1
+    assert cache.cache.status()["heeds_forecasts"] == 1
+    assert cache.cache.tenants.of("right").guard.heeds
+    while not wrong.guard.heeds:
+        junk.take_turn(hinted=False)
+        turns += 1
+        assert turns < 5000, "it never recovers"
+    assert (wrong.guard.trips, cache.cache.status()["disregarded_tenants"]) == (1, 0)
+    hint = Hint("again", Forecast(1, {"x": 1}), "x", at_ms=junk.turn, tenant="wrong")
+    cache.run(long_prompt(1, 0), hint=hint, tenant="wrong")
+    assert cache.cache.tree_core.expected.by_tenant["wrong"] != (0, 0)
+    wrong.foresight.check()
+
+
 def test_tables_of_one_tenant_are_bounded_and_do_not_touch_anothers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -231,6 +276,34 @@ def test_tables_of_one_tenant_are_bounded_and_do_not_touch_anothers(
     assert tenants.find("mine") is None
     assert set(cache.cache.tree_core.expected.by_tenant) <= {None}
     cache.cache.tree_core.ledger.check()
+
+
+def test_tables_of_those_whom_nothing_tells_apart_have_bounds_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, '{"common_workflows": 5, "common_agents": 3}')
+    cache = StandaloneCache("kvflow", pool_tokens=2000)
+    for flood in range(20):
+        hint = Hint(f"w{flood}", Forecast(1, {"a": 0}), "a", at_ms=flood)
+        cache.run(prompt(500 + flood % 9, flood), hint=hint)
+    assert 0 < cache.cache.foresight.workflows <= 5
+    assert cache.cache.foresight.agents <= 3
+    assert cache.cache.receipts.workflows()["total"] <= 5
+
+
+def test_what_is_remembered_of_a_tenants_prompts_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, '{"tenant_prompt_tokens": 500, "common_prompt_tokens": 300}')
+    cache = StandaloneCache("kvflow", pool_tokens=4000)
+    for each in range(12):
+        for tenant in ("one", None):
+            hint = Hint(f"w{each}", Forecast(1, {"a": 0}), "a", at_ms=each, tenant=tenant)
+            cache.run(prompt(500 + each, each), hint=hint, tenant=tenant)
+    # Prompts of 101 tokens.
+    assert cache.cache.tenants.find("one").foresight.agents == 4
+    assert cache.cache.foresight.agents == 2
+    cache.cache.foresight.check()
 
 
 def test_who_is_told_apart_by_nothing_is_never_forgotten(cache: StandaloneCache) -> None:
