@@ -2,10 +2,12 @@
 
     .venv-server/bin/python benchmarks/fuzz.py --wire 880000 --tree 100000 --endpoints 20000
 
-Wire: random and mutated hints go through the server's door into a cache. Endpoints: schemathesis
-sends what the OpenAPI document of `/kvflow/*` allows, and what it does not, to the routes over a
-cache. Tree: random requests, forecasts, evictions and loads of several tenants, against a model of
-what may be found. Deterministic for a seed. Needs the environment of the server.
+Wire: random and mutated hints, envelopes, session headers and `nvext.agent_hints` go through all
+that the HTTP process does to a request, into a cache. Their sequence numbers mostly grow, so that
+most well-formed ones are accepted. Endpoints: schemathesis sends what the OpenAPI document of
+`/kvflow/*` allows, and what it does not, to the routes over a cache. Tree: random requests,
+forecasts, evictions and loads of several tenants, against a model of what may be found, and what
+must be: all that was just computed. Deterministic for a seed. Needs the environment of the server.
 
 Calls that a scheduler would make are timed, collections of garbage apart: `stalls` of them took
 longer than 100 ms by the wall clock, which counts whatever else runs on the machine.
@@ -28,11 +30,27 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from kvflow_agents.envelope import encode_envelope
 from kvflow_agents.errors import HintError
 from kvflow_agents.forecast import Forecast
-from kvflow_agents.hints import Hint, decode_body, decode_request, encode_body, encode_request
+from kvflow_agents.hints import (
+    CONVERSATION_FIELD,
+    RECEIPT_FIELD,
+    SCOPE_FIELD,
+    SERVER_FIELDS,
+    SESSION_FIELD,
+    TENANT_FIELD,
+    Hint,
+    decode_body,
+    decode_request,
+    encode_body,
+    encode_request,
+)
+from kvflow_sglang import plugin
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.identity import Identity
+from kvflow_sglang.inferred import SESSION_HEADERS
+from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -146,13 +164,13 @@ class Findings:
 # ---- the wire ----
 
 
-def some_hint(chance: random.Random) -> Hint:
-    """A well-formed hint."""
+def some_hint(chance: random.Random, now: int) -> Hint:
+    """A well-formed hint, as a rule newer than those before it."""
     agents = [f"a{chance.randrange(12)}" for _ in range(chance.randrange(8))]
     steps = {agent: chance.choice((None, 0, 1, 5, 10**6)) for agent in agents}
     told = {agent: chance.randrange(10**6) for agent in agents if chance.random() < 0.5}
     forecast = Forecast(
-        chance.randrange(10**6),
+        now if chance.random() < 0.9 else chance.randrange(10**6),
         steps,
         done=chance.random() < 0.1,
         changes=chance.random() < 0.2,
@@ -186,40 +204,122 @@ def fuzz_wire(cases: int, seed: int) -> Findings:
     """Hints through the door, and what passes into a cache."""
     found, chance = Findings(), random.Random(seed)
     cache = StandaloneCache("kvflow", pool_tokens=POOL_TOKENS).cache
-    doors = [Doorman(allows_nesting=each, identity=Identity(Settings())) for each in (True, False)]
+    doors = [Door(nesting) for nesting in (True, False)]
     for number in range(cases):
-        hint = some_hint(chance)
-        salt = chance.choice((None, None, "one", "two", ""))
-        door = chance.choice(doors)
-        is_body = chance.random() < 0.3
-        request_id = str(number)
-        sent: Any = encode_body(hint) if is_body else encode_request(hint)
-        for _ in range(chance.randrange(4)):
-            sent = mutated(sent, chance)
+        door, sent = chance.choice(doors), _some_message(chance, number)
 
-        def case(
-            sent: Any = sent,
-            salt: Any = salt,
-            door: Doorman = door,
-            request_id: str | None = None if is_body else request_id,
-        ) -> None:
-            if request_id is None:
-                heard = _through_body(door, sent, found)
+        def case(door: Door = door, sent: Sent = sent, number: int = number) -> None:
+            if sent.is_body:
+                heard = _through_body(door.doorman, sent.custom_params, found)
                 if heard is not None:
                     found.outcomes[found.timed(cache.hear, heard)] += 1
                 return
-            params = _through_door(door, sent, salt, found)
-            if params is not None:
-                sampling = SimpleNamespace(custom_params=params)
-                request = SimpleNamespace(
-                    rid=request_id, sampling_params=sampling, lora_id=None, session_params=1
-                )
-                found.timed(cache.hear_arrival, request)
+            request = door.admitted(sent, found)
+            if request is None or not isinstance(_custom_params(request), dict | None):
+                return
+            arrived = _arrived(request, str(number))
+            found.timed(cache.hear_arrival, arrived)
+            if cache.inferred is not None:
+                found.timed(cache.inferred.catch_up, [arrived.rid])
 
         found.guard(f"wire {number} of seed {seed}", case)
         if number % (CHECK_EVERY * 16) == 0:
             found.guard(f"wire tables at {number}", lambda: _check(cache))
+            found.timed(cache.begin_pass)
+    for name in ("accepted", "stale", "ended"):
+        found.outcomes[f"on_requests_{name}"] = cache.outcomes[name]
     return found
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a client sends: a forecast of its own, or all that may stand in a request."""
+
+    is_body: bool
+    custom_params: Any
+    envelope: Any
+    nvext: Any
+    headers: dict[str, str]
+    salt: Any
+
+
+def _some_message(chance: random.Random, number: int) -> Sent:
+    hint, is_body = some_hint(chance, number), chance.random() < 0.3
+    in_envelope = not is_body and chance.random() < 0.3
+    params: Any = encode_body(hint) if is_body else {} if in_envelope else encode_request(hint)
+    envelope: Any = encode_envelope(hint) if in_envelope else None
+    nvext: Any = None
+    if chance.random() < 0.3:
+        said = {"priority": chance.choice((0, 7, -3)), "speculative_prefill": True, "osl": 9}
+        nvext = {"agent_hints": {name: said[name] for name in said if chance.random() < 0.5}}
+    headers = {name: f"s{chance.randrange(9)}" for name in _HEADERS if chance.random() < 0.1}
+    for _ in range(chance.randrange(4)):
+        params = mutated(params, chance)
+        envelope = None if envelope is None else mutated(envelope, chance)
+        nvext = None if nvext is None else mutated(nvext, chance)
+    if isinstance(params, dict) and chance.random() < 0.2:
+        params = {**params, chance.choice(SERVER_FIELDS): chance.choice(STRANGE)}
+    return Sent(is_body, params, envelope, nvext, headers, chance.choice((None, None, "one", "")))
+
+
+class Door:
+    """All that the HTTP process does to a request before it goes on to a scheduler."""
+
+    def __init__(self, allows_nesting: bool) -> None:
+        identity = Identity(Settings())
+        self.doorman = Doorman(allows_nesting=allows_nesting, identity=identity)
+        self._reader = Interpreter(self.doorman.refused, settings=Settings(), priority_sign=1)
+
+    def admitted(self, sent: Sent, found: Findings) -> Any:
+        """The request as it goes on; None if it is refused."""
+        params = {"custom_params": sent.custom_params}
+        request = SimpleNamespace(
+            sampling_params=params, cache_salt=sent.salt, kv_hints=None, priority=None
+        )
+        body = {"kv_hints": sent.envelope, "nvext": sent.nvext}
+        http = SimpleNamespace(_json=body, headers=sent.headers, scope={})
+        try:
+            plugin._admit(self.doorman, self._reader, None, None, request, http)
+        except ValueError:
+            found.outcomes["refused_request"] += 1
+            return None
+        assert self._reader._safely.errors == 0, "the interpreter has failed"
+        passed = _custom_params(request)
+        if isinstance(passed, dict):
+            self._check(passed, request, sent, found)
+        return request
+
+    def _check(self, passed: dict[str, Any], request: Any, sent: Sent, found: Findings) -> None:
+        hint = decode_request(passed)
+        expected = self.doorman.identity.of_request(request, {})
+        assert passed.get(TENANT_FIELD) == expected, "a tenant was forged"
+        assert hint is None or hint.tenant == expected, "a hint has another tenant than its request"
+        assert RECEIPT_FIELD not in passed and SCOPE_FIELD not in passed, "a field was forged"
+        told = set(sent.headers.values())
+        for name in (SESSION_FIELD, CONVERSATION_FIELD):
+            assert passed.get(name) in {None, *told}, "a session was forged"
+        found.outcomes["passed_hint" if hint else "passed_without"] += 1
+
+
+_HEADERS = (*SESSION_HEADERS, "x-claude-code-agent-id", "x-dynamo-session-final")
+
+
+def _custom_params(request: Any) -> Any:
+    return (request.sampling_params or {}).get("custom_params")
+
+
+def _arrived(request: Any, request_id: str) -> Any:
+    """As a scheduler gets it."""
+    return SimpleNamespace(
+        rid=request_id,
+        sampling_params=SimpleNamespace(custom_params=_custom_params(request)),
+        lora_id=None,
+        session_params=None,
+        session_id=None,
+        extra_key=None,
+        cache_salt=request.cache_salt,
+        input_ids=array("q", (int(request_id) % 7, *range(40))),
+    )
 
 
 def _through_body(door: Doorman, sent: Any, found: Findings) -> Hint | None:
@@ -231,24 +331,6 @@ def _through_body(door: Doorman, sent: Any, found: Findings) -> Hint | None:
         return None
     assert decode_body(encode_body(hint)) == replace(hint, tenant=None), "a body changes"
     return door.stamped(hint)
-
-
-def _through_door(door: Doorman, sent: Any, salt: Any, found: Findings) -> Any:
-    request = SimpleNamespace(sampling_params={"custom_params": sent}, cache_salt=salt)
-    try:
-        door.admit(request)
-    except ValueError:
-        found.outcomes["refused_request"] += 1
-        return None
-    params = request.sampling_params["custom_params"]
-    if not isinstance(params, dict):
-        return None
-    hint = decode_request(params)
-    expected = door.identity.of_request(request, {})
-    assert params.get("kvflow_tenant") == expected, "a tenant was forged"
-    assert hint is None or hint.tenant == expected, "a hint has another tenant than its request"
-    found.outcomes["passed_hint" if hint else "passed_without"] += 1
-    return params
 
 
 def _check(cache: Any) -> None:
@@ -310,7 +392,8 @@ def _fuzz_one_tree(found: Findings, cases: int, seed: int, *, has_host: bool) ->
         return array("q", (start if at < cut else chance.randrange(3) for at in range(length)))
 
     def hint(tenant: str | None) -> Hint:
-        return replace(some_hint(chance), tenant=tenant, at_ms=chance.randrange(10**6))
+        told = some_hint(chance, found.cases)
+        return replace(told, tenant=tenant, at_ms=chance.randrange(10**6))
 
     def case() -> None:
         draw, salt = chance.random(), chance.choice((None, None, "one", "two"))
@@ -324,6 +407,7 @@ def _fuzz_one_tree(found: Findings, cases: int, seed: int, *, has_host: bool) ->
             )
             model.add(salt, prompt + answer)
             assert cached <= most, f"{cached} tokens were found of {most}"
+            _assert_found_again(cache, prompt + answer, salt, page_size)
             found.outcomes["hits" if cached else "misses"] += 1
         elif draw < 0.75:
             found.outcomes[found.timed(cache.cache.hear, hint(tenant))] += 1
@@ -356,6 +440,16 @@ def _fuzz_one_tree(found: Findings, cases: int, seed: int, *, has_host: bool) ->
             return  # what follows in the same tree would tell nothing new
 
 
+def _assert_found_again(
+    cache: StandaloneCache, tokens: array[int], salt: str | None, page_size: int
+) -> None:
+    """What was computed last is there: nothing has needed its room since."""
+    match = cache.match(tokens, salt)
+    found = match.device_prefix_len + match.host_hit_length
+    whole_pages = len(tokens) // page_size * page_size
+    assert found == whole_pages, f"{found} tokens were found of {whole_pages} just computed"
+
+
 # ---- the endpoints ----
 
 
@@ -368,7 +462,6 @@ def make_app(cache: Any, found: Findings) -> Any:
 
     from kvflow_sglang import endpoints, messages
     from kvflow_sglang.compat import http_process
-    from kvflow_sglang.interpreter import Interpreter
 
     answers: dict[str, Callable[[Any], Any]] = {
         "kvflow_forecast": lambda asked: messages.ForecastAnswer(

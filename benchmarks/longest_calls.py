@@ -186,7 +186,8 @@ def main(
     cache = StandaloneCache("kvflow", pool_tokens=pool_tokens)
     gc.disable()
     longest = Longest()
-    limits = {None: settings.common_agents, **dict.fromkeys(("one", "two"), settings.tenant_agents)}
+    limits: dict[Tenant, int] = {None: settings.common_agents}
+    limits |= dict.fromkeys(("one", "two"), settings.tenant_agents)
     for tenant, most_agents in limits.items():
         crowd = Crowd(cache, longest, tenant, agents)
         fill(crowd, most_agents, agents)

@@ -36,10 +36,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Client:
-    """Talks to one server; `key` is its API key."""
+    """Talks to one server; `key` is its API key, `headers` are sent besides."""
 
     base_url: str
     key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, path: str) -> Reply:
         return self.send(path, None)
@@ -48,7 +49,7 @@ class Client:
         return self.send(path, json.dumps(body).encode())
 
     def send(self, path: str, body: bytes | None) -> Reply:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.headers}
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.base_url + path, body, headers)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 AGENTS = 4
+FLEET_FLAGS = [*FLAGS, "--served-model-name", "tiny"]
 POLICY = ("--policy", "manual", "--assignment-mode", "min_group")
 # Longer than any call here takes, and than the patience of the impatient client.
 REQUEST_TIMEOUT_S, PATIENCE_S = 10, 3.0
@@ -76,8 +77,7 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     logs = tmp_path_factory.mktemp("gateway")
-    flags = [*FLAGS, "--served-model-name", "tiny"]
-    servers = [ServerProcess(tiny_model, flags, log=logs / f"{at}.log") for at in range(2)]
+    servers = [ServerProcess(tiny_model, FLEET_FLAGS, log=logs / f"{at}.log") for at in range(2)]
     with ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
         for server in servers:
             stack.callback(server.stop)
@@ -149,3 +149,21 @@ def test_a_server_that_dies_loses_no_calls(fleet: Fleet, workflow: None) -> None
     assert lost.base_url in homes
     lost.kill()
     assert {fleet.call(agent)[0] for agent in range(AGENTS)} == {left.base_url}
+
+
+def test_a_server_that_died_and_was_started_again_is_told_and_serves(
+    fleet: Fleet, tiny_model: Path
+) -> None:
+    lost, left = fleet.servers
+    lost.kill()  # if the last test has not
+    log = lost.log.with_name("again.log")
+    with ServerProcess(tiny_model, FLEET_FLAGS, log=log, port=lost.port) as again:
+        wait_until(fleet.are_healthy)
+        with kvflow_agents.workflow("after", base_urls=[f"{fleet.gateway.base_url}/v1"]):
+            homes = [fleet.call(agent)[0] for agent in range(AGENTS)]
+            assert set(homes) == {again.base_url, left.base_url}
+            for agent, home in enumerate(homes):
+                server, cached_tokens = fleet.call(agent)
+                assert server == home and cached_tokens >= PREFIX_TOKENS
+            wait_until(lambda: Client(again.base_url).counted("workflows") == 1)
+        wait_until(lambda: Client(again.base_url).counted("workflows") == 0)

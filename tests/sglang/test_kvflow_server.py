@@ -38,9 +38,11 @@ KEY = "sesame"
 
 @pytest.fixture(scope="module")
 def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Of a server with the device tier alone, and an API key."""
+    """Of a server with the device tier alone, and an API key, whose processes talk pickle: as
+    SGLang has it, and as who says so keeps it."""
     log = tmp_path_factory.mktemp("device") / "server.log"
-    with ServerProcess(tiny_model, [*FLAGS, "--api-key", KEY], log=log) as server:
+    env = {"SGLANG_USE_PICKLE_IPC": "1"}
+    with ServerProcess(tiny_model, [*FLAGS, "--api-key", KEY], log=log, env=env) as server:
         yield Client(server.base_url, KEY)
 
 

@@ -138,7 +138,7 @@ def test_msgpack_is_preferred_before_sglang_has_read_what_it_is_told(
     assert transport.prefer_msgpack(environment) and environment == transport.MSGPACK
     environment[transport.VARIABLE] = "1"
     assert transport.prefer_msgpack(environment) and environment == {transport.VARIABLE: "1"}
-    monkeypatch.setitem(sys.modules, transport.READ_BY, None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, transport.READ_BY, None)
     assert not transport.prefer_msgpack(environment := {})
     assert environment == {}
 

@@ -20,7 +20,9 @@ from tests.sglang.kvflow_client import Client, Run, wait_until
 @pytest.fixture(scope="module")
 def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("replicas") / "server.log"
-    with ServerProcess(tiny_model, [*FLAGS, "--dp-size", "2"], log=log) as server:
+    # As behind a proxy that has checked the keys, which tell tenants apart.
+    flags = [*FLAGS, "--dp-size", "2", "--kvflow-config", '{"tenant_by": "key"}']
+    with ServerProcess(tiny_model, flags, log=log) as server:
         yield Client(server.base_url)
 
 
@@ -60,3 +62,15 @@ def test_every_scheduler_knows_what_any_request_said(client: Client) -> None:
     assert sum(rank.get(outcome, 0) for rank in ranks for outcome in outcomes) == 3
     assert client.forecast(run.done()).body == {"outcome": "accepted"}
     assert [each["workflows"] for each in client.status()["ranks"]] == [0, 0]
+
+
+def test_keys_tell_tenants_apart_on_every_scheduler(client: Client) -> None:
+    one, other = (Client(client.base_url, key) for key in ("key of one", "key of another"))
+    for tenant in (one, other):
+        tenant.complete("hello", custom_params=Run("same name").params({"a": 1}, "a"))
+    wait_until(lambda: [each["tenants"] for each in client.status()["ranks"]] == [2, 2])
+    path = "/kvflow/workflows/same%20name"
+    assert client.get(path).status == 404
+    assert one.forecast(Run("same name", seq=5).done()).body == {"outcome": "accepted"}
+    wait_until(lambda: [each["workflows"] for each in client.status()["ranks"]] == [1, 1])
+    assert other.get(path).body["done"] is False
