@@ -97,7 +97,7 @@ class Runner:
         reply = self._send(step)
         if reply.status != step["status"]:
             return f"status {reply.status} instead of {step['status']}: {reply.body!r:.200}"
-        fault = difference(step.get("answer", {}), reply.body)
+        fault = difference(step["answer"], reply.body) if "answer" in step else None
         if fault is not None:
             return fault
         for name, item in step.get("contains", {}).items():
@@ -160,7 +160,7 @@ def filled_in(value: Any, names: Mapping[str, str]) -> Any:
     """A step with names for `{run}` and the like, and with what is long made.
 
     `{"$repeat": [text, n]}` is a text n times, `{"$pad": [text, n]}` a text made n bytes long,
-    `{"$agents": n}` an object of n agents.
+    `{"$agents": n}` an object of n agents, `{"$agents": [n, size]}` of n whose names are that long.
     """
     match value:
         case str():
@@ -174,6 +174,8 @@ def filled_in(value: Any, names: Mapping[str, str]) -> Any:
         case {"$pad": [text, size]}:
             text = filled_in(text, names)
             return text + "x" * (size - len(text.encode()))
+        case {"$agents": [count, size]}:
+            return {f"a{number}".ljust(size, "x"): 1 for number in range(count)}
         case {"$agents": count}:
             return {f"a{number}": 1 for number in range(count)}
         case dict():
@@ -197,13 +199,31 @@ def difference(wanted: Any, found: Any, where: str = "the answer") -> str | None
 
 
 def text_of(body: Any) -> str | None:
-    """What a completion or a chat completion says."""
+    """What a completion or a chat completion says, streamed or not."""
     match body:
         case {"choices": [{"text": str(text)}, *_]}:
             return text
         case {"choices": [{"message": {"content": content}}, *_]}:
             return str(content)
+        case str() if body.startswith("data:"):
+            return _streamed_text(body)
     return None
+
+
+def _streamed_text(events: str) -> str | None:
+    """What the chunks of a stream say together; None if it did not come to its end."""
+    lines = [line.removeprefix("data:").strip() for line in events.splitlines()]
+    said = [line for line in lines if line]
+    if said[-1] != "[DONE]":
+        return None
+    text = ""
+    for chunk in map(_json_or_text, said[:-1]):
+        match chunk:
+            case {"choices": [{"text": str(piece)}, *_]}:
+                text += piece
+            case {"choices": [{"delta": {"content": str(piece)}}, *_]}:
+                text += piece
+    return text
 
 
 def _json_or_text(body: bytes) -> Any:

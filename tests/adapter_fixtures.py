@@ -6,7 +6,7 @@ A folder's `conftest.py` imports the fixtures, and adds one named `adapter`.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 import pytest
@@ -26,6 +26,36 @@ def deliver(adapter: AnyAdapter) -> None:
         if close_collected is not None:
             close_collected()
     assert adapter.subscriptions.courier.flush(30)
+
+
+async def assert_as_without_us(
+    adapter: AnyAdapter, server: FakeOpenAI, run: Callable[[], Awaitable[object]]
+) -> None:
+    """What a run comes to, a result or an error, and what it asks the model on its way."""
+    plain = await _outcome(run), _asked(server)
+    server.clear()
+    server.unscript()
+    adapter.subscriptions.subscribe_process([server.base_url])
+    try:
+        assert (await _outcome(run), _asked(server)) == plain
+        assert None not in server.agents
+    finally:
+        adapter.subscriptions.unsubscribe_process()
+
+
+async def _outcome(run: Callable[[], Awaitable[object]]) -> str:
+    try:
+        return f"result: {await run()}"
+    except Exception as error:
+        return f"error: {type(error).__name__}: {error}"
+
+
+def _asked(server: FakeOpenAI) -> list[list[tuple[str, str]]]:
+    """Who has said what, in each request."""
+    return [
+        [(each["role"], str(each.get("content"))) for each in request.body["messages"]]
+        for request in server.requests
+    ]
 
 
 @pytest.fixture

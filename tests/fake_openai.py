@@ -81,6 +81,10 @@ class FakeOpenAI:
         """Answer requests that mention `marker` so, one after the other; others with `ok`."""
         self._scripts[marker].extend(replies)
 
+    def unscript(self) -> None:
+        """Forget the replies that were not given."""
+        self._scripts.clear()
+
     @property
     def agents(self) -> list[str | None]:
         """Who has called, in order."""

@@ -5,6 +5,7 @@ Tested with google-adk 2.13.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,7 +63,7 @@ def find_seams() -> Seams:
 
     _classes()
     return Seams(
-        run=Seam(Runner, "run_async", ("session_id",), may_take_more=True),
+        run=Seam(Runner, "run_async", ("user_id", "session_id"), may_take_more=True),
         close=Seam(Runner, "close", (), may_take_more=True),
         run_agent=Seam(BaseAgent, "run_async", ("parent_context",), may_take_more=True),
         # Called for all nodes that are ready before the first of them runs.
@@ -134,6 +135,17 @@ def calls_model(node: Node) -> bool:
     classes = _classes()
     shells = (classes.sequence, classes.loop, classes.parallel)
     return isinstance(node, classes.agent) and not isinstance(node, shells)
+
+
+def session_name(runner: Runner, user: str, session: str) -> str:
+    """A session's id and a hash of its app and its user, of which each has ids of its own.
+
+    The user's id may be an address, and stays here.
+    """
+    owner = hashlib.blake2b(digest_size=6)
+    for part in (str(runner.app_name), user):
+        owner.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return f"{session}@{owner.hexdigest()}"
 
 
 def root_of(runner: Runner) -> Node:

@@ -8,7 +8,12 @@ from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.patches import Method, Patch
-from kvflow_google_adk._internals import find_seams, node_named, require_google_adk
+from kvflow_google_adk._internals import (
+    find_seams,
+    node_named,
+    require_google_adk,
+    session_name,
+)
 from kvflow_google_adk._observer import Observer, Place
 from kvflow_google_adk._structure import first_agents
 
@@ -22,8 +27,10 @@ def find(observer: Observer, failsafe: Failsafe) -> list[Patch]:
     seams = find_seams()
     wrappers = _Wrappers(observer, failsafe)
 
-    def run(runner: Any, *_: Any, session_id: object = None, **__: Any) -> Place | None:
-        return observer.enter(runner, str(session_id))
+    def run(
+        runner: Any, *_: Any, user_id: object = None, session_id: object = None, **__: Any
+    ) -> Place | None:
+        return observer.enter(runner, session_name(runner, str(user_id), str(session_id)))
 
     def run_agent(agent: Any, *_: Any, **__: Any) -> Place | None:
         return observer.begin(agent)

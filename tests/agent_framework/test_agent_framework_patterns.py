@@ -30,7 +30,7 @@ import kvflow_agent_framework
 from kvflow_agent_framework._adapter import adapter
 from kvflow_agents import ConfigurationError
 from tests.adapter_contract import assert_foreseen
-from tests.adapter_fixtures import deliver
+from tests.adapter_fixtures import assert_as_without_us, deliver
 from tests.agent_framework import flows
 from tests.fake_openai import FakeOpenAI, ToolCall
 
@@ -139,6 +139,21 @@ async def test_a_handoff_to_nobody_goes_as_without_us(
     await flow.run("hola")
     assert instrumented.agents == ["triage", "triage"]
     assert len(adapter.observer._runs) == 0
+
+
+async def test_a_handoff_to_nobody_ends_as_without_us(
+    client: AsyncOpenAI, server: FakeOpenAI
+) -> None:
+    async def run() -> object:
+        options: dict[str, Any] = {"require_per_service_call_history_persistence": True}
+        triage = flows.agent(client, "triage", instructions="You sort.", **options)
+        other = flows.agent(client, "other", **options)
+        flow = HandoffBuilder(participants=[triage, other]).with_start_agent(triage).build()
+        server.script("You sort", ToolCall("handoff_to_nobody"), "nobody is there")
+        events = await flow.run("hola")
+        return [type(event).__name__ for event in events]
+
+    await assert_as_without_us(adapter, server, run)
 
 
 async def test_a_workflow_inside_another_is_known_by_its_path(

@@ -28,7 +28,16 @@ from kvflow_agents.hints import decode_body
 from kvflow_agents.servers import Server
 
 KEY = "sesame"
+MAX_BODY_BYTES = 3_000_000
 REQUIRED = [case for case in load_cases() if case.level == "must"]
+
+
+def streamed(said: str, *, is_chat: bool, ends: bool) -> str:
+    """A text as the events of a stream, in two pieces."""
+    pieces = (said[:2], said[2:])
+    choices = [{"delta": {"content": each}} if is_chat else {"text": each} for each in pieces]
+    events = [json.dumps({"choices": [choice]}) for choice in choices]
+    return "".join(f"data: {event}\n\n" for event in [*events, *["[DONE]"] * ends])
 
 
 class OtherServer(ThreadingHTTPServer):
@@ -57,6 +66,8 @@ class OtherServer(ThreadingHTTPServer):
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         if path == "/kvflow/forecast":
+            if len(body) > MAX_BODY_BYTES:
+                return 413, {"error": {"reason": "size"}}
             return self.forecast(body)
         if path == "/kvflow/status":
             speaks = [] if "is silent" in self.faults else [SPEAKS]
@@ -89,6 +100,8 @@ class OtherServer(ThreadingHTTPServer):
             if "forgets" not in self.faults:
                 self.refused[error.reason] += 1
         is_chat = path.endswith("/chat/completions")
+        if body.get("stream"):
+            return 200, streamed(said, is_chat=is_chat, ends="breaks off" not in self.faults)
         return 200, {"choices": [{"message": {"content": said}} if is_chat else {"text": said}]}
 
 
@@ -106,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.headers.get("Authorization") == f"Bearer {KEY}":
             status, answer = self.server.answer(self.path, text)
-        body = json.dumps(answer).encode()
+        body = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -145,6 +158,8 @@ def test_another_implementation_passes_what_it_must(other: OtherServer) -> None:
         ("revives the dead", "a workflow ends, and begins anew with a larger seq", "'ended'"),
         ("reacts", "a request may carry a forecast", "without a hint 'Paris'"),
         ("forgets", "a version that is not known is ignored", "refused by version"),
+        ("breaks off", "a streamed answer is what it is without a forecast", "the answer is None"),
+        ("reacts", "a streamed chat is, too", "the answer is 'Rome'"),
         ("fails", "a version that is not known is ignored", "status 500 instead of 200"),
     ],
 )
@@ -202,6 +217,7 @@ def test_what_is_long_is_made() -> None:
     }
     assert len(filled_in({"$pad": ["{run}研", 40]}, names).encode()) == 40
     assert filled_in({"$agents": 2}, names) == {"a0": 1, "a1": 1}
+    assert filled_in({"$agents": [2, 4]}, names) == {"a0xx": 1, "a1xx": 1}
 
 
 def test_more_may_be_in_an_answer_than_is_wanted() -> None:

@@ -14,7 +14,7 @@ from autogen_core import CancellationToken, SingleThreadedAgentRuntime
 
 from kvflow_agents.hints import Hint
 from kvflow_autogen._adapter import adapter
-from tests.adapter_fixtures import deliver
+from tests.adapter_fixtures import assert_as_without_us, deliver
 from tests.autogen import teams
 from tests.fake_openai import FakeOpenAI, ToolCall
 
@@ -125,6 +125,17 @@ async def test_a_handoff_to_an_agent_that_does_not_exist_fails_as_without_us(
         await Swarm([boss, teams.agent(model, "other")]).run(task="hi")
     assert instrumented.agents == ["boss"]
     assert len(ends(instrumented)) == 1
+
+
+async def test_a_handoff_to_nobody_ends_as_without_us(
+    model: teams.Client, server: FakeOpenAI
+) -> None:
+    async def run() -> object:
+        server.script("hi", ToolCall("transfer_to_nobody"))
+        boss = teams.agent(model, "boss", handoffs=["nobody"])
+        return await Swarm([boss, teams.agent(model, "other")]).run(task="hi")
+
+    await assert_as_without_us(adapter, server, run)
 
 
 async def test_a_stream_that_is_left_is_over(model: teams.Client, instrumented: FakeOpenAI) -> None:

@@ -12,7 +12,7 @@ from crewai.tools import tool
 
 from kvflow_crewai._adapter import adapter
 from tests.adapter_contract import assert_expected, assert_foreseen
-from tests.adapter_fixtures import deliver
+from tests.adapter_fixtures import assert_as_without_us, deliver
 from tests.crewai import crews
 from tests.crewai.crews import mark
 from tests.fake_openai import FakeOpenAI, ToolCall
@@ -80,6 +80,14 @@ def test_work_for_nobody_stays_with_the_manager(instrumented: FakeOpenAI) -> Non
     instrumented.script(mark("chief"), delegate("nobody"), delegate("editor"), "done")
     assert str(crews.managed(instrumented).kickoff()) == "done"
     assert instrumented.agents == ["chief", "chief", "editor", "chief"]
+
+
+async def test_work_for_nobody_ends_as_without_us(server: FakeOpenAI) -> None:
+    async def run() -> object:
+        server.script(mark("chief"), delegate("nobody"), delegate("editor"), "done")
+        return str(crews.managed(server).kickoff())
+
+    await assert_as_without_us(adapter, server, run)
 
 
 def test_agents_that_may_delegate_are_neighbours(instrumented: FakeOpenAI) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from kvflow_google_adk._adapter import adapter
 from tests.adapter_contract import assert_expected, assert_foreseen
-from tests.adapter_fixtures import deliver
+from tests.adapter_fixtures import assert_as_without_us, deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.google_adk import trees
 from tests.google_adk.trees import mark, transfer
@@ -61,16 +61,15 @@ async def test_whom_an_agent_can_hand_over_to_is_expected_next(
     assert instrumented.requests[1].steps == {"desk": 1, "travel": 0, "history": 1}
 
 
-async def test_a_transfer_to_nobody_is_no_transfer(instrumented: FakeOpenAI) -> None:
-    instrumented.script(mark("desk"), transfer("nobody"), transfer("history"))
-    try:
-        await trees.run(trees.runner(trees.desk(instrumented)))
-    except ValueError as error:  # what ADK itself makes of it
-        assert "nobody" in str(error)
-    assert instrumented.agents[0] == "desk"
-    assert set(instrumented.agents) <= {"desk", "history"}
+async def test_a_transfer_to_nobody_ends_as_without_us(server: FakeOpenAI) -> None:
+    async def run() -> object:
+        server.script(mark("desk"), transfer("nobody"), transfer("history"))
+        return await trees.run(trees.runner(trees.desk(server)))
+
+    await assert_as_without_us(adapter, server, run)
+    assert server.agents[0] == "desk"
     deliver(adapter)
-    [end] = instrumented.forecasts
+    [end] = server.forecasts
     assert set(end.forecast.steps.values()) == {None}
 
 
@@ -113,10 +112,28 @@ async def test_a_session_goes_on_under_its_name_until_its_runner_is_closed(
     await made.session_service.create_session(app_name="app", user_id="me", session_id="talk")
     for _ in range(2):
         await trees.run(made, session="talk")
-    assert {request.workflow for request in instrumented.requests} == {"talk"}
+    [name] = {request.workflow for request in instrumented.requests}
+    assert name is not None and name.startswith("talk@") and "me" not in name
     await made.close()
     deliver(adapter)
     assert [end.forecast.done for end in instrumented.forecasts] == [False, False, True]
+
+
+async def test_each_user_of_each_app_has_sessions_of_its_own(instrumented: FakeOpenAI) -> None:
+    owners = [("app", "me"), ("app", "you"), ("other", "me")]
+    made = {app: trees.runner(trees.agent(instrumented, "a"), app) for app in ("app", "other")}
+    for app, user in owners:
+        await made[app].session_service.create_session(
+            app_name=app, user_id=user, session_id="default"
+        )
+        await trees.run(made[app], session="default", user=user)
+    workflows = [request.workflow for request in instrumented.requests]
+    assert len(set(workflows)) == len(owners)
+    deliver(adapter)
+    instrumented.forecasts.clear()
+    await made["other"].close()
+    deliver(adapter)
+    assert [each.workflow for each in instrumented.forecasts] == [workflows[-1]]
 
 
 async def test_a_run_that_fails_or_is_left_is_over(instrumented: FakeOpenAI) -> None:

@@ -84,9 +84,9 @@ def graph(server: FakeOpenAI) -> Workflow:
     )
 
 
-def runner(root: Any) -> InMemoryRunner:
-    return InMemoryRunner(node=root, app_name="app") if isinstance(root, Workflow) else (
-        InMemoryRunner(root, app_name="app")
+def runner(root: Any, app: str = "app") -> InMemoryRunner:
+    return InMemoryRunner(node=root, app_name=app) if isinstance(root, Workflow) else (
+        InMemoryRunner(root, app_name=app)
     )  # fmt: skip
 
 
@@ -94,7 +94,12 @@ WAYS = ("async", "sync", "streaming")
 
 
 async def run(
-    made: InMemoryRunner, text: str = "hi", *, session: str | None = None, way: str = "async"
+    made: InMemoryRunner,
+    text: str = "hi",
+    *,
+    session: str | None = None,
+    way: str = "async",
+    user: str = "me",
 ) -> list[str]:
     """One run, in one of `WAYS`, in a session that may be a new one; what was answered."""
     if session is None:
@@ -102,7 +107,7 @@ async def run(
         await made.session_service.create_session(app_name="app", user_id="me", session_id=session)
     mode = StreamingMode.SSE if way == "streaming" else StreamingMode.NONE
     asked: Any = {
-        "user_id": "me",
+        "user_id": user,
         "session_id": session,
         "new_message": types.Content(role="user", parts=[types.Part(text=text)]),
         "run_config": RunConfig(streaming_mode=mode),

@@ -10,7 +10,7 @@ from workflows.errors import WorkflowCancelledByUser
 
 from kvflow_llama_index._adapter import adapter
 from tests.adapter_contract import assert_expected, assert_foreseen
-from tests.adapter_fixtures import deliver
+from tests.adapter_fixtures import assert_as_without_us, deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.llama_index import workflows
 from tests.llama_index.workflows import handoff, mark
@@ -40,6 +40,16 @@ async def test_a_handoff_to_nobody_is_no_handoff(instrumented: FakeOpenAI) -> No
     # The agent hears that there is nobody, and goes on.
     assert instrumented.agents == ["a", "a", "b"]
     assert instrumented.requests[0].steps == {"a": 0, "b": 1}
+
+
+async def test_a_handoff_to_nobody_ends_as_without_us(server: FakeOpenAI) -> None:
+    async def run() -> object:
+        team = workflows.chain(server, ["a", "b"])
+        team.agents["a"].can_handoff_to = ["b", "nobody"]
+        server.script("hi", handoff("nobody"), handoff("b"), "done")
+        return str(await team.run(user_msg="hi"))
+
+    await assert_as_without_us(adapter, server, run)
 
 
 async def test_without_a_list_everybody_may_take_over(instrumented: FakeOpenAI) -> None:

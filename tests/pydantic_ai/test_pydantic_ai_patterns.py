@@ -17,7 +17,7 @@ import kvflow_pydantic_ai
 from kvflow_agents import ConfigurationError
 from kvflow_pydantic_ai._adapter import adapter
 from tests.adapter_contract import assert_foreseen
-from tests.adapter_fixtures import deliver
+from tests.adapter_fixtures import assert_as_without_us, deliver
 from tests.fake_openai import FakeOpenAI, ToolCall
 
 AnyAgent = Agent[None, Any]
@@ -101,12 +101,22 @@ async def test_agents_that_tools_ask_at_once_are_told_apart(
         return "translated"
 
     instrumented.delay_s = 0.05
-    instrumented.script("You are boss", ToolCall("translate"), "done")
-    await run(boss, "go on", way)
-    agents = sorted(map(str, instrumented.agents))
-    assert agents == ["boss", "boss", "boss/french", "boss/spanish"]
-    assert instrumented.requests[2].steps["boss/french"] == 0
-    assert instrumented.requests[2].steps["boss/spanish"] == 0
+    for _ in range(2):
+        instrumented.clear()
+        instrumented.script("You are boss", ToolCall("translate"), "done")
+        await run(boss, "go on", way)
+        agents = sorted(map(str, instrumented.agents))
+        assert agents == ["boss", "boss", "boss/french", "boss/spanish"]
+        both = instrumented.requests[2].steps
+        assert both["boss/french"] == both["boss/spanish"] == 0
+    # Known from the second run on: one of them follows the boss, the other begins beside it.
+    first, second = instrumented.requests[:2]
+    assert first.steps["boss"] == 0 and 1 in (
+        first.steps["boss/french"],
+        first.steps["boss/spanish"],
+    )
+    other = "boss/french" if second.agent == "boss/spanish" else "boss/spanish"
+    assert second.steps[str(second.agent)] == 0 and second.steps[other] in (0, 1)
 
 
 @every_way
@@ -119,10 +129,14 @@ async def test_an_output_function_that_hands_over_asks_inside(
         return str((await expert.run(question)).output)
 
     router = agent(model, "router", output_type=[hand_over])
-    instrumented.script("You are router", ToolCall("final_result", {"question": "why?"}))
-    await run(router, "hi", way)
-    assert instrumented.agents == ["router", "router/expert"]
-    assert instrumented.requests[1].steps["router/expert"] == 0
+    for _ in range(2):
+        instrumented.clear()
+        instrumented.script("You are router", ToolCall("final_result", {"question": "why?"}))
+        await run(router, "hi", way)
+        assert instrumented.agents == ["router", "router/expert"]
+        assert instrumented.requests[1].steps["router/expert"] == 0
+    # Known from the second run on.
+    assert instrumented.requests[0].steps == {"router": 0, "router/expert": 1}
 
 
 @every_way
@@ -257,6 +271,16 @@ async def test_a_tool_that_does_not_exist_fails_as_without_us(
     assert set(instrumented.agents) == {"a"}
     assert len(adapter.observer._runs) == 0
     assert done(instrumented) == [True]
+
+
+async def test_a_handoff_to_nobody_ends_as_without_us(
+    model: OpenAIChatModel, server: FakeOpenAI
+) -> None:
+    async def run() -> object:
+        server.script("You are a", *4 * [ToolCall("hand_over_to_nobody")])
+        return await agent(model, "a").run("hi")
+
+    await assert_as_without_us(adapter, server, run)
 
 
 async def test_only_runs_of_a_wrapped_agent_are_hinted(
