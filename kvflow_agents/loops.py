@@ -17,11 +17,11 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import Self
 
+from kvflow_agents import turns
 from kvflow_agents.adapter import Subscriptions
 from kvflow_agents.app import END, START, App
 from kvflow_agents.apps import MAX_APPS
@@ -31,6 +31,7 @@ from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import agent_name, lora_name
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_agents.step_graph import StepGraph
+from kvflow_agents.turns import Turn
 
 failsafe = Failsafe("a workflow")
 
@@ -59,25 +60,23 @@ def agent(name: str, *, lora: str | None = None) -> LoopAgent:
 
     Inside another agent its name is a path, `team/writer`; outside any workflow it does nothing.
     `lora`: the adapter that its calls ask for, which servers then know of later runs beforehand.
+    A generator that yields inside of it makes the calls of its consumer the agent's, too.
     """
     return LoopAgent(name, None, lora)
 
 
 def is_at_work() -> bool:
     """Whether the code at work is inside a `workflow`: what a framework runs is a turn in it."""
-    return _place.get() is not None
+    return turns.current(_place) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Turn):
     """Where the code at work is: in a run, inside these agents."""
 
-    run: Run
-    path: tuple[str, ...] = ()
-
-    @property
-    def agent(self) -> str:
-        return agent_name(self.path)
+    def __init__(self, run: Run, path: tuple[str, ...] = ()) -> None:
+        self.run = run
+        self.path = path
+        self.agent = agent_name(path)
 
     @property
     def scope(self) -> str:
@@ -106,7 +105,10 @@ class LoopAdapter:
         """Nothing was done."""
 
     def caller(self) -> Caller | None:
-        """The agent in whose turn a call is made; outside of one it is nobody's."""
+        """The agent in whose turn a call is made; outside of one it is nobody's.
+
+        A task that goes on after its turn is still that agent's.
+        """
         place = _place.get()
         return Caller(place.run, place.agent) if place is not None and place.path else None
 
@@ -151,12 +153,12 @@ class LoopWorkflow:
             raise ConfigurationError(
                 f"base_urls must be a list of URLs, not the text {base_urls!r}"
             )
-        self._name = name
+        self._name = None if name is None else str(name)
         self._urls = None if base_urls is None else tuple(base_urls)
         self._app = hashlib.blake2b(app.encode("utf-8", "replace"), digest_size=16).hexdigest()
         self._resumable = resumable
         self._run: Run | None = None
-        self._token: Token[Place | None] | None = None
+        self._place: Place | None = None
 
     def agent(self, name: str, *, lora: str | None = None) -> LoopAgent:
         """Like the module's `agent`, where the context does not say which workflow it is."""
@@ -164,8 +166,7 @@ class LoopWorkflow:
 
     def __enter__(self) -> Self:
         carrier = adapter.borrow(self._urls)
-        self._run = adapter.runs.begin(self._name, adapter.app(self._app), [carrier])
-        self._token = _place.set(Place(self._run))
+        failsafe(self._begin, carrier)
         return self
 
     def __exit__(
@@ -174,11 +175,11 @@ class LoopWorkflow:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._run is not None and self._token is not None, "left before it was entered"
-        _reset(self._token)
-        if error is None:  # else it could have gone on
-            failsafe(self._run.workflow.plan, "", [END])
-        failsafe(adapter.runs.end, self._run, resumable=self._resumable)
+        if self._run is not None and self._place is not None:
+            turns.leave(_place, self._place)
+            if error is None:  # else it could have gone on
+                failsafe(self._run.workflow.plan, "", [END])
+            failsafe(adapter.runs.end, self._run, resumable=self._resumable)
         failsafe(adapter.give_back, self._urls)
 
     async def __aenter__(self) -> Self:
@@ -192,24 +193,24 @@ class LoopWorkflow:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
+    def _begin(self, carrier: Carrier) -> None:
+        self._run = adapter.runs.begin(self._name, adapter.app(self._app), [carrier])
+        self._place = Place(self._run)
+        turns.enter(_place, self._place)
+
 
 class LoopAgent:
     """What `agent` makes; use the object once."""
 
     def __init__(self, name: str, run: Run | None, lora: str | None) -> None:
-        self._name = name
+        self._name = str(name)
         self._lora = lora
         self._run = run
         self._outer: Place | None = None
         self._place: Place | None = None
-        self._token: Token[Place | None] | None = None
 
     def __enter__(self) -> Self:
-        self._outer = self._find_outer()
-        if self._outer is not None:
-            self._place = Place(self._outer.run, (*self._outer.path, self._name))
-            self._token = _place.set(self._place)
-            failsafe(self._begin, self._outer, self._place.agent)
+        failsafe(self._enter)
         return self
 
     def __exit__(
@@ -218,8 +219,8 @@ class LoopAgent:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._outer is not None and self._place is not None and self._token is not None:
-            _reset(self._token)
+        if self._outer is not None and self._place is not None:
+            turns.leave(_place, self._place)
             workflow = self._outer.run.workflow
             failsafe(workflow.finish, self._outer.scope, self._place.agent)
 
@@ -234,8 +235,15 @@ class LoopAgent:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
+    def _enter(self) -> None:
+        self._outer = outer = self._find_outer()
+        if outer is not None:
+            self._place = Place(outer.run, (*outer.path, self._name))
+            turns.enter(_place, self._place)
+            self._begin(outer, self._place.agent)
+
     def _find_outer(self) -> Place | None:
-        here = _place.get()
+        here = turns.current(_place)
         if self._run is None or (here is not None and here.run is self._run):
             return here
         return Place(self._run)
@@ -248,14 +256,6 @@ class LoopAgent:
         lora = None if self._lora is None else lora_name(self._lora)
         if lora is not None and workflow.app.loras.get(agent) != lora:
             workflow.app.learn_lora(agent, lora)
-
-
-def _reset(token: Token[Place | None]) -> None:
-    try:
-        _place.reset(token)
-    except ValueError:
-        # Entered in another context: a fixture, or a generator that somebody else closes.
-        _place.set(token.old_value if token.old_value is not Token.MISSING else None)
 
 
 def _place_in_program(frame: FrameType) -> str:

@@ -10,6 +10,7 @@ from typing import Self
 
 from kvflow_agents.call_records import CallUnderWay
 from kvflow_agents.failsafe import Failsafe, logger
+from kvflow_agents.turns import give_back
 
 failsafe = Failsafe("a model call")
 
@@ -41,7 +42,7 @@ class Attempt:
         traceback: TracebackType | None,
     ) -> None:
         assert self._token is not None, "left before it was entered"
-        attempt.reset(self._token)
+        give_back(self._token)
         if error is not None and self.call is not None:
             failsafe(self.call.fail)
 

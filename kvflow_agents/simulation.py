@@ -19,12 +19,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
+from kvflow_agents import turns
 from kvflow_agents.adapters import NO_LORAS
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import Courier
@@ -34,8 +35,18 @@ from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import Hint, agent_name, fitting_loras, lora_name, workflow_name
 from kvflow_agents.population import Population, batches
 from kvflow_agents.servers import Server
+from kvflow_agents.turns import Turn
 
-_caller: ContextVar[tuple[Simulation, str] | None] = ContextVar("kvflow_caller", default=None)
+
+class _Caller(Turn):
+    """Code that works for an agent of a simulation."""
+
+    def __init__(self, simulation: Simulation, agent: str) -> None:
+        self.simulation = simulation
+        self.agent = agent
+
+
+_caller: ContextVar[_Caller | None] = ContextVar("kvflow_caller", default=None)
 
 
 class Simulation:
@@ -56,7 +67,7 @@ class Simulation:
         loras: Mapping[str, str] = NO_LORAS,
         courier: Courier | None = None,
     ) -> None:
-        self.name = workflow_name(name or uuid.uuid4().hex)
+        self.name = workflow_name(str(name or uuid.uuid4().hex))
         self.app = None if app is None else _fingerprint(app)
         self.failsafe = Failsafe("a simulation")
         self.carrier = Carrier(self._identify, base_urls, courier=courier)
@@ -83,12 +94,12 @@ class Simulation:
     @contextmanager
     def agent(self, name: str) -> Iterator[None]:
         """Calls inside are the agent's, wherever they are made from this context."""
-        token = _caller.set((self, _name(str(name))))
+        caller = _Caller(self, _name(str(name)))
+        turns.enter(_caller, caller)
         try:
             yield
         finally:
-            with suppress(ValueError):  # entered in another context: a generator closed elsewhere
-                _caller.reset(token)
+            turns.leave(_caller, caller)
 
     def hint(self, agent: str) -> Hint:
         """The hint for a call that `agent` makes now."""
@@ -110,7 +121,7 @@ class Simulation:
         self.failsafe(self._end)
 
     def _tick(self, distances: Mapping[str, float | None]) -> None:
-        named = {_name(agent): distance for agent, distance in distances.items()}
+        named = {_name(str(agent)): distance for agent, distance in distances.items()}
         with self._lock:
             changes = self._population.tick(named)
             servers = self.carrier.servers_of(self.name)
@@ -137,7 +148,9 @@ class Simulation:
 
     def _identify(self) -> Call | None:
         caller = _caller.get()
-        return Call(self, caller[1]) if caller is not None and caller[0] is self else None
+        if caller is None or caller.simulation is not self:
+            return None
+        return Call(self, caller.agent)
 
 
 @lru_cache(maxsize=65_536)

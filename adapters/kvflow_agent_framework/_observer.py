@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from kvflow_agent_framework import _internals as internals
 from kvflow_agent_framework._internals import Agent, Context, Executor, Workflow
 from kvflow_agent_framework._structure import Path, structure_of
-from kvflow_agents import Carrier, agent_name
+from kvflow_agents import Carrier, agent_name, turns
 from kvflow_agents.apps import Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
@@ -159,13 +159,11 @@ class Observer:
         if place is None:
             yield
             return
-        before = _place.get()
-        _place.set(place)
+        token = _place.set(place)
         try:
             yield
         finally:
-            # Not by a token: a stream may be closed in another context.
-            _place.set(before)
+            turns.give_back(token)
 
     def close_collected(self) -> None:
         """Tell the ends of workflows, and of agents' results, that are gone."""

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from kvflow_agents import Carrier, agent_name
+from kvflow_agents import Carrier, agent_name, turns
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_autogen import _internals as internals
@@ -174,7 +174,7 @@ class Observer:
 
     def give_back(self, token: Token[Place | None]) -> None:
         """The code at work is where it was before."""
-        _place.reset(token)
+        turns.give_back(token)
 
     def _place_of(self, handler: HandlerId) -> Place | None:
         scope = self._scopes.get(internals.team_id_of(handler))

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kvflow_agents import Carrier, agent_name
+from kvflow_agents import Carrier, agent_name, turns
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs
 from kvflow_crewai import _internals as internals
@@ -144,7 +144,7 @@ class Observer:
 
     def give_back(self, token: Token[Place | None]) -> None:
         """The code at work is where it was before."""
-        _place.reset(token)
+        turns.give_back(token)
 
     def _enter(self, here: Place, agent: str, crew: Crew, tasks: Sequence[Task]) -> Scope:
         """A tool runs a crew."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from kvflow_agents import App, Carrier, StepGraph, agent_name
+from kvflow_agents import App, Carrier, StepGraph, agent_name, turns
 from kvflow_agents.app import END, START
 from kvflow_agents.apps import MAX_APPS, Apps
 from kvflow_agents.endings import Endings
@@ -109,7 +109,7 @@ class Observer:
             self._leave(scope, result)
         finally:
             if scope.token is not None:
-                _place.reset(scope.token)
+                turns.give_back(scope.token)
 
     def finished(self, trace: Trace) -> None:
         """A trace is over."""

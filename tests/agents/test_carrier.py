@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import sys
@@ -18,7 +19,7 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 from kvflow_agents import App, Call, Carrier, ConfigurationError, Hint, Join, StepGraph, Workflow
 from kvflow_agents.courier import FORECAST_PATH, Courier
 from kvflow_agents.hints import decode_request
-from kvflow_agents.refusal import Refusals
+from kvflow_agents.refusal import Attempt, Refusals, attempt
 from kvflow_agents.sdk import sdk
 from kvflow_agents.servers import Server
 from tests.agents.fake_server import FakeServer
@@ -553,3 +554,18 @@ def test_a_call_that_could_not_be_made_again_gets_no_hint(
     assert [request.params for request in scene.server.requests] == [None, None]
     [record] = caplog.records
     assert "get no hints" in record.getMessage()
+
+
+def test_a_call_that_is_collected_in_another_context_has_failed_and_says_nothing() -> None:
+    class Noted:
+        errors = 0
+
+        def fail(self) -> None:
+            self.errors += 1
+
+    noted, made = Noted(), Attempt()
+    contextvars.copy_context().run(made.__enter__)
+    made.call = noted  # type: ignore[assignment]
+    made.__exit__(GeneratorExit, GeneratorExit(), None)
+    assert noted.errors == 1
+    assert attempt.get() is None

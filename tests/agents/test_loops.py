@@ -280,3 +280,56 @@ def test_an_adapter_that_no_hint_can_hold_is_left_out(
             with ticket.agent(name, lora=lora):
                 ask(client)
     assert [dict(each.hint.forecast.loras) for each in server.requests if each.hint] == [{}] * 3
+
+
+def test_generators_that_take_turns_leave_nobody_at_work(
+    server: FakeOpenAI, client: openai.OpenAI
+) -> None:
+    def work(name: str) -> Iterator[str]:
+        with kvflow_agents.agent(name):
+            yield ask(client)
+
+    with kvflow_agents.workflow(base_urls=[server.base_url]):
+        for _ in zip(work("writer"), work("critic"), strict=True):
+            pass
+        ask(client)
+        turn(client, "editor")
+    assert server.agents[2:] == [None, "editor"]
+
+
+def test_a_task_that_outlives_its_turn_is_still_that_agents(
+    server: FakeOpenAI, client: openai.OpenAI
+) -> None:
+    with kvflow_agents.workflow(base_urls=[server.base_url]):
+        with kvflow_agents.agent("planner"):
+            task = contextvars.copy_context()
+        turn(client, "writer")
+        task.run(ask, client)
+        task.run(turn, client, "critic")
+    task.run(turn, client, "lost")
+    assert server.agents == ["writer", "planner", "critic", None]
+
+
+def test_names_may_be_anything_that_has_a_text(server: FakeOpenAI, client: openai.OpenAI) -> None:
+    with kvflow_agents.workflow(42, base_urls=[server.base_url]):  # type: ignore[arg-type]
+        with kvflow_agents.agent(7):  # type: ignore[arg-type]
+            ask(client)
+        ask(client)
+    assert [(each.workflow, each.agent) for each in server.requests] == [("42", "7"), (None, None)]
+
+
+def test_a_workflow_that_cannot_begin_goes_on_without(
+    server: FakeOpenAI, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops.adapter.runs, "begin", fail)
+        with kvflow_agents.workflow(base_urls=[server.base_url]) as run:
+            turn(client, "a")
+            with run.agent("b"):
+                ask(client)
+    assert server.agents == [None, None]
+    assert loops.failsafe.errors == 1
+    loops.failsafe.errors = 0

@@ -162,7 +162,7 @@ def test_a_simulation_without_agents_runs(scene: Scene) -> None:
     assert hint.forecast.steps == {"ann": None}
 
 
-@pytest.mark.parametrize("bad", [None, [1, 2], {"a": "soon"}, {3: 1.0}])
+@pytest.mark.parametrize("bad", [None, [1, 2], {"a": "soon"}])
 def test_nothing_raises_into_the_simulations_loop(bad: Any) -> None:
     with FakeServer() as server:
         simulation = Simulation(base_urls=[server.base_url])
@@ -230,3 +230,22 @@ def test_adapters_are_told_with_the_agents_that_call_with_them() -> None:
             assert post.forecast.steps == {"ann": 1, "bob": 3}
             assert post.forecast.loras == {"ann": "a0", "bob": "a1"}
         scene.sdk.close()
+
+
+def test_a_tick_takes_any_name_that_a_turn_takes(scene: Scene) -> None:
+    scene.call("a")
+    scene.posts()
+    scene.simulation.tick({0: 3.0})  # type: ignore[dict-item]
+    assert scene.posts()[-1].forecast.steps["0"] == 3
+    assert scene.simulation.failsafe.errors == 0
+
+
+def test_generators_that_take_turns_leave_nobody_at_work(scene: Scene) -> None:
+    def work(name: str) -> Iterator[None]:
+        with scene.simulation.agent(name):
+            yield scene.speak()
+
+    for _ in zip(work("a"), work("b"), strict=True):
+        pass
+    scene.speak()
+    assert [call.agent if call else None for call in scene.calls()] == ["a", "b", None]
