@@ -45,47 +45,24 @@ class Workflow:
     def plan(self, scope: str, agents: Collection[str], *, run: str = "") -> None:
         """A scope begins its next step: all of its last step has run, `agents` run now."""
         with self._lock:
-            self._forget_inside(scope, scope, run)
-            planned = [self._entry(agent) for agent in agents]
-            last = self._scopes.get((scope, run))
-            if last is None:
-                before = {start_of(scope)}
-            else:
-                ran = last.planned.keys() | last.finished
-                for agent in ran:
-                    self._trail.finish(agent)
-                before = {self._exit(agent) for agent in ran}
-            self.app.learn(before, planned, is_start=last is None)
-            self._scopes[scope, run] = state = _Scope(before, last.arrived if last else {})
-            for agent in planned:
-                state.add(agent)
-            self._note_arrivals(state, before)
-            self._changed()
+            self._plan(scope, agents, run)
 
     def push(self, scope: str, agent: str, *, run: str = "") -> None:
         """One more agent joins the scope's current step."""
         with self._lock:
-            state = self._scopes.setdefault((scope, run), _Scope(set(), {}))
-            planned = self._entry(agent)
-            before = {state.last_finished} if state.last_finished else state.before
-            self.app.learn(before or {start_of(scope)}, {planned}, is_start=False)
-            state.add(planned)
-            self._changed()
+            self._push(scope, agent, run)
 
     def join(self, scope: str, agent: str, *, run: str = "") -> None:
         """An agent begins: beside what is at work in its scope, else as the scope's next step."""
-        state = self._scopes.get((scope, run))
-        if state is not None and (at_work := list(state.planned)):
-            # Nobody says beforehand that it will run beside them: next, it is expected after them.
-            self.app.learn(at_work, {self._entry(agent)}, is_start=False)
-            self.push(scope, agent, run=run)
-        else:
-            self.plan(scope, [agent], run=run)
+        with self._lock:
+            self._join(scope, agent, run)
 
-    def is_planned(self, scope: str, agent: str, *, run: str = "") -> bool:
-        """Whether an agent is planned or at work in its scope's current step."""
-        state = self._scopes.get((scope, run))
-        return state is not None and self._entry(agent) in state.planned
+    def join_once(self, scope: str, agent: str, *, run: str = "") -> None:
+        """An agent begins, unless it is planned or at work in its scope's current step."""
+        with self._lock:
+            state = self._scopes.get((scope, run))
+            if state is None or self._entry(agent) not in state.planned:
+                self._join(scope, agent, run)
 
     def finish(self, scope: str, agent: str, *, run: str = "") -> None:
         """An agent has run in its scope's current step; others of the step may still be at it."""
@@ -126,8 +103,8 @@ class Workflow:
             steps = self._steps
             if steps is None:
                 steps = self._steps = self._look_ahead()
-            if steps.get(agent) is None:
-                # Who calls is at work, even where the graph does not know it.
+            if steps.get(agent) != 0:
+                # Who calls is at work, even where the graph does not know it or expects it later.
                 steps = fitting({agent: 0, **steps} | {agent: 0})
             return self._hint(agent, self._forecast(agent, self._trail.call(agent), steps))
 
@@ -147,6 +124,41 @@ class Workflow:
                 self._seq += 1
                 self._ended = Forecast(self._seq, done=True)
             return self._hint(None, self._ended)
+
+    def _plan(self, scope: str, agents: Collection[str], run: str) -> None:
+        self._forget_inside(scope, scope, run)
+        planned = [self._entry(agent) for agent in agents]
+        last = self._scopes.get((scope, run))
+        if last is None:
+            before = {start_of(scope)}
+        else:
+            ran = last.planned.keys() | last.finished
+            for agent in ran:
+                self._trail.finish(agent)
+            before = {self._exit(agent) for agent in ran}
+        self.app.learn(before, planned, is_start=last is None)
+        self._scopes[scope, run] = state = _Scope(before, last.arrived if last else {})
+        for agent in planned:
+            state.add(agent)
+        self._note_arrivals(state, before)
+        self._changed()
+
+    def _push(self, scope: str, agent: str, run: str) -> None:
+        state = self._scopes.setdefault((scope, run), _Scope(set(), {}))
+        planned = self._entry(agent)
+        before = {state.last_finished} if state.last_finished else state.before
+        self.app.learn(before or {start_of(scope)}, {planned}, is_start=False)
+        state.add(planned)
+        self._changed()
+
+    def _join(self, scope: str, agent: str, run: str) -> None:
+        state = self._scopes.get((scope, run))
+        if state is not None and (at_work := list(state.planned)):
+            # Nobody says beforehand that it will run beside them: next, it is expected after them.
+            self.app.learn(at_work, {self._entry(agent)}, is_start=False)
+            self._push(scope, agent, run)
+        else:
+            self._plan(scope, [agent], run)
 
     def _changed(self) -> None:
         self._steps = None

@@ -135,11 +135,8 @@ class Observer:
             return None
         path = (*scope.path, internals.id_of(executor))
         place = Place(scope, path, _agent_name(path), executor)
-        workflow = scope.run.workflow
-        if internals.asks(message) and not workflow.is_planned(
-            scope.name, place.agent, run=scope.key
-        ):
-            workflow.join(scope.name, place.agent, run=scope.key)
+        if internals.asks(message):
+            scope.run.workflow.join_once(scope.name, place.agent, run=scope.key)
         return place
 
     def finish(self, place: Place, message: Any) -> None:

@@ -222,6 +222,4 @@ class Observer:
 
 
 def _join(scope: Scope, agent: str) -> None:
-    workflow = scope.run.workflow
-    if not workflow.is_planned(scope.name, agent, run=scope.key):
-        workflow.join(scope.name, agent, run=scope.key)
+    scope.run.workflow.join_once(scope.name, agent, run=scope.key)

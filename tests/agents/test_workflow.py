@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 
@@ -173,7 +174,7 @@ def test_a_scope_three_levels_deep_ends_with_its_holders() -> None:
     run.plan("t/u", ["t/u/a"])
     assert steps(run, "t/u/a") == {"t/u/a": 0, "z": 1}
     run.finish("", "t")  # without a word from the scopes inside
-    assert steps(run, "z") == {"z": 1, "t/u/a": None}
+    assert steps(run, "z") == {"z": 0, "t/u/a": None}
     run.plan("", ["z"])
     assert steps(run, "z") == {"z": 0, "t/u/a": None}
 
@@ -370,9 +371,7 @@ def test_threads_share_a_workflow_and_every_hint_has_a_seq_of_its_own() -> None:
 def test_an_agent_that_nobody_announces_is_the_next_step() -> None:
     run = workflow(graph(*LINEAR))
     run.join("", "a")
-    assert run.is_planned("", "a")
     run.finish("", "a")
-    assert not run.is_planned("", "a")
     run.join("", "b")
     assert dict(run.hint("b").forecast.steps) == {"b": 0, "c": 1}
 
@@ -395,3 +394,52 @@ def test_what_leads_to_a_step_leads_to_all_that_joins_it() -> None:
     learned = {(source, join.target) for join in run.app.graph.joins for source in join.sources}
     # Beside what was at work, too: nobody says beforehand that it will run at once.
     assert learned == {(START, "a"), ("a", "b"), ("a", "c"), ("b", "c")}
+
+
+def test_an_agent_that_calls_after_its_turn_is_at_work() -> None:
+    run = workflow(graph(("a", "b"), ("b", "c"), ("c", "a")))
+    run.plan("", ["a"])
+    run.plan("", ["b"])
+    assert steps(run, "b") == {"b": 0, "c": 1, "a": 2}
+    assert steps(run, "a") == {"a": 0, "b": 0, "c": 1}
+
+
+def test_who_is_planned_already_does_not_join_again() -> None:
+    run = workflow(graph(("a", "b")))
+    for _ in range(2):
+        run.join_once("", "a")
+    assert steps(run, "a") == {"a": 0, "b": 1}
+    run.finish("", "a")
+    assert steps(run, "b") == {"b": 0, "a": None}
+
+
+class Interrupted(dict[tuple[str, str], Any]):
+    """The scopes of a workflow, at whose first look somebody else would change them."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self.meanwhile: Callable[[], None] | None = meanwhile
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if meanwhile := self.meanwhile:
+            self.meanwhile = None
+            meanwhile()
+        return found
+
+
+def test_agents_that_begin_at_once_both_follow_what_came_before() -> None:
+    run = workflow(graph(open_agents=[START]))
+    run.join("", "planner")
+    run.finish("", "planner")
+    other = threading.Thread(target=run.join, args=("", "y"))
+
+    def meanwhile() -> None:
+        other.start()
+        other.join(0.2)  # it waits for us
+
+    scopes = Interrupted(meanwhile)
+    scopes.update(run._scopes)
+    run._scopes = scopes
+    run.join("", "x")
+    other.join()
+    assert {join.target for join in run.app.graph.joins_from("planner")} == {"x", "y"}
