@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
+from kvflow_agents.failsafe import logger
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 from kvflow_agents.timing import Timing
 
@@ -13,6 +15,8 @@ START = "__start__"
 END = "__end__"
 # A graph whose every step leads somewhere new would grow for ever.
 MAX_LEARNED_EDGES = 10_000
+# One that names agents after what they work on would, too: forecasts of it say nothing.
+MAX_LEARNED_AGENTS = 256
 # Bounds the steps kept of outlooks, all together: some megabytes.
 MAX_REMEMBERED_STEPS = 65_536
 # Agents whose adapter is remembered.
@@ -48,6 +52,9 @@ class App:
         self._is_open = is_open
         self._learned: set[tuple[str, str]] = set()
         self._adopted: dict[tuple[str, str], StepGraph] = {}
+        self._nodes = {*graph.agents, *graph.passive}
+        self._room_for_agents = MAX_LEARNED_AGENTS
+        self._is_full = False
         self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES
         self._outlooks: dict[object, tuple[StepGraph, Outlook]] = {}
         self._remembered_steps = 0
@@ -70,6 +77,8 @@ class App:
             outlook = graph.outlook(
                 front, finished=finished, arrived=arrived, most_agents=most_agents
             )
+            if self._is_full:  # who was not learned may be followed by anyone
+                outlook = replace(outlook, is_closed=False)
             self._remember(front_key, graph, outlook)
         return outlook
 
@@ -132,20 +141,37 @@ class App:
                 self.graph = graph.including(StepGraph(new, passive={start}))
                 if start not in graph.passive:
                     self.graph = self.graph.including(inner)
+                self._nodes.update((start, *inner.agents, *inner.passive))
             if len(self._adopted) >= MAX_ADOPTED:
                 self._adopted.clear()
             self._adopted[holder, scope] = self.graph
 
     def _add(self, edges: set[tuple[str, str]]) -> None:
         with self._lock:
-            new = edges - self._learned
+            new = self._among_known(edges - self._learned)
             if new and self._has_room(len(new)):
                 self._learned |= new
-                graph = self.graph.with_edges(sorted(new))
-                if self._is_open:
-                    found = sorted({target for _, target in new} - graph.passive)
-                    graph = graph.including(StepGraph(open_agents=found))
-                self.graph = graph
+                joins = [Join(frozenset({source}), target) for source, target in sorted(new)]
+                found = {target for _, target in new} - self.graph.passive
+                open_agents = found if self._is_open else ()
+                self.graph = self.graph.including(StepGraph(joins, open_agents=open_agents))
+
+    def _among_known(self, edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """All of the edges, unless there is no room for the agents that they would add."""
+        strangers = {node for edge in edges for node in edge} - self._nodes
+        if len(strangers) <= self._room_for_agents:
+            self._room_for_agents -= len(strangers)
+            self._nodes |= strangers
+            return edges
+        if not self._is_full:
+            self._is_full = True
+            self._outlooks.clear()
+            logger.warning(
+                "an application has named more than %d agents that its structure does not have: no "
+                "more are learned; name them for what they do, not for what they work on",
+                MAX_LEARNED_AGENTS,
+            )
+        return {edge for edge in edges if strangers.isdisjoint(edge)}
 
     def _has_room(self, joins: int) -> bool:
         return len(self.graph.joins) + joins <= self._most_joins

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,10 @@ class Join:
 
     sources: frozenset[str]
     target: str
+
+
+_Joins: TypeAlias = dict[str, list[Join]]
+"""The joins at each node. Graphs share lists: none is changed once its graph is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,9 @@ class StepGraph:
         named = [name for join in self.joins for name in (*sorted(join.sources), join.target)]
         every_node = dict.fromkeys([*agents, *named, *sorted(self.open_agents)])
         self.agents = tuple(name for name in every_node if name not in self.passive)
-        self._joins_from: dict[str, list[Join]] = {}
-        self._and_joins_from: dict[str, list[Join]] = {}
-        self._joins_into: dict[str, list[Join]] = {}
+        self._joins_from: _Joins = {}
+        self._and_joins_from: _Joins = {}
+        self._joins_into: _Joins = {}
         for join in self.joins:
             self._joins_into.setdefault(join.target, []).append(join)
             for source in join.sources:
@@ -76,13 +82,22 @@ class StepGraph:
         return self.including(StepGraph(Join(frozenset({source}), to) for source, to in edges))
 
     def including(self, other: StepGraph) -> StepGraph:
-        """This graph and another one, joined where they name the same nodes."""
-        return StepGraph(
-            (*self.joins, *other.joins),
-            agents=(*self.agents, *other.agents),
-            passive=self.passive | other.passive,
-            open_agents=self.open_agents | other.open_agents,
-        )
+        """This graph and another one, joined where they name the same nodes.
+
+        Costs a copy of this graph's tables, and what is new.
+        """
+        new = [join for join in other.joins if join not in self.joins_into(join.target)]
+        added = other if len(new) == len(other.joins) else StepGraph(new)
+        graph = copy(self)
+        graph.joins = (*self.joins, *new)
+        graph.passive = self.passive | other.passive
+        graph.open_agents = self.open_agents | other.open_agents
+        every_node = dict.fromkeys((*self.agents, *other.agents))
+        graph.agents = tuple(name for name in every_node if name not in graph.passive)
+        graph._joins_from = _merged(self._joins_from, added._joins_from)
+        graph._and_joins_from = _merged(self._and_joins_from, added._and_joins_from)
+        graph._joins_into = _merged(self._joins_into, added._joins_into)
+        return graph
 
     def fingerprint(self) -> str:
         """A name for this structure, equal in every process: 32 hexadecimal digits."""
@@ -120,6 +135,10 @@ class StepGraph:
             level = walk.fire(level, depth)
             depth += 1
         return Outlook(walk.steps, walk.is_closed and not level)
+
+
+def _merged(joins: _Joins, others: _Joins) -> _Joins:
+    return joins | {node: [*joins.get(node, ()), *new] for node, new in others.items()}
 
 
 class _Walk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import pytest
@@ -125,7 +126,8 @@ def test_a_start_and_an_end_lie_inside_their_scope() -> None:
     assert (app.start_of("a/b"), app.end_of("a/b")) == ("a/b/__start__", "a/b/__end__")
 
 
-def test_threads_that_learn_at_once_lose_nothing() -> None:
+def test_threads_that_learn_at_once_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_LEARNED_AGENTS", 1000)
     team = App(StepGraph())
     begin = threading.Barrier(8)
 
@@ -150,3 +152,40 @@ def test_an_app_without_structure_learns_agents_that_anyone_may_follow() -> None
     assert app.name == "loop"
     assert app.graph.open_agents == {START, "a", "b"}
     assert {join.target for join in app.graph.joins_from(START)} == {"a", "b"}
+
+
+def open_app() -> App:
+    return App(StepGraph(passive=[START], open_agents=[START]), name="loop", is_open=True)
+
+
+def test_agents_named_after_what_they_work_on_are_learned_up_to_a_limit_and_it_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    team = open_app()
+    team.learn({START}, {"writer"}, is_start=True)
+    with caplog.at_level(logging.WARNING, "kvflow_agents"):
+        for number in range(1000):
+            team.learn({"writer"}, {f"document-{number}"}, is_start=False)
+            team.learn({f"document-{number}"}, {"writer"}, is_start=False)
+    assert len(team.graph.agents) == app.MAX_LEARNED_AGENTS
+    assert len(caplog.records) == 1
+    team.learn({"document-3"}, {"document-7"}, is_start=False)
+    assert edge("document-3", "document-7") in team.graph.joins_from("document-3")
+
+
+def test_who_was_not_learned_may_be_followed_by_anyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_LEARNED_AGENTS", 1)
+    team = open_app()
+    for before, agent in ((START, "a"), ("a", "b")):
+        team.learn({before}, {agent}, is_start=False)
+    assert not team.outlook(["b"], [], {}, most_agents=10).is_closed
+
+
+def test_a_structure_counts_as_known_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_LEARNED_AGENTS", 1)
+    team = App(StepGraph(agents="abcd"))
+    team.learn({"a"}, {"b"}, is_start=False)
+    team.learn({"b"}, {"c"}, is_start=False)
+    team.adopt("a", "a/x", lambda: StepGraph([edge("a/x/__start__", "a/x/c")], agents=["a/x/d"]))
+    team.learn({"a/x/c"}, {"a/x/d"}, is_start=False)
+    assert team.graph.joins_into("a/x/d") and team.graph.joins_into("c")

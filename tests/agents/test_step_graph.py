@@ -319,6 +319,22 @@ def test_two_graphs_join_where_they_name_the_same_nodes() -> None:
     assert both.outlook(["a"]).steps == {"a": 0, "b": 1, "c": 2}
 
 
+@given(cases(), st.integers(0, 9))
+def test_a_graph_that_grows_is_one_that_was_whole_from_the_start(case: Case, first: int) -> None:
+    whole = case.graph()
+    begun = StepGraph(case.joins[:first], passive=case.passive)
+    # Some of it is said twice.
+    grown = begun.including(
+        StepGraph(case.joins[first // 2 :], agents=NAMES, open_agents=case.open_agents)
+    )
+    assert grown.fingerprint() == whole.fingerprint()
+    for name in NAMES:
+        assert set(grown.joins_from(name)) == set(whole.joins_from(name))
+        assert set(grown.and_joins_from(name)) == set(whole.and_joins_from(name))
+        assert set(grown.joins_into(name)) == set(whole.joins_into(name))
+        assert len(grown.joins_into(name)) == len(whole.joins_into(name))
+
+
 def test_joins_are_found_from_both_ends() -> None:
     graph = StepGraph(edges("ab", "acb", "ab"))
     assert list(graph.joins_from("a")) == edges("ab", "acb")
