@@ -77,9 +77,9 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
         self,
         rank_of: Callable[[Leaf], Rank],
         *,
-        on_discard: Callable[[Rank], None] = lambda rank: None,
+        on_discard: Callable[[Leaf, Rank], None] = lambda leaf, rank: None,
     ) -> None:
-        """`on_discard` is called with the rank a leaf had, as far as it was noted."""
+        """`on_discard` is called with a leaf and the rank it had, as far as it was noted."""
         super().__init__()
         self._rank_of = rank_of
         self._on_discard = on_discard
@@ -97,7 +97,7 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
         noted = self._ranks.pop(leaf, None)
         if noted is not None:
             super().discard(leaf)
-            self._on_discard(noted)
+            self._on_discard(leaf, noted)
 
     def refresh(self, leaf: Leaf) -> None:
         """Take note that a leaf's rank may have changed."""

@@ -30,27 +30,30 @@ class ReuseByAge:
 
     def __init__(self) -> None:
         self._uses = [0.0] * BINS
-        self._rested_ms = [0.0] * BINS
+        # Of those that rested no longer: how many, and for how long at that age.
+        self._ended = [0.0] * BINS
+        self._ended_ms = [0.0] * BINS
         self._events = 0.0
 
     def note(self, age_ms: float, *, was_used: bool) -> None:
         """KV has rested for so long until it was used, or was evicted."""
         last = _bin_of(age_ms)
-        for each in range(last):
-            self._rested_ms[each] += _width_ms(each)
-        self._rested_ms[last] += max(age_ms - _begin_ms(last), 0.0)
+        self._ended[last] += 1
+        self._ended_ms[last] += max(age_ms - _begin_ms(last), 0.0)
         self._uses[last] += was_used
         self._events += 1
         if self._events > MOST_EVENTS:
             self._events /= 2
             self._uses = [uses / 2 for uses in self._uses]
-            self._rested_ms = [rested / 2 for rested in self._rested_ms]
+            self._ended = [ended / 2 for ended in self._ended]
+            self._ended_ms = [ended_ms / 2 for ended_ms in self._ended_ms]
 
     def wait_ms(self, age_ms: float) -> float:
         """After how long KV that has rested for so long is used again, at its present rate."""
         this = _bin_of(age_ms)
         prior_ms = PRIOR_EVENTS * max(age_ms, 1.0)
-        return (self._rested_ms[this] + prior_ms) / (self._uses[this] + PRIOR_EVENTS)
+        rested_ms = self._ended_ms[this] + _width_ms(this) * sum(self._ended[this + 1 :])
+        return (rested_ms + prior_ms) / (self._uses[this] + PRIOR_EVENTS)
 
 
 class MessageClock:
@@ -98,8 +101,8 @@ class Reuse:
         self._by_age = ReuseByAge()
 
     def note(self, rank: Rank, *, was_used: bool) -> None:
-        """A leaf of this rank was used again, or evicted."""
-        if rank.standing is Standing.ORDINARY:
+        """A leaf of this rank was used again, or evicted. Without a clock it has no age."""
+        if rank.standing is Standing.ORDINARY and self.clock.has_begun:
             self._by_age.note(self.clock.age_ms(rank.last_access), was_used=was_used)
 
     def expected_goes(self, ordinary: Rank, expected: Rank) -> bool:

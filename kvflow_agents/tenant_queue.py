@@ -9,8 +9,6 @@ from typing import Generic
 from kvflow_agents.eviction import EvictionQueue, Leaf, Preference, Rank
 from kvflow_agents.tenants import Tenant
 
-OnDiscard = Callable[[Tenant, Rank], None]
-
 
 class TenantQueue(set[Leaf], Generic[Leaf]):
     """Evictable leaves: recency says whose turn it is to give room, each tenant's order what goes.
@@ -27,9 +25,9 @@ class TenantQueue(set[Leaf], Generic[Leaf]):
         tenant_of: Callable[[Leaf], Tenant],
         tokens_of: Callable[[Leaf], int],
         *,
-        on_discard: OnDiscard = lambda tenant, rank: None,
+        on_discard: Callable[[Leaf, Rank], None] = lambda leaf, rank: None,
     ) -> None:
-        """`on_discard`: whose leaf, with the rank it had."""
+        """`on_discard` is called with a leaf and the rank it had, as far as it was noted."""
         super().__init__()
         self._rank_of = rank_of
         self._tenant_of = tenant_of
@@ -50,9 +48,8 @@ class TenantQueue(set[Leaf], Generic[Leaf]):
         tenant = self._tenants[leaf] = self._tenant_of(leaf)
         queue = self._queues.get(tenant)
         if queue is None:
-            queue = self._queues[tenant] = EvictionQueue(
-                self._rank_of, on_discard=lambda rank: self._on_discard(tenant, rank)
-            )
+            queue = EvictionQueue(self._rank_of, on_discard=self._on_discard)
+            self._queues[tenant] = queue
         queue.add(leaf)
         if self._by_recency is not None:
             self._push(leaf)

@@ -99,7 +99,7 @@ class PrefixTree:
         self._order = order(self)
         self._device_leaves: EvictionQueue[Node] = EvictionQueue(
             self._order.rank,
-            on_discard=lambda rank: self._order.fate(rank, was_used=not self._is_evicting),
+            on_discard=lambda _, rank: self._order.fate(rank, was_used=not self._is_evicting),
         )
         self._host_leaves: EvictionQueue[Node] = EvictionQueue(self._order.rank)
 

@@ -256,6 +256,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
             caller, is_told = None, False
         tokens_before = req.kv.cache_inserted_len
         user = None if caller is None else caller.workflow
+        prefix_end = self._leaf_of(req)
+        if prefix_end is not None and tokens_before == 0 and not was_retracted(req):
+            self.tree_core.note_read(prefix_end)
         with self.tree_core.inserting_for(user, tenant, is_told=is_told):
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         prefetched_tokens = self._read(req)

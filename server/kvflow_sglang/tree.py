@@ -52,7 +52,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
     most_expected_host_tokens: float | None = None
     # Whether a tenant's first expected leaf goes before its first ordinary one, below that limit.
     expected_goes: ExpectedGoes = staticmethod(lambda tenant: by_standing)
-    # Called with the rank of a tenant's device leaf that is evicted or used: which of both.
+    # Called with the rank of a tenant's device leaf when it is evicted or read: which of both.
     on_fate: Callable[[Tenant, Rank, bool], None] = staticmethod(lambda *fate: None)
     # While something is loaded ahead: how far its agent is from its call, and whose it is.
     displacing_for_distance: int | None = None
@@ -72,11 +72,13 @@ class ClaimedTreeCore(UnifiedTreeCore):
         )
         self._is_evicting = False
         self.evictable_device_leaves = TenantQueue(
-            self._rank, self.tenant_of, _tokens, on_discard=self._note_fate
+            self._rank, self.tenant_of, _tokens, on_discard=self._left_queue
         )
         self.evictable_host_leaves = TenantQueue(self._rank, self.tenant_of, _tokens)
         self.occupancy: Occupancy[Node] = Occupancy(self._holding)
         self._expected = ExpectedTokens()
+        # Of leaves that were locked, perhaps by a request that waits or a backup, and not read yet.
+        self._unread_ranks: dict[int, Rank] = {}
         # Each lock and unlock of a path looks at all its nodes, so they are counted when asked.
         self._uncounted: dict[int, Node] = {}
         self._not_backed_up: set[int] = set()
@@ -145,6 +147,12 @@ class ClaimedTreeCore(UnifiedTreeCore):
             node = node.parent
         return node if end == tokens else None
 
+    def note_read(self, node: Node) -> None:
+        """A request has read its prefix down to a node: if that is a leaf, it was used again."""
+        noted = self._unread_ranks.pop(node.id, None)
+        if noted is not None and all(child.evicted for child in node.children.values()):
+            self.on_fate(self.tenant_of(node), noted, True)
+
     def first_host_victim(self) -> Node | None:
         """The host leaf to evict next; it stays in the tree."""
         return self.evictable_host_leaves.first(self._preference_on_host)
@@ -178,8 +186,12 @@ class ClaimedTreeCore(UnifiedTreeCore):
     def _preference_on_host(self, tenant: Tenant) -> Preference:
         return by_recency if self._clips_on_host(tenant) else self.expected_goes(tenant)
 
-    def _note_fate(self, tenant: Tenant, noted: Rank) -> None:
-        self.on_fate(tenant, noted, not self._is_evicting)
+    def _left_queue(self, node: Node, noted: Rank) -> None:
+        if self._is_evicting:
+            self._unread_ranks.pop(node.id, None)
+            self.on_fate(self.tenant_of(node), noted, False)
+        else:
+            self._unread_ranks.setdefault(node.id, noted)
 
     def _rank(self, node: Node) -> Rank:
         standing, distance = self.ledger.standing(node)
@@ -261,6 +273,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         super()._unregister_node(node)
         self.ledger.removed(node)
         self._not_backed_up.discard(node.id)
+        self._unread_ranks.pop(node.id, None)
         self.occupancy.removed(node.id)
         self._uncounted.pop(node.id, None)
         self._note_expected(node, NOTHING)

@@ -90,6 +90,22 @@ def test_only_ordinary_kv_teaches() -> None:
     assert cache.reuse.expected_goes(ordinary(used), expected(11_000 + 10_001))
 
 
+def test_without_a_clock_nothing_teaches() -> None:
+    cache = Cache()
+    for _ in range(20):
+        cache.reuse.note(ordinary(0), was_used=True)
+    used = cache.use(1000)
+    assert not cache.reuse.expected_goes(ordinary(used), expected(1001))
+
+
+def test_the_rate_of_an_age_is_uses_over_the_time_spent_at_it() -> None:
+    by_age = ReuseByAge()
+    for age_ms, was_used in ((300, True), (1000, False), (90, True), (256, False)):
+        by_age.note(age_ms, was_used=was_used)
+    # From 256 to 511 ms: 44 of the first, all 256 of the second, none of the last.
+    assert by_age.wait_ms(400) == (44 + 256 + 400) / (1 + 1)
+
+
 def test_what_is_overdue_stays() -> None:
     cache = Cache()
     used = cache.use(1000)

@@ -86,19 +86,19 @@ def test_nobody_is_asked_for_what_only_others_expect() -> None:
     assert drained(queue_of(*flood, mine))[-1] == 1000
 
 
-def test_fates_are_told_with_whose_leaf_it_was() -> None:
-    told: list[tuple[Tenant, Rank]] = []
+def test_what_is_discarded_is_told_once_with_the_rank_it_had() -> None:
+    told: list[tuple[Leaf, Rank]] = []
     queue: TenantQueue[Leaf] = TenantQueue(
         lambda leaf: rank(leaf.standing, None, leaf.used_at, leaf.id),
         lambda leaf: leaf.tenant,
         lambda leaf: leaf.tokens,
-        on_discard=lambda tenant, noted: told.append((tenant, noted)),
+        on_discard=lambda leaf, noted: told.append((leaf, noted)),
     )
     leaf = Leaf(1, "a", 7)
     queue.add(leaf)
     queue.discard(leaf)
     queue.discard(leaf)
-    assert [(tenant, noted.last_access) for tenant, noted in told] == [("a", 7)]
+    assert [(leaf.id, noted.last_access) for leaf, noted in told] == [(1, 7)]
     assert queue.first(by_their_own) is None
 
 

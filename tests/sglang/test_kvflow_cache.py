@@ -90,6 +90,25 @@ def test_a_request_that_is_computed_again_after_a_retraction_counts_once() -> No
     cache.cache.foresight.check()
 
 
+def test_kv_is_used_once_by_each_request_that_reads_it_and_by_no_lock() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400, host_ratio=4.0)
+    fates: list[tuple[float, bool]] = []
+    tree = cache.cache.tree_core
+    tree.on_fate = lambda tenant, noted, was_used: fates.append((noted.last_access, was_used))
+    cache.run(FIXED, [1, 2])  # its backup locks it
+    cache.one_pass()
+    assert fates == []
+    (leaf,) = tree.evictable_device_leaves
+    used_at = leaf.last_access_time
+    for _ in range(3):  # as a request does that waits for room, pass by pass
+        cache.cache.unlock(cache.cache.lock(cache.match([*FIXED, 1, 2]).last_device_node))
+    assert fates == []
+    cache.run([*FIXED, 1, 2, 3], [4])
+    assert fates == [(used_at, True)]
+    cache.evict(400)
+    assert len(fates) > 1 and not any(was_used for _, was_used in fates[1:])
+
+
 def test_kv_that_is_switched_off_is_kept_by_recency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, '{"kv": false}')
     cache = StandaloneCache("kvflow", pool_tokens=100)
