@@ -75,6 +75,8 @@ class Hint:
     """When it came to the server, by the server's clock; what a client says here is ignored."""
     tenant: str | None = None
     """Whose it is, as the server has it; what a client says here is ignored."""
+    is_answer: bool = False
+    """Whether it comes with an answer, as inferred ones do: nobody calls, but the run goes on."""
 
 
 def encode_request(hint: Hint) -> dict[str, Any]:

@@ -162,7 +162,14 @@ class Inference:
         workflow.is_expected = True
         forecast = Forecast(workflow.seq, steps)
         name, tenant = _name(workflow.number), workflow.origin.tenant
-        hint = Hint(name, forecast, agent=agent, app=_name(workflow.app), tenant=tenant)
+        hint = Hint(
+            name,
+            forecast,
+            agent=None if has_finished else agent,
+            app=_name(workflow.app),
+            tenant=tenant,
+            is_answer=has_finished,
+        )
         self._hear(hint)
         return hint
 

@@ -97,7 +97,8 @@ class KnownWorkflow(Generic[N]):
         if told is None:
             return None
         self._note_when_told(hint, told)
-        self.is_paused = hint.agent is None and not hint.forecast.changes
+        is_mid_run = hint.forecast.changes or hint.is_answer
+        self.is_paused = hint.agent is None and not is_mid_run
         if self.is_paused:
             self.pauses += 1
             for agent in self.agents.values():

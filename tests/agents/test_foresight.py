@@ -389,6 +389,17 @@ def test_forecasts_that_are_not_heeded_protect_nothing_until_they_are() -> None:
     assert server.standing("You write. Do A done") == SPENT
 
 
+def test_answers_are_no_calls_that_come_true_and_no_pauses() -> None:
+    """An inferred workflow tells with each answer what it expects, and then somebody else calls."""
+    server = Server()
+    for call in range(4):
+        server.hear("w", 2 * call, {"a": 0, "b": 1}, caller="a")
+        answer = Hint("w", Forecast(2 * call + 1, {"a": None, "b": 1}), is_answer=True)
+        assert server.foresight.hear(answer).was_foretold is None
+    assert server.foresight.distrusted == 1
+    assert not server.foresight.is_trusted("w")
+
+
 def test_an_agent_that_a_message_names_twice_over_is_claimed_once() -> None:
     """Changes of a workflow that had fallen silent: what was told before counts again as well."""
     server = Server()

@@ -106,6 +106,9 @@ def test_what_follows_is_forecast_in_the_order_of_the_calls() -> None:
         names["writer"]: 1,
         names["critic"]: 2,
     }
+    # An answer is no call.
+    assert (call.caller.agent, call.caller.is_answer) == (call.agent, False)
+    assert (traffic.heard[-1].agent, traffic.heard[-1].is_answer) == (None, True)
     # It has finished, so that its own next call is what is told of it now.
     assert traffic.heard[-1].forecast.steps == {
         names["writer"]: 1,
