@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
@@ -146,7 +147,9 @@ def _intent_of(request: Any) -> Intent:
 def _origin_of(request: Any) -> Origin:
     said = _said(request)
     tenant = tenant_in(request.sampling_params.custom_params)
-    space = repr((request.extra_key, request.cache_salt, request.lora_id, tenant))
+    apart = repr((request.extra_key, request.cache_salt, request.lora_id, tenant))
+    # Clients choose how long it is, and thousands are remembered.
+    space = blake2b(apart.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     session = _first_name((request.session_id, said.get(SESSION_FIELD)))
     return Origin(space, _first_name([said.get(SCOPE_FIELD)]), session, tenant)
 

@@ -12,7 +12,7 @@ import pytest
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
-from kvflow_sglang.inferred import note_origin
+from kvflow_sglang.inferred import _origin_of, note_origin
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import Core, Request, StandaloneCache
 
@@ -148,6 +148,19 @@ def noted(headers: dict[str, str], body: object, custom_params: object = None) -
     request = SimpleNamespace(sampling_params={"custom_params": custom_params})
     note_origin(request, headers, body)
     return request.sampling_params["custom_params"]
+
+
+def test_what_keeps_requests_apart_is_remembered_in_a_few_bytes() -> None:
+    def space(**fields: str) -> str:
+        params = SimpleNamespace(custom_params=None)
+        asked = dict.fromkeys(("extra_key", "cache_salt", "lora_id", "session_id")) | fields
+        return _origin_of(SimpleNamespace(sampling_params=params, **asked)).space
+
+    salt = "\udcff" + 1_000_000 * "x"
+    spaces = [space(), space(cache_salt=salt), space(cache_salt=salt + "x"), space(extra_key=salt)]
+    assert len(set(spaces)) == len(spaces)
+    assert max(map(len, spaces)) <= 32
+    assert space(cache_salt=salt) == spaces[1]
 
 
 def test_what_a_client_says_of_itself_travels_with_the_request() -> None:
