@@ -11,12 +11,14 @@ class PatientPrefillAdder(PrefillAdder):
     """Passes over requests whose prefix is being loaded.
 
     `CONTINUE` without an admission leaves a request in the waiting queue and goes on to the next.
+    In that pass SGLang counts its LoRA adapter among those that run, as if it had been admitted.
     """
 
     def add_one_req(
         self, req: Any, has_chunked_req: bool, truncation_align_size: int | None
     ) -> AddReqResult:
-        if req.host_hit_length > 0 and self._should_wait(req):
+        # Others may have been retracted for this one already: their room is not to stay empty.
+        if req.host_hit_length > 0 and not self.preempt_list and self._should_wait(req):
             return AddReqResult.CONTINUE
         return super().add_one_req(req, has_chunked_req, truncation_align_size)
 

@@ -27,6 +27,7 @@ class Adder(PrefillAdder):
         self.page_size = 1
         self.running_batch = SimpleNamespace(reqs=[None] * running)
         self.can_run_list: list[Any] = []
+        self.preempt_list: list[Any] = []
 
     def add_one_req(self, req: Any, *args: Any) -> AddReqResult:
         self.can_run_list.append(req)
@@ -141,3 +142,12 @@ def test_who_needs_no_load_or_has_no_host_tier_is_left_to_sglang() -> None:
 def test_any_class_of_adders_is_made_patient() -> None:
     assert make_patient(PrefillAdder) is PatientPrefillAdder
     assert issubclass(PatientAdder, PatientPrefillAdder) and issubclass(PatientAdder, Adder)
+
+
+def test_a_request_for_which_others_were_retracted_does_not_wait() -> None:
+    recorder = Recorder()
+    adder = PatientAdder(SimpleNamespace(prefetcher=recorder), running=1)
+    adder.preempt_list = ["a request that has made room"]
+    waiting = request([0] * 10, host_tokens=5)
+    adder.add_one_req(waiting, False, None)
+    assert (adder.can_run_list, recorder.asked) == ([waiting], [])
