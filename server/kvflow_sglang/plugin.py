@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,9 @@ from kvflow_sglang import self_check
 from kvflow_sglang.command_line import BACKEND, asks_for_kvflow
 from kvflow_sglang.compat import hooks, http_process, names
 from kvflow_sglang.compat.hooks import HookRegistry, HookType
+
+# Set for the processes of a server whose door was put in place.
+DOOR_VARIABLE = "KVFLOW_DOOR"
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +34,16 @@ def register() -> None:
             # A hook that fails to apply is only logged by SGLang: look before it is tried.
             _exit_unless(self_check.check_names, names.LAUNCHER_NAMES)
     elif "sglang.srt.managers.scheduler" in sys.modules:
-        from kvflow_sglang.compat.radix_cache import register_radix_cache_backend
+        _register_in_child()
 
-        register_radix_cache_backend(BACKEND, make_cache)
+
+def _register_in_child() -> None:
+    """In a scheduler, or in a launcher that somebody has started as a process of theirs."""
+    from kvflow_sglang.compat.radix_cache import register_radix_cache_backend
+
+    if "sglang.srt.entrypoints.engine" in sys.modules:
+        HookRegistry.register(hooks.LAUNCH_HOOK, _launch, HookType.AROUND)
+    register_radix_cache_backend(BACKEND, make_cache)
 
 
 def make_cache(context: Any) -> Any:
@@ -51,6 +62,12 @@ def make_cache(context: Any) -> Any:
         raise IncompatibleServerError(
             "kvflow works with full attention only: this model has sliding-window or state-space "
             "layers; start without --radix-cache-backend kvflow"
+        )
+    if DOOR_VARIABLE not in os.environ:
+        raise IncompatibleServerError(
+            "kvflow is not in front of this scheduler, so clients could pass for each other: "
+            "start the server by `kvflow serve` or `sglang serve`, or call "
+            "`sglang.srt.plugins.load_plugins()` before you launch it"
         )
     http_process.hook_custom_types(*messages.ALL)
     _hook_scheduler()
@@ -128,6 +145,7 @@ def _prepare_http(server_args: Any) -> None:
     router = make_router(doorman, interpreter, every_hook, of_all=of_all)
     http_process.add_routes(http_process.http_app(), router)
     http_process.http_app().add_middleware(ReceiptHeader, wanted=wanted)
+    os.environ[DOOR_VARIABLE] = "1"
 
 
 def _admit(

@@ -166,6 +166,32 @@ def test_a_model_without_full_attention_is_refused(
         plugin.make_cache(context)
 
 
+def test_a_scheduler_without_the_door_in_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a launcher that had begun before plugins were loaded."""
+    monkeypatch.setattr(self_check, "check_names", lambda names: None)
+    monkeypatch.setattr(self_check, "check_server", lambda args: None)
+    monkeypatch.delenv(plugin.DOOR_VARIABLE, raising=False)
+    context = SimpleNamespace(server_args=None, is_hybrid_swa=False, is_hybrid_ssm=False)
+    with pytest.raises(IncompatibleServerError, match="not in front of this scheduler"):
+        plugin.make_cache(context)
+
+
+@pytest.mark.parametrize("has_engine", [False, True])
+def test_a_launcher_that_is_a_child_process_gets_the_door_too(
+    has_engine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked: list[str] = []
+    register = lambda target, *args: hooked.append(target)  # noqa: E731
+    monkeypatch.setattr(plugin, "HookRegistry", SimpleNamespace(register=register))
+    monkeypatch.setattr(plugin.multiprocessing, "parent_process", lambda: "somebody's process")
+    monkeypatch.setitem(sys.modules, "sglang.srt.managers.scheduler", SimpleNamespace())
+    monkeypatch.delitem(sys.modules, "sglang.srt.entrypoints.engine", raising=False)
+    if has_engine:
+        monkeypatch.setitem(sys.modules, "sglang.srt.entrypoints.engine", SimpleNamespace())
+    plugin.register()
+    assert hooked == [hooks.LAUNCH_HOOK] * has_engine
+
+
 # Python runs a module of this name at its start: one name is deleted once its module is there.
 BREAKER = """
 import importlib.abc, importlib.util, os, sys
