@@ -280,7 +280,12 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self._tenants.pop(node.id, None)
 
     def _update_evictable_leaf_sets(self, node: Node) -> None:
-        super()._update_evictable_leaf_sets(node)
+        # As the stock core does, but most nodes are in the right sets already: no need to ask.
+        device, host = self.evictable_device_leaves, self.evictable_host_leaves
+        if self._is_device_leaf(node) != (node in device):
+            device.discard(node) if node in device else device.add(node)
+        if self._is_host_leaf(node) != (node in host):
+            host.discard(node) if node in host else host.add(node)
         self._uncounted[node.id] = node
         if len(self._uncounted) > _MOST_UNCOUNTED:
             self._count_changed()
