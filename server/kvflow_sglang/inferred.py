@@ -96,7 +96,9 @@ class InferredCallers:
                 self._arrivals.popitem(last=False)
 
     def catch_up(self, rids: Iterable[str]) -> None:
-        """Look at these requests and at all that came before, but at none that still waits."""
+        """Process these requests and all that arrived before them, but none that arrived later."""
+        if not self._arrivals:
+            return
         for rid in rids:
             while rid in self._arrivals:
                 self._safely(self._arrived, self._arrivals.popitem(last=False)[1])

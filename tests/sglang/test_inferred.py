@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from array import array
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_arrivals_are_looked_at_when_the_device_is_at_work() -> None:
     assert cache.status()["inferred_abstained"] == 2
     cache.catch_up(requests)
     assert cache.status()["inferred_abstained"] == 3
+
+
+def test_a_batch_is_not_looked_through_when_nobody_has_arrived() -> None:
+    def rids() -> Iterator[str]:
+        pytest.fail("somebody has looked")
+        yield ""
+
+    cache = cache_of("kvflow")
+    cache.cache.inferred.catch_up(rids())
 
 
 def test_flushing_forgets_what_was_inferred() -> None:
