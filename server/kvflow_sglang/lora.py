@@ -160,9 +160,11 @@ class AdapterSlots:
         """Once a scheduler pass, before requests are admitted: load one adapter ahead."""
         self._waits_for_link = False
         loader, horizon_steps = self._loader, self._horizon_steps
-        if loader is None or horizon_steps is None:
+        if loader is None:
             return
         loader.drain()
+        if horizon_steps is None:
+            return
         expected = {tenant: each for tenant, each in self._ledgers().items() if each.by_nearness()}
         if self._arrivals.go_first() or not expected:
             return

@@ -167,6 +167,7 @@ def test_a_request_whose_adapter_is_under_way_is_passed_over_and_loads_nothing_e
     assert not server.loader.try_overlap_load_lora("a", set())
     assert len(Event.made) == 1
     land()
+    server.step()
     assert server.loader.try_overlap_load_lora("a", set())
     assert len(Event.made) == 1
     server.slots.used("a", None)
@@ -184,6 +185,30 @@ def test_a_load_is_done_when_it_is_done_on_every_rank() -> None:
     assert not server.loader.try_overlap_load_lora("a", set())
     server.others = 1
     assert server.step() == {"b"}
+
+
+def test_ranks_agree_once_a_pass_however_many_requests_wait() -> None:
+    server = Server("a")
+    server.expect(a=1)
+    server.step()
+    asked: list[object] = []
+    server.scheduler.tree_cache._all_reduce = lambda count, op: asked.append(op)
+    server.step()
+    for _ in range(5):
+        assert not server.loader.try_overlap_load_lora("a", set())
+    assert len(asked) == 1
+
+
+def test_loads_for_requests_are_done_although_none_are_made_ahead() -> None:
+    server = Server("a")
+    device = server.loader.device_module
+    server.slots = AdapterSlots(server.scheduler, Settings(lora_prefetch_steps=None))
+    loader = server.scheduler.lora_overlap_loader
+    loader.device_module = device
+    assert not loader.try_overlap_load_lora("a", set())
+    land()
+    server.step()
+    assert loader.try_overlap_load_lora("a", set())
 
 
 def test_none_is_started_while_a_request_waits_for_another() -> None:

@@ -27,7 +27,8 @@ _LORA_STATE = (
 class AgreedOverlapLoader(LoRAOverlapLoader):
     """SGLang's loader of adapters, but a load is done when it is done on every rank.
 
-    SGLang asks each rank's own event, and so ranks could admit different requests.
+    SGLang asks each rank's own event, and so ranks could admit different requests. It asks for
+    each request that waits, too; ranks agree once in a pass, when `drain` is called.
     """
 
     def __init__(self, lora_manager: Any, cache: Any) -> None:
@@ -35,10 +36,7 @@ class AgreedOverlapLoader(LoRAOverlapLoader):
         self._cache = cache
 
     def drain(self) -> None:
-        """Note which loads are done."""
-        self._drain_completed_overlap_loads()
-
-    def _drain_completed_overlap_loads(self) -> None:
+        """Note which loads are done; once a pass, before requests are admitted."""
         events = self.lora_to_overlap_load_event
         if not events:
             return
@@ -46,6 +44,9 @@ class AgreedOverlapLoader(LoRAOverlapLoader):
         finished = len(list(takewhile(lambda event: event.query(), events.values())))
         for adapter in list(events)[: agreed(self._cache, finished)]:
             self.device_module.current_stream().wait_event(events.pop(adapter))
+
+    def _drain_completed_overlap_loads(self) -> None:
+        """Nothing: it would be asked of all ranks for every request that waits."""
 
 
 def lora_manager(scheduler: Any) -> Any:
