@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Alarmed(Hashable, Protocol):
-    """Has an alarm at most."""
+    """Carries at most one alarm."""
 
     alarm_ms: int | None
 

@@ -67,9 +67,10 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
     """A set of evictable leaves that knows which goes first.
 
     It keeps one heap per standing over the whole life of the cache, where a heap built at every
-    eviction would cost O(leaves) each time. Entries are corrected lazily: a rank may become
-    *later* without notice (a leaf was used again); for any other change call `refresh`. Of leaves
-    whose standing has become weaker without notice one is found when no other is left.
+    eviction would cost O(leaves) each time. Entries are corrected when they come up, so two changes
+    need no notice: an access makes a leaf go *later*, and a ledger's `doubt` or `believe` moves all
+    leaves of a workflow at once, of which those that are weaker now may be found last. For any
+    other change call `refresh`.
     `add`, `discard` and `refresh` cost O(log n); `first` does too, amortized.
     """
 
@@ -116,7 +117,7 @@ class EvictionQueue(set[Leaf], Generic[Leaf]):
         """
         found = self._first(expected_goes)
         if found is None and self:
-            # All have moved to a weaker standing, which had been looked at before they did.
+            # Every leaf was refiled into a heap already searched; search once more.
             found = self._first(expected_goes)
         return found
 

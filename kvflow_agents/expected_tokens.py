@@ -41,7 +41,7 @@ class ExpectedTokens:
     def note(self, node_id: int, tenant: Tenant, now: TierTokens) -> bool:
         """What a tenant's node holds by now; whether it has left the device for the host alone.
 
-        Nothing, if it is gone or no agent that uses it is expected.
+        Pass `NOTHING` for a node that is gone or not expected.
         """
         before = self._of_node.get(node_id, NOTHING)
         if now == before:

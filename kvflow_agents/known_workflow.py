@@ -22,7 +22,7 @@ LEAST_CHANCE = 0.01
 LEAST_COMEBACKS = 2
 # What is sooner than this part of a step is now.
 LEAST_STEP = 0.1
-# Who has not called when it was due will, after this part of the time that it was waited for.
+# An overdue agent is expected after this fraction of the time already waited.
 OVERDUE = 0.5
 
 
@@ -53,8 +53,9 @@ class KnownWorkflow(Generic[N]):
 
     name: str
     app: str | None
-    # How many tokens the cache had evicted when its last message came, and whether too many since.
+    # How many tokens the cache had evicted when its last message came.
     heard_at_tokens: int
+    # Whether it has evicted so many since then that what was told no longer counts.
     is_dormant: bool = False
     expected: Expectations = field(default_factory=Expectations)
     # In the order of their last call.

@@ -93,7 +93,7 @@ class MessageClock:
 
 
 class Reuse:
-    """Who of two leaves is used first, as forecasts tell it or as one tenant's KV was before."""
+    """Which of two leaves is used first, as forecasts tell it or as one tenant's KV was before."""
 
     def __init__(self, clock: MessageClock, *, order: Order) -> None:
         self.clock = clock

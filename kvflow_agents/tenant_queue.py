@@ -13,9 +13,10 @@ from kvflow_agents.tenants import Tenant
 class TenantQueue(set[Leaf], Generic[Leaf]):
     """Evictable leaves: recency says whose turn it is to give room, each tenant's order what goes.
 
-    What a tenant says of its KV so moves its own alone, as in LRU-SP (Cao, Felten and Li, OSDI
-    '94): if it keeps the leaf whose turn it is, that takes the place in the order of recency of
-    the leaf that went instead, once as much has gone as it holds. With one tenant this is an
+    So what a tenant says of its KV moves only its own, as in LRU-SP (Cao, Felten and Li, OSDI '94).
+    If it keeps the leaf whose turn it is, others of its leaves go instead. The rule is that of the
+    inherited place: a retained leaf inherits the victim's place in the order of recency once
+    enough of its owner's tokens were evicted, as many as it holds. With one tenant this is an
     `EvictionQueue`; with several each operation costs O(log n), amortized, however many they are.
     """
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from kvflow_agents.hints import Hint
 
 Tenant: TypeAlias = str | None
-"""A server's own name for a tenant; None: everybody whom nothing tells apart."""
+"""A server's own name for a tenant; None: anonymous traffic, which nothing tells apart."""
 
 # No name in a hint can hold it.
 _END = "\x00"

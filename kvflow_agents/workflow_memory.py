@@ -28,7 +28,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten(Generic[N]):
-    """Agents that are remembered no more, and their workflow, if it is neither."""
+    """Agents that were forgotten, and their workflow if it was forgotten too."""
 
     agents: dict[str, KnownAgent[N]]
     workflow: KnownWorkflow[N] | None = None
@@ -132,7 +132,7 @@ class WorkflowMemory(Generic[N]):
         while len(self) > limits.most_workflows or self._agents_told > limits.most_agents_told:
             yield self._forget_oldest()
         while self.agents > limits.most_agents or self.tokens_kept > limits.most_tokens:
-            # Whoever is heard right now comes last of its kind, but is no exception.
+            # The workflow just heard is last in line, but not exempt.
             if self._dormant:
                 yield self._forget_oldest()
             elif len(apps) > 1 or not self._live:

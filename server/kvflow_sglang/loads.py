@@ -108,7 +108,7 @@ class EarlyLoads:
     def finish(self, *, waits: bool = False) -> list[tuple[Node, Holder | None]]:
         """Let the copies that are done into the tree; the nodes that have come to the device.
 
-        With `waits` all of them are, a moment later.
+        With `waits`, block until every copy is done.
         """
         if not self._flights:
             return []

@@ -33,7 +33,7 @@ class Settings:
     """Whether forecasts are inferred for requests without a hint."""
     prefetch_steps: int | None = 1
     """Agents that run in so many steps are loaded back ahead of their call, and one step more
-    while loads come late; None: none are."""
+    while loads come late; null disables this."""
     prefetch_agents: int = 4
     """Of one workflow's agents, so many of the nearest: the ways a branch may go."""
     prefetch_tokens: int = 8192
@@ -44,14 +44,15 @@ class Settings:
     """Whether LoRA adapters are evicted by forecast, and loaded ahead where SGLang loads them
     beside its computation (`--enable-lora-overlap-loading`)."""
     lora_prefetch_steps: int | None = 1
-    """Adapters of agents that run in so many steps are loaded ahead of their call; None: none."""
+    """Adapters of agents that run in so many steps are loaded ahead of their call; null disables
+    this."""
     tenant_by: TenantBy = "salt"
     """What tells tenants apart: the `cache_salt` and `extra_key` of their requests, their API key
     (for a proxy that has checked it), or a header that a proxy sets (docs/security.md)."""
     tenant_header: str | None = None
     """That header, and only with `"tenant_by": "header"`: clients must not be able to set it."""
     most_tenants: int = 64
-    """So many are known at a time, besides those whom nothing tells apart."""
+    """How many tenants are remembered at once, not counting anonymous traffic."""
     tenant_workflows: int = 1024
     """Of one tenant; beyond them the one that was silent longest is forgotten, as below."""
     tenant_agents: int = 8192
