@@ -9,7 +9,7 @@ from kvflow_agents.tenants import Tenant
 
 
 class TierTokens(NamedTuple):
-    """What a node, or all nodes of a tenant, hold in each tier."""
+    """What a node, or all nodes of an owner, hold in each tier."""
 
     device: int = 0
     host: int = 0

@@ -8,6 +8,7 @@ from heapq import nlargest
 from typing import Generic, NamedTuple, TypeVar
 
 from kvflow_agents.eviction import Standing
+from kvflow_agents.expected_tokens import TierTokens
 
 N = TypeVar("N")
 
@@ -20,13 +21,6 @@ class Holding(NamedTuple):
     """The one workflow that has used it; None: several have, or somebody unknown."""
     device_tokens: int
     host_tokens: int
-
-
-class Tokens(NamedTuple):
-    """On the device, and on the host."""
-
-    device: int
-    host: int
 
 
 class Occupancy(Generic[N]):
@@ -73,17 +67,17 @@ class Occupancy(Generic[N]):
                 self._noted[node_id] = now
                 self._add(now, 1)
 
-    def by_standing(self) -> dict[Standing, Tokens]:
+    def by_standing(self) -> dict[Standing, TierTokens]:
         """Tokens by why they are kept."""
-        return {standing: Tokens(*sums) for standing, sums in self._standings.items()}
+        return {standing: TierTokens(*sums) for standing, sums in self._standings.items()}
 
-    def of(self, owner: str | None) -> Tokens:
+    def of(self, owner: str | None) -> TierTokens:
         """Tokens that only this workflow has used; of None: all others."""
-        return Tokens(*self._owners.get(owner, (0, 0)))
+        return TierTokens(*self._owners.get(owner, (0, 0)))
 
     def largest_owners(
         self, most: int, counts: Callable[[str], bool] = lambda name: True
-    ) -> list[tuple[str, Tokens]]:
+    ) -> list[tuple[str, TierTokens]]:
         """The workflows that hold most on the device, and those that do on the host. O(owners).
 
         So many of each, of those that `counts` lets pass, those of the device first.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from kvflow_agents.call_receipt import Admission, Doubt, Fate, Sums
+from kvflow_agents.expected_tokens import TierTokens
 from kvflow_agents.foresight import Outcome
 from kvflow_agents.hints import (
     MAX_AGENT_BYTES,
@@ -20,7 +21,6 @@ from kvflow_agents.hints import (
     REASONS,
     VERSION,
 )
-from kvflow_agents.occupancy import Tokens
 
 Schema = dict[str, Any]
 Responses = dict[int | str, Schema]
@@ -166,13 +166,13 @@ WORKFLOW = objects(
     }
 )
 
-_HELD = objects(_counts(Tokens))
+_HELD = objects(_counts(TierTokens))
 _TENANT = {"tenant": nullable(TEXT)}
 _TIER = dict.fromkeys(("tokens", "free", "spent", "ordinary", "expected"), COUNT)
 _POOL = {
     **dict.fromkeys(("device", "host"), objects(_TIER)),
     "loading": COUNT,
-    "owners": lists(objects({"workflow": TEXT, **_TENANT, **_counts(Tokens)})),
+    "owners": lists(objects({"workflow": TEXT, **_TENANT, **_counts(TierTokens)})),
     "shared": _HELD,
     "uncounted_nodes": COUNT,
 }

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvflow_agents.eviction import Standing
-from kvflow_agents.occupancy import Holding, Occupancy, Tokens
+from kvflow_agents.expected_tokens import TierTokens
+from kvflow_agents.occupancy import Holding, Occupancy
 
 HOLDINGS = st.builds(
     Holding,
@@ -38,7 +39,7 @@ def test_the_sums_are_those_of_the_nodes(
     assert occupancy.uncounted == 0
     for standing, tokens in occupancy.by_standing().items():
         held = [each for each in nodes.values() if each.standing is standing]
-        assert tokens == Tokens(
+        assert tokens == TierTokens(
             sum(each.device_tokens for each in held), sum(each.host_tokens for each in held)
         )
     for owner in (None, "v", "w"):
@@ -62,7 +63,7 @@ def test_one_call_looks_at_so_many_nodes_and_no_more() -> None:
     assert (len(looked_at), occupancy.uncounted) == (4, 6)
     occupancy.count(100)
     assert (len(looked_at), occupancy.uncounted) == (10, 0)
-    assert occupancy.largest_owners(2) == [("w0", Tokens(58, 0)), ("w2", Tokens(45, 0))]
+    assert occupancy.largest_owners(2) == [("w0", TierTokens(58, 0)), ("w2", TierTokens(45, 0))]
 
 
 def test_who_holds_much_on_the_host_alone_is_among_the_largest() -> None:
@@ -74,5 +75,5 @@ def test_who_holds_much_on_the_host_alone_is_among_the_largest() -> None:
         occupancy.changed(node, node)
     occupancy.count(10)
     owners = dict(occupancy.largest_owners(8))
-    assert owners["on the host"] == Tokens(0, 300_000)
+    assert owners["on the host"] == TierTokens(0, 300_000)
     assert len(owners) == 9
