@@ -11,7 +11,7 @@ from kvflow_agents.hints import Hint
 from kvflow_agents.inference_app import LearnedApp
 from kvflow_agents.inference_links import Answers, Prompts
 from kvflow_agents.inference_prompts import PromptTree, chain_of
-from kvflow_agents.inference_workflows import Intent, Origin, Workflow, Workflows
+from kvflow_agents.inference_workflows import InferredWorkflow, Intent, Origin, Workflows
 from kvflow_agents.prefix import Tokens
 
 # 16,384 tokens: longer histories are known by the answers in them.
@@ -22,7 +22,7 @@ _NOTHING = Intent()
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class InferredCall:
     """A request as it was understood; `caller` is None where inference abstains."""
 
     workflow: int
@@ -72,7 +72,9 @@ class Inference:
         of_prompts = len(self._prompts) + len(self._ends) + len(self._answers)
         return of_prompts + self.workflows + self.agents
 
-    def arrived(self, prompt: Tokens, origin: Origin = _ANYBODY, intent: Intent = _NOTHING) -> Call:
+    def arrived(
+        self, prompt: Tokens, origin: Origin = _ANYBODY, intent: Intent = _NOTHING
+    ) -> InferredCall:
         """A request without a hint has arrived."""
         self._note_silent()
         chain = chain_of(prompt, origin.space, _MAX_CHUNKS)
@@ -88,9 +90,9 @@ class Inference:
         caller = self._forecast(workflow, agent, intent, has_finished=False)
         self.inferred += caller is not None
         self.abstained += caller is None
-        return Call(workflow.number, agent, caller, intent)
+        return InferredCall(workflow.number, agent, caller, intent)
 
-    def finished(self, call: Call, answer: Tokens) -> None:
+    def finished(self, call: InferredCall, answer: Tokens) -> None:
         """A call has been answered."""
         workflow = self._workflows.find(call.workflow)
         if workflow is None:
@@ -103,13 +105,15 @@ class Inference:
         elif call.caller is not None:
             self._forecast(workflow, call.agent, call.intent, has_finished=True)
 
-    def likely_next(self, call: Call) -> str | None:
+    def likely_next(self, call: InferredCall) -> str | None:
         """The agent that most often follows such a call, if that is known."""
         workflow = self._workflows.find(call.workflow)
         app = None if workflow is None else self._apps.get(workflow.app or "")
         return None if app is None or call.agent is None else app.likely_next(call.agent)
 
-    def _workflow_of(self, prompt: Tokens, chain: Sequence[int], origin: Origin) -> Workflow:
+    def _workflow_of(
+        self, prompt: Tokens, chain: Sequence[int], origin: Origin
+    ) -> InferredWorkflow:
         if origin.session is not None:
             workflow = self._workflows.of_session(origin)
         else:
@@ -137,7 +141,7 @@ class Inference:
             if workflow.open_end is not None:
                 self._app_of(workflow).end(workflow.open_end)
 
-    def _app_of(self, workflow: Workflow) -> LearnedApp:
+    def _app_of(self, workflow: InferredWorkflow) -> LearnedApp:
         name = workflow.app or ""
         app = self._apps.setdefault(name, LearnedApp())
         self._apps.move_to_end(name)
@@ -146,7 +150,7 @@ class Inference:
         return app
 
     def _forecast(
-        self, workflow: Workflow, agent: str | None, intent: Intent, *, has_finished: bool
+        self, workflow: InferredWorkflow, agent: str | None, intent: Intent, *, has_finished: bool
     ) -> Hint | None:
         """Say what the workflow expects, or take back what was said."""
         app = self._apps.get(workflow.app or "")
@@ -173,7 +177,9 @@ class Inference:
         self._hear(hint)
         return hint
 
-    def _expect_more(self, workflow: Workflow, conversation: str, *, has_finished: bool) -> Hint:
+    def _expect_more(
+        self, workflow: InferredWorkflow, conversation: str, *, has_finished: bool
+    ) -> Hint:
         """Nothing is known of who comes next, but the client says that it goes on."""
         workflow.seq += 1
         workflow.is_expected = True
@@ -185,7 +191,7 @@ class Inference:
         self._hear(hint)
         return hint
 
-    def _end(self, workflow: Workflow) -> None:
+    def _end(self, workflow: InferredWorkflow) -> None:
         """The client says that nothing follows."""
         if workflow.open_end is not None:
             self._app_of(workflow).end(workflow.open_end)
@@ -194,7 +200,7 @@ class Inference:
         forecast, tenant = Forecast(workflow.seq, done=True), workflow.origin.tenant
         self._hear(Hint(_name(workflow.number), forecast, tenant=tenant))
 
-    def _withdraw(self, workflow: Workflow) -> None:
+    def _withdraw(self, workflow: InferredWorkflow) -> None:
         if workflow.is_expected:
             workflow.seq += 1
             workflow.is_expected = False

@@ -39,7 +39,7 @@ class Intent:
 
 
 @dataclass(eq=False, slots=True)
-class Workflow:
+class InferredWorkflow:
     """One run of an application, as far as its requests have shown it."""
 
     number: int
@@ -83,8 +83,8 @@ class Workflows:
 
     def __init__(self, *, most: int) -> None:
         self._most = most
-        self._live: OrderedDict[int, Workflow] = OrderedDict()
-        self._silent: OrderedDict[int, Workflow] = OrderedDict()
+        self._live: OrderedDict[int, InferredWorkflow] = OrderedDict()
+        self._silent: OrderedDict[int, InferredWorkflow] = OrderedDict()
         self._of_session: dict[Origin, int] = {}
         self._mean_gap = 0.0
         self._made = 0
@@ -93,27 +93,27 @@ class Workflows:
     def __len__(self) -> int:
         return len(self._live) + len(self._silent)
 
-    def find(self, number: int | None) -> Workflow | None:
+    def find(self, number: int | None) -> InferredWorkflow | None:
         """The workflow of a number, if it is remembered."""
         return None if number is None else self._live.get(number) or self._silent.get(number)
 
-    def of_session(self, origin: Origin) -> Workflow | None:
+    def of_session(self, origin: Origin) -> InferredWorkflow | None:
         """The workflow that clients name so."""
         return self.find(self._of_session.get(origin))
 
-    def is_silent(self, workflow: Workflow) -> bool:
+    def is_silent(self, workflow: InferredWorkflow) -> bool:
         """Whether nothing has been heard of it for long."""
         return workflow.number in self._silent
 
-    def make(self, origin: Origin) -> Workflow:
+    def make(self, origin: Origin) -> InferredWorkflow:
         """A new workflow; it is remembered from its first call on."""
         self._made += 1
-        workflow = Workflow(self._made, origin)
+        workflow = InferredWorkflow(self._made, origin)
         if origin.session is not None:
             self._of_session[origin] = workflow.number
         return workflow
 
-    def call(self, workflow: Workflow) -> None:
+    def call(self, workflow: InferredWorkflow) -> None:
         """A workflow has sent a request."""
         self._heard += 1
         if self.find(workflow.number) is not None:
@@ -121,14 +121,14 @@ class Workflows:
             self._mean_gap += (gap - self._mean_gap) / _MEMORY_GAPS
         self.answer(workflow)
 
-    def answer(self, workflow: Workflow) -> None:
+    def answer(self, workflow: InferredWorkflow) -> None:
         """A workflow's request has been answered, perhaps after long."""
         self._live.pop(workflow.number, None)
         self._silent.pop(workflow.number, None)
         workflow.heard_at = self._heard
         self._live[workflow.number] = workflow
 
-    def fall_silent(self) -> Iterator[Workflow]:
+    def fall_silent(self) -> Iterator[InferredWorkflow]:
         """The workflows that have become silent since the last look."""
         patience = max(_LEAST_PATIENCE, _PATIENCE_GAPS * self._mean_gap)
         while self._live:
@@ -140,13 +140,13 @@ class Workflows:
             workflow.running.clear()
             yield workflow
 
-    def forget(self, workflow: Workflow) -> None:
+    def forget(self, workflow: InferredWorkflow) -> None:
         """A workflow has ended; another of its session is another workflow."""
         self._live.pop(workflow.number, None)
         self._silent.pop(workflow.number, None)
         self._of_session.pop(workflow.origin, None)
 
-    def forget_excess(self) -> Iterator[Workflow]:
+    def forget_excess(self) -> Iterator[InferredWorkflow]:
         """The workflows that are no longer remembered, from now on."""
         while len(self) > self._most:
             _, workflow = (self._silent or self._live).popitem(last=False)

@@ -26,7 +26,7 @@ MAX_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ReceiptLimits:
     """How much is kept. Beyond it the workflow that was silent longest goes."""
 
     most_workflows: int = 1024
@@ -73,11 +73,11 @@ _Asked = tuple[str, str | None, int, int | None]
 class Receipts:
     """Adds up calls as they are admitted, so that an answer is a slice. Pure and bounded."""
 
-    def __init__(self, limits: Limits | None = None, totals: Sums | None = None) -> None:
+    def __init__(self, limits: ReceiptLimits | None = None, totals: Sums | None = None) -> None:
         """`totals`: where other receipts are counted too."""
         self.totals = Sums() if totals is None else totals
         """Of all calls since the start, whatever has been forgotten."""
-        self._limits = limits or Limits()
+        self._limits = limits or ReceiptLimits()
         self._agents = 0
         # In the order of their last hint.
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()

@@ -17,7 +17,7 @@ from kvflow_agents.hints import (
     Hint,
     tenant_in,
 )
-from kvflow_agents.inference import Call, Inference
+from kvflow_agents.inference import Inference, InferredCall
 from kvflow_agents.inference_workflows import Intent, Origin
 
 # Headers by which clients name a run or a conversation. A parent names the run of its sub-agents.
@@ -84,7 +84,7 @@ class InferredCallers:
     def __init__(self, hear: Callable[[Hint], object]) -> None:
         self.inference = Inference(hear)
         self._arrivals: OrderedDict[str, Any] = OrderedDict()
-        self._calls: OrderedDict[str, Call] = OrderedDict()
+        self._calls: OrderedDict[str, InferredCall] = OrderedDict()
         self._safely = Failsafe("the server")
 
     def arrived(self, request: Any) -> None:

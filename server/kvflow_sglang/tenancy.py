@@ -6,13 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kvflow_agents import receipts as calls
 from kvflow_agents import workflow_memory as memory
 from kvflow_agents.call_receipt import Sums
 from kvflow_agents.claims import AT_ONCE, Holder
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
-from kvflow_agents.receipts import Receipts
+from kvflow_agents.receipts import ReceiptLimits, Receipts
 from kvflow_agents.reuse import Reuse
 from kvflow_agents.tenants import Tenant, own_name, tenant_of
 from kvflow_sglang.settings import Settings
@@ -47,11 +46,11 @@ class Tenants:
         agents, workflows = settings.tenant_agents, settings.tenant_workflows
         told = TOLD_PER_AGENT * agents
         self._limits = memory.Limits(workflows, agents, settings.tenant_prompt_tokens, told)
-        self._calls_limits = calls.Limits(workflows, agents)
+        self._calls_limits = ReceiptLimits(workflows, agents)
         workflows, agents = settings.common_workflows, settings.common_agents
         self._common_limits = memory.Limits(workflows, agents, settings.common_prompt_tokens)
-        usual = calls.Limits()
-        self._common_calls_limits = calls.Limits(
+        usual = ReceiptLimits()
+        self._common_calls_limits = ReceiptLimits(
             min(workflows, usual.most_workflows), min(agents, usual.most_agents)
         )
         self._known: OrderedDict[Tenant, KnownTenant] = OrderedDict()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvflow_agents.errors import HintError
 from kvflow_agents.hints import Hint, decode_request, encode_request
-from kvflow_agents.inference import Call, Inference
+from kvflow_agents.inference import Inference, InferredCall
 from kvflow_agents.inference_links import Answers, Prompts
 from kvflow_agents.inference_prompts import PromptTree, chain_of
 from kvflow_agents.inference_workflows import Intent, Origin
@@ -31,13 +31,13 @@ class Traffic:
         self.inference = Inference(self.heard.append)
         self.common = self.text(common_tokens)
         self.systems = {role: [*HEAD, *self.common, *self.text(100)] for role in ROLES}
-        self.calls: list[tuple[str, int, Call]] = []
+        self.calls: list[tuple[str, int, InferredCall]] = []
         self.said: dict[int, list[int]] = {}
 
     def text(self, tokens: int) -> list[int]:
         return list(array("I", self.random.randbytes(4 * tokens)))
 
-    def call(self, role: str, run: int, origin: Origin | None = None) -> Call:
+    def call(self, role: str, run: int, origin: Origin | None = None) -> InferredCall:
         """One agent of one run calls, and quotes the beginning of what was said last."""
         quoted = self.said.get(run, [])[: ANSWER_TOKENS // 2]
         prompt = [*self.systems[role], *self.text(12), *quoted, *self.text(30)]
@@ -46,15 +46,15 @@ class Traffic:
         self.said[run] = self.answer(call)
         return call
 
-    def send(self, prompt: Sequence[int], origin: Origin | None = None) -> Call:
+    def send(self, prompt: Sequence[int], origin: Origin | None = None) -> InferredCall:
         return self.inference.arrived(array("q", prompt), origin or Origin())
 
-    def answer(self, call: Call, answer: Sequence[int] | None = None) -> list[int]:
+    def answer(self, call: InferredCall, answer: Sequence[int] | None = None) -> list[int]:
         said = list(answer or self.text(ANSWER_TOKENS))
         self.inference.finished(call, array("q", said))
         return said
 
-    def one_off(self, tokens: int = 200) -> Call:
+    def one_off(self, tokens: int = 200) -> InferredCall:
         call = self.send([*HEAD, *self.common, *self.text(tokens)])
         self.answer(call)
         return call
@@ -72,7 +72,7 @@ class Traffic:
         return {call.agent for known, _, call in self.calls if known == role and call.agent}
 
 
-def next_after(call: Call) -> str | None:
+def next_after(call: InferredCall) -> str | None:
     assert call.caller is not None
     steps = call.caller.forecast.steps
     following = [agent for agent, count in steps.items() if count == 1]
@@ -285,7 +285,7 @@ def test_whatever_comes_it_decides_alike_on_every_rank(requests: Requests) -> No
         heard: list[Hint] = []
         ranks.append((Inference(heard.append, most_workflows=5, most_apps=2), heard))
     for inference, _ in ranks:
-        open_calls: list[Call] = []
+        open_calls: list[InferredCall] = []
         for prompt, answer, session, is_answered in requests:
             open_calls.append(inference.arrived(array("q", prompt), Origin(session=session)))
             if is_answered:

@@ -14,7 +14,7 @@ from kvflow_agents.expectations import Expectations
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Heard, Outcome
 from kvflow_agents.hints import Hint
-from kvflow_agents.receipts import MAX_PAGE, Limits, Receipts
+from kvflow_agents.receipts import MAX_PAGE, ReceiptLimits, Receipts
 
 ACCEPTED = Heard("accepted")
 COLD = Admission(100, 0, 0, 0, waited=False)
@@ -42,7 +42,7 @@ class Server:
     """Receipts that are fed as a scheduler feeds them."""
 
     def __init__(self, **limits: int) -> None:
-        self.receipts = Receipts(Limits(**limits))
+        self.receipts = Receipts(ReceiptLimits(**limits))
         self.expected = Expectations()
         self.seq = 0
 
