@@ -50,7 +50,7 @@ from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
 from kvflow_sglang.tenancy import Tenants
-from kvflow_sglang.tree import ClaimedTreeCore, Node, Tier
+from kvflow_sglang.tree import ClaimedTreeCore, Displacement, Node, Tier, Writer
 from kvflow_sglang.view import View
 
 
@@ -241,7 +241,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         """Free slots, up to `tokens`, without evicting what is needed as soon, or not theirs."""
         shortfall = tokens - self.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
-            with self.tree_core.displacing_for(distance, tenant):
+            with self.tree_core.displacing_for(Displacement(distance, tenant)):
                 self.evict_for_alloc(EvictParams(num_tokens=shortfall))
         free_tokens: int = self.token_to_kv_pool_allocator.available_size()
         return min(tokens, free_tokens)
@@ -259,7 +259,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         prefix_end = self._leaf_of(req)
         if prefix_end is not None and tokens_before == 0 and not was_retracted(req):
             self.tree_core.note_read(prefix_end)
-        with self.tree_core.inserting_for(user, tenant, is_told=is_told):
+        with self.tree_core.inserting_for(Writer(user, tenant, is_told)):
             super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         prefetched_tokens = self._read(req)
         known = self.tenants.find(tenant)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kvflow_agents.claims import Claim, ClaimLedger
@@ -31,21 +32,39 @@ _MOST_UNCOUNTED = 256
 ExpectedGoes = Callable[[Tenant], Preference]
 
 
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Whose request is being inserted: its workflow, and its tenant, whose new nodes are."""
+
+    user: str | None = None
+    tenant: Tenant = None
+    is_told: bool = False
+    """Whether `user` has told what comes next; else nothing is certain to be spent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Displacement:
+    """Something is being loaded ahead: how far its agent is from its call, and whose it is."""
+
+    distance: int
+    tenant: Tenant
+
+
+ANYBODY = Writer()
+
+
 class ClaimedTreeCore(UnifiedTreeCore):
     """Reports what happens to its nodes to a ledger, and keeps its leaves in order of eviction.
 
     The stock core builds a heap of all leaves for every eviction; here both sets of leaves are
-    queues that persist. `user` is the workflow whose request is being inserted, `tenant` whose
-    that is. A node is the tenant's that made it.
+    queues that persist.
     """
 
     ledger: ClaimLedger[Node]
     evictable_device_leaves: TenantQueue[Node]
     evictable_host_leaves: TenantQueue[Node]
-    user: str | None = None
-    tenant: Tenant = None
-    # Whether `user` has told what comes next; else nothing is certain to be spent.
-    is_told: bool = False
+    writer: Writer = ANYBODY
+    displacing: Displacement | None = None
     # How many expected tokens of one tenant a tier may hold before they compete by recency; None:
     # no limit.
     most_expected_device_tokens: float | None = None
@@ -54,9 +73,6 @@ class ClaimedTreeCore(UnifiedTreeCore):
     expected_goes: ExpectedGoes = staticmethod(lambda tenant: by_standing)
     # Called with the rank of a tenant's device leaf when it is evicted or read: which of both.
     on_fate: Callable[[Tenant, Rank, bool], None] = staticmethod(lambda *fate: None)
-    # While something is loaded ahead: how far its agent is from its call, and whose it is.
-    displacing_for_distance: int | None = None
-    displacing_for_tenant: Tenant = None
     # Called for a node that left the device, with how far its nearest agent is from its call.
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     # Called for a node that is evicted from a tier, before it is: the node, tier and standing.
@@ -105,31 +121,30 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def first_device_victim(self) -> Node | None:
         """The device leaf to evict next; it stays in the tree."""
-        distance = self.displacing_for_distance
-        if distance is None:
+        load = self.displacing
+        if load is None:
             return self.evictable_device_leaves.first(self._preference_on_device)
-        tenant = self.displacing_for_tenant
-        preference = self._preference_on_device(tenant)
-        victim = self.evictable_device_leaves.first_of(tenant, preference)
-        return victim if victim and may_displace(self._rank(victim), distance) else None
+        preference = self._preference_on_device(load.tenant)
+        victim = self.evictable_device_leaves.first_of(load.tenant, preference)
+        return victim if victim and may_displace(self._rank(victim), load.distance) else None
 
     @contextmanager
-    def inserting_for(self, user: str | None, tenant: Tenant, *, is_told: bool) -> Iterator[None]:
-        """What is inserted meanwhile is this workflow's; `is_told`: it has told what comes next."""
-        self.user, self.tenant, self.is_told = user, tenant, is_told
+    def inserting_for(self, writer: Writer) -> Iterator[None]:
+        """What is inserted meanwhile is this writer's."""
+        before, self.writer = self.writer, writer
         try:
             yield
         finally:
-            self.user, self.tenant, self.is_told = None, None, False
+            self.writer = before
 
     @contextmanager
-    def displacing_for(self, distance: int, tenant: Tenant) -> Iterator[None]:
+    def displacing_for(self, load: Displacement) -> Iterator[None]:
         """For what is loaded ahead: no victims that are needed as soon, or another tenant's."""
-        self.displacing_for_distance, self.displacing_for_tenant = distance, tenant
+        self.displacing = load
         try:
             yield
         finally:
-            self.displacing_for_distance = self.displacing_for_tenant = None
+            self.displacing = None
 
     def missing(self, claim: Claim[Node]) -> Span:
         """Which tokens of a claim the host tier has and the device lacks."""
@@ -240,21 +255,18 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _new_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super()._new_node(*args, **kwargs)
-        if self.tenant is not None:
-            self._tenants[node.id] = self.tenant
+        if self.writer.tenant is not None:
+            self._tenants[node.id] = self.writer.tenant
         return node
 
     def _add_new_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super()._add_new_node(*args, **kwargs)
-        self.ledger.added(node, self.user)
+        self.ledger.added(node, self.writer.user)
         return node
 
     def _split_node(self, key: Any, child: Node, split_len: int) -> tuple[Node, Any]:
-        tenant, self.tenant = self.tenant, self.tenant_of(child)
-        try:
+        with self.inserting_for(Writer(tenant=self.tenant_of(child))):
             upper, action = super()._split_node(key, child, split_len)
-        finally:
-            self.tenant = tenant
         if child.id in self._not_backed_up:
             self._not_backed_up.add(upper.id)
         self.ledger.split(upper, child)
@@ -263,7 +275,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _inc_hit_count_and_check(self, node: Node) -> bool:
         is_due: bool = super()._inc_hit_count_and_check(node)
-        if is_due and self.is_told and node.hit_count == 1 and self._is_spent(node):
+        if is_due and self.writer.is_told and node.hit_count == 1 and self._is_spent(node):
             # Nobody will ask the host for it: the link and the host's memory are for others.
             self._not_backed_up.add(node.id)
             return False
