@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -301,19 +301,21 @@ class KVFlowRadixCache(UnifiedRadixCache):
                 back_up(self, node_id)
 
     def evict(self, params: Any) -> Any:
-        result = super().evict(params)
-        if self._lands_early_loads(params, result):
-            left = params.num_tokens - result.num_tokens_evicted
-            result.num_tokens_evicted += super().evict(EvictParams(left)).num_tokens_evicted
+        return self._evict_and_land(super().evict, params)
+
+    def evict_for_alloc(self, params: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            return self._evict_and_land(super().evict_for_alloc, params)
+        # The caller says when it is enough.
+        result = super().evict_for_alloc(params, **kwargs)
         self.tenants.turn_over(result.num_tokens_evicted)
         return result
 
-    def evict_for_alloc(self, params: Any, **kwargs: Any) -> Any:
-        result = super().evict_for_alloc(params, **kwargs)
-        if not kwargs and self._lands_early_loads(params, result):
+    def _evict_and_land(self, evict: Callable[[Any], Any], params: Any) -> Any:
+        result = evict(params)
+        if self._lands_early_loads(params, result):
             left = params.num_tokens - result.num_tokens_evicted
-            more = super().evict_for_alloc(EvictParams(left))
-            result.num_tokens_evicted += more.num_tokens_evicted
+            result.num_tokens_evicted += evict(EvictParams(left)).num_tokens_evicted
         self.tenants.turn_over(result.num_tokens_evicted)
         return result
 
