@@ -10,7 +10,6 @@ from typing import Any
 
 from kvflow_agents.adapters import AdapterLedger
 from kvflow_agents.app_prompts import Namespace
-from kvflow_agents.call_receipt import Admission, Call
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
@@ -18,7 +17,6 @@ from kvflow_agents.foresight import Foresight, Heard, Outcome
 from kvflow_agents.guard import Guard
 from kvflow_agents.hints import (
     FIELD,
-    RECEIPT_FIELD,
     Hint,
     decode_caller,
     decode_request,
@@ -29,6 +27,7 @@ from kvflow_agents.receipts import Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
 from kvflow_agents.workflow_memory import Limits
+from kvflow_sglang.call_receipts import admission_of, send
 from kvflow_sglang.compat.copies import back_up_in_one_launch
 from kvflow_sglang.compat.radix_cache import (
     EvictParams,
@@ -38,14 +37,11 @@ from kvflow_sglang.compat.radix_cache import (
     back_up,
 )
 from kvflow_sglang.compat.scheduler import (
-    cached_tokens,
     is_aborted,
-    send_beside_output,
     was_retracted,
 )
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
-from kvflow_sglang.messages import to_json
 from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
@@ -265,8 +261,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         known = self.tenants.find(tenant)
         # A client may name a request like a hinted one that never ran.
         if told is not None and known is not None and known.receipts.is_under_way(req.rid):
-            admission = self._admission_of(req, caller, tenant, prefetched_tokens)
-            _send_receipt(req, known.receipts.admitted(req.rid, admission))
+            admission = admission_of(self, req, caller, tenant, prefetched_tokens)
+            send(known.receipts.admitted(req.rid, admission), req)
         self._learn(req, caller, tokens_before)
         # What was computed twice was asked for once.
         shares = None if was_retracted(req) else self.view.computed(req, tokens_before)
@@ -359,36 +355,6 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.prefetcher.wake()
         return prefetched_tokens
 
-    def _admission_of(
-        self, req: Any, caller: Hint | None, tenant: Tenant, prefetched_tokens: int
-    ) -> Admission:
-        device_tokens, host_tokens = cached_tokens(req)
-        return Admission(
-            prompt_tokens=len(req.origin_input_ids),
-            device_tokens=device_tokens,
-            host_tokens=host_tokens,
-            prefetched_tokens=prefetched_tokens,
-            waited=self.prefetcher is not None and self.prefetcher.has_waited(req),
-            late_tokens=0 if self.prefetcher is None else self.prefetcher.late_tokens(req),
-            lost_tokens=self._lost_tokens(req, caller, device_tokens + host_tokens),
-            clipped=self.tree_core.clips(tenant),
-        )
-
-    def _lost_tokens(self, req: Any, caller: Hint | None, cached_tokens: int) -> int:
-        """How much of a caller's prefix, as it is remembered, was nowhere to be found."""
-        if caller is None or caller.agent is None:
-            return 0
-        foresight = self.tenants.of(caller.tenant).foresight
-        prefix = foresight.prefix_of(caller.workflow, caller.agent)
-        # The last token of a prompt is computed in any case.
-        most_tokens = len(req.origin_input_ids) - 1
-        if prefix is None or min(len(prefix), most_tokens) - cached_tokens < self.page_size:
-            return 0
-        if req.origin_input_ids[: len(prefix)] != prefix:
-            return 0  # not what it said before: nobody has evicted that
-        whole_pages: int = min(len(prefix), most_tokens) // self.page_size * self.page_size
-        return max(0, whole_pages - cached_tokens)
-
     def _leaf_of(self, req: Any) -> Node | None:
         leaf = None if self.disable else self.tree_core.node_or_none(req.last_node)
         return None if leaf is self.tree_core.root_node else leaf
@@ -436,14 +402,6 @@ def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
         most_agents=settings.prefetch_agents,
         most_tokens=settings.prefetch_tokens,
     )
-
-
-def _send_receipt(req: Any, call: Call | None) -> None:
-    """Let a call's receipt go to a client that has asked for it."""
-    custom_params = req.sampling_params.custom_params
-    number = custom_params.get(RECEIPT_FIELD) if isinstance(custom_params, Mapping) else None
-    if call is not None and number is not None:
-        send_beside_output(req, RECEIPT_FIELD, (number, to_json(call.as_json())))
 
 
 def _told_caller(req: Any) -> Hint | None:
