@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import Courier
@@ -35,6 +36,14 @@ class Adapter(Protocol):
         """Who calls the model, from the context of the call; None for a call that is nobody's."""
 
 
+class _Wrapping(NamedTuple):
+    """What was done for an application that is hinted while it lives."""
+
+    urls: tuple[str, ...] | str | None
+    carrier: Carrier
+    end: weakref.finalize[Any, Any]
+
+
 class Subscriptions:
     """Who wants runs hinted: the whole process, or holders of a carrier.
 
@@ -48,7 +57,9 @@ class Subscriptions:
         self._of_process: Carrier | None = None
         self._of_process_urls: tuple[str, ...] | None = None
         self._of_object: IdentityMap[Carrier] = IdentityMap()
-        # Reentrant: a holder may be collected, and so unsubscribed, while one is made.
+        self._wrapped: IdentityMap[_Wrapping] = IdentityMap()
+        self._collected: deque[Carrier] = deque()
+        # Reentrant: what one method does is part of what others do.
         self._lock = threading.RLock()
 
     def subscribe(self, base_urls: Iterable[str] | None) -> Carrier:
@@ -69,17 +80,43 @@ class Subscriptions:
                 except ConfigurationError:
                     self.unsubscribe(carrier)
                     raise
+            self.close_collected()
             return carrier
 
     def subscribe_for(self, built: Any, base_urls: Iterable[str] | None) -> None:
-        """Hint the runs of one application for as long as it lives."""
-        carrier = self.subscribe(base_urls)
-        self.mark(built, carrier)
-        end = weakref.finalize(built, self.unsubscribe, carrier)
+        """Hint the runs of one application for as long as it lives.
+
+        Once more with the same servers changes nothing, with others they count from now on.
+        """
+        urls = base_urls if base_urls is None or isinstance(base_urls, str) else (*base_urls,)
+        with self._lock:
+            before = self._wrapped.get(built)
+            if before is not None and before.urls == urls:
+                return
+            carrier = self.subscribe(urls)
+            if before is not None:
+                before.end.detach()
+                self.unsubscribe(before.carrier)
+            self.mark(built, carrier)
+            self._wrapped[built] = _Wrapping(urls, carrier, self.unsubscribe_after(built, carrier))
+
+    def unsubscribe_after(self, holder: object, carrier: Carrier) -> weakref.finalize[Any, Any]:
+        """Hint no more for a carrier when its holder is gone, as soon as anything happens here."""
+        # A finalizer may run anywhere, under any lock: it only leaves a note.
+        end = weakref.finalize(holder, self._collected.append, carrier)
         end.atexit = False
+        return end
+
+    def close_collected(self) -> None:
+        """Unsubscribe the carriers whose holders are gone."""
+        while self._collected:
+            self.unsubscribe(self._collected.popleft())
 
     def unsubscribe(self, carrier: Carrier) -> None:
-        """Hint no more for a carrier; the last to go leaves framework and SDK as they were."""
+        """Hint no more for a carrier; the last to go leaves framework and SDK as they were.
+
+        Once more changes nothing.
+        """
         with self._lock:
             carrier.uninstall()
             if carrier in self._carriers:
@@ -113,6 +150,8 @@ class Subscriptions:
 
     def carriers(self, built: Any | None, mentioned: Iterable[object] = ()) -> list[Carrier]:
         """The carriers that want a run hinted: its application's, those it mentions, everyone's."""
+        if self._collected:
+            self.close_collected()
         marks = [*mentioned]
         marks.append(None if built is None else self._of_object.get(built))
         marks.append(self._of_process)

@@ -34,8 +34,7 @@ class SDK:
         self._has_warned = False
         # A URL puts its text together anew each time.
         self._base_urls: IdentityMap[str] = IdentityMap()
-        # Reentrant: a passenger's holder may be collected, and so the passenger removed, in here.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def add(self, passenger: Passenger) -> None:
         """Let a passenger look at requests; ConfigurationError without the SDK."""

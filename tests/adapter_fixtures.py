@@ -21,6 +21,7 @@ AnyAdapter: TypeAlias = FrameworkAdapter[Any]
 def deliver(adapter: AnyAdapter) -> None:
     """Wait for the forecasts that travel in the background, and those of what is collected."""
     gc.collect()
+    adapter.subscriptions.close_collected()
     for keeper in (adapter.observer, getattr(adapter.observer, "endings", None)):
         close_collected = getattr(keeper, "close_collected", None)
         if close_collected is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -14,7 +13,7 @@ class KVFlowCallbackHandler(BaseCallbackHandler):
     """Hints the runs that carry it: `config={"callbacks": [KVFlowCallbackHandler()]}`.
 
     It listens to no event: that it is there is all the adapter has to know. What it needs is
-    undone when the handler is collected.
+    undone after the handler is collected.
     """
 
     ignore_llm = True
@@ -27,5 +26,4 @@ class KVFlowCallbackHandler(BaseCallbackHandler):
 
     def __init__(self, base_urls: Iterable[str] | None = None) -> None:
         self.kvflow_carrier = adapter.subscriptions.subscribe(base_urls)
-        end = weakref.finalize(self, adapter.subscriptions.unsubscribe, self.kvflow_carrier)
-        end.atexit = False
+        adapter.subscriptions.unsubscribe_after(self, self.kvflow_carrier)

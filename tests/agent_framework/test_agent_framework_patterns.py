@@ -258,6 +258,7 @@ async def test_only_what_is_wrapped_is_hinted(client: AsyncOpenAI, server: FakeO
     assert server.agents == ["a", None]
     del wrapped
     gc.collect()
+    adapter.subscriptions.close_collected()
     assert not adapter.patches._originals
 
 

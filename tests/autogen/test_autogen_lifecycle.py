@@ -33,6 +33,7 @@ def wrapped_teams_are_gone() -> Iterator[None]:
     """They keep the adapter on as long as they live."""
     yield
     gc.collect()
+    adapter.subscriptions.close_collected()
 
 
 async def test_a_wrapped_team_is_itself_and_alone_hinted(
@@ -75,6 +76,7 @@ async def test_a_wrapped_team_that_is_gone_leaves_nothing_behind(
     assert not are_the_same(methods(), before)
     del team
     gc.collect()
+    adapter.subscriptions.close_collected()
     assert are_the_same(methods(), before)
 
 

@@ -29,8 +29,10 @@ def are_the_same(some: list[object], others: list[object]) -> bool:
 def wrapped_crews_are_gone() -> Iterator[None]:
     """They keep the adapter on as long as they live."""
     gc.collect()
+    adapter.subscriptions.close_collected()
     yield
     gc.collect()
+    adapter.subscriptions.close_collected()
 
 
 def test_a_wrapped_crew_and_its_copies_are_hinted_alone(server: FakeOpenAI) -> None:

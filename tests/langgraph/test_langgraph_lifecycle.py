@@ -44,6 +44,7 @@ def test_a_handler_that_is_gone_leaves_nothing_behind(
     graphs.linear(model).invoke({"trail": []}, {"callbacks": [handler]})
     del handler
     gc.collect()
+    adapter.subscriptions.close_collected()
     assert all(new is old for new, old in zip(methods(), before, strict=True))
 
 

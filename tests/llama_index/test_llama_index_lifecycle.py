@@ -29,8 +29,10 @@ def are_the_same(some: list[object], others: list[object]) -> bool:
 def wrapped_workflows_are_gone() -> Iterator[None]:
     """They keep the adapter on as long as they live."""
     gc.collect()
+    adapter.subscriptions.close_collected()
     yield
     gc.collect()
+    adapter.subscriptions.close_collected()
 
 
 async def test_a_wrapped_workflow_is_itself_and_alone_hinted(server: FakeOpenAI) -> None:
@@ -44,6 +46,7 @@ async def test_a_wrapped_workflow_is_itself_and_alone_hinted(server: FakeOpenAI)
     assert server.agents == ["a", "b"]
     del team
     gc.collect()
+    adapter.subscriptions.close_collected()
     assert are_the_same(methods(), before)
 
 

@@ -271,6 +271,7 @@ async def test_only_runs_of_a_wrapped_agent_are_hinted(
     assert server.agents == ["a", None]
     del wrapped
     gc.collect()
+    adapter.subscriptions.close_collected()
     assert not adapter.patches._originals
 
 

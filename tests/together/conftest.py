@@ -22,6 +22,7 @@ def server() -> Iterator[FakeOpenAI]:
         gc.collect()
         for entry in entries:
             adapter = entry.load()
+            adapter.subscriptions.close_collected()
             assert adapter.failsafe.errors == 0
             assert adapter.subscriptions.courier.flush(10)
             assert not adapter.patches._originals
