@@ -140,8 +140,8 @@ class PrefetchQueue(Generic[N]):
         where one finds none, its tenant's later ones find none either and are not tried; what
         finds no room takes none of the copy from others. Tenants take turns.
 
-        With `now_ms`, on the clock of the distances, the first load takes others along only as
-        far as the link carries all of them before its own call, for they land together.
+        With `now_ms`, on the clock of the distances, a copy takes more along only as far as the
+        link carries all of it before the first call that it is for: its loads land together.
         """
         tokens, most_tokens = 0, float(self._most_tokens)
         budgets: dict[Tenant, int] = {}
@@ -161,8 +161,7 @@ class PrefetchQueue(Generic[N]):
             if reserved == 0:
                 crowded.add(claim.tenant)
             elif reserved is not None:
-                if not tokens:
-                    most_tokens = min(most_tokens, self._carried_before(claim, now_ms))
+                most_tokens = min(most_tokens, self._carried_before(claim, now_ms))
                 tokens += reserved
                 budgets[claim.tenant] -= reserved
                 served.add(claim.tenant)

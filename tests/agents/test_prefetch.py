@@ -325,6 +325,15 @@ def test_a_load_takes_others_along_only_as_far_as_it_is_there_in_time_itself() -
         assert filled(made, now_ms=0) == tokens
 
 
+def test_a_tenant_whose_turn_it_is_does_not_let_others_in_whom_it_delays() -> None:
+    made = learned(tokens_per_s=1000)
+    made.want("far", [claim(1, 300, due=9_000, tenant="a")])
+    made.want("near", [claim(0, 200, due=400)])
+    made.want("more", [claim(1, 500, due=9_500)])
+    # Both go, whoever has the turn, and with them no more than is there at 400 ms: nothing.
+    assert filled(made, now_ms=0) == 500
+
+
 def test_an_early_start_is_never_too_late_for_the_agent_itself() -> None:
     made = learned(tokens_per_s=100)
     made.want("w", [claim(0, 2000, due=5)])
