@@ -83,7 +83,8 @@ class Prefetcher:
 
     def step(self) -> None:
         """Once a scheduler pass, before requests are admitted."""
-        self._note_landed(self._loads.finish())
+        if len(self._loads):
+            self._note_landed(self._loads.finish())
         # Never beside a load that a request waits for.
         arrivals_go_first = self.arrivals.go_first()
         if self._is_settled or self._queue is None or arrivals_go_first:
@@ -244,7 +245,7 @@ class Prefetcher:
             self._queue.note_late()
 
     def _note_landed(self, landed: list[tuple[Node, Holder | None]]) -> None:
-        if landed and self._queue is not None and not len(self._loads):
+        if self._queue is not None and not len(self._loads):
             self._queue.note_landed(self._cache.now_ms)
         for node, holder in landed:
             self._waste(node.id)

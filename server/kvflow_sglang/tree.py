@@ -178,6 +178,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def pop_wanted_backups(self) -> list[int]:
         """The nodes that were not backed up as spent, and are not spent after all."""
+        if not self._wanted_backups:
+            return []  # as in nearly every pass
         wanted, self._wanted_backups = self._wanted_backups, []
         return [each for each in wanted if self._can_be_backed_up(self.node_or_none(each))]
 
