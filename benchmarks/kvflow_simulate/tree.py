@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -189,6 +189,11 @@ class PrefixTree:
             if not victim.on_host:
                 self._remove(victim)
         return freed
+
+    @property
+    def device_leaves(self) -> Collection[Node]:
+        """What could be evicted from the device now."""
+        return self._device_leaves
 
     def refresh(self, node: Node) -> None:
         """A node's rank may have changed."""
