@@ -210,7 +210,9 @@ def main(
     adapters: Annotated[
         int, typer.Option(help="So many LoRA adapters, of `kvflow model tiny --adapters`.", min=0)
     ] = 0,
-    map_file: Annotated[Path | None, typer.Option("--map", help="Draw the town (PNG).")] = None,
+    map_file: Annotated[Path, typer.Option("--map", help="Where to draw the town (PNG).")] = Path(
+        "town.png"
+    ),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Watch a town under both policies, and compare."""
@@ -222,12 +224,11 @@ def main(
     if adapters:
         for policy, share in adapter_hit_shares(demo).items():
             print(f"{policy}: {share:.0%} of the calls found their adapter in a slot")
-    if map_file is not None:
-        society = town.society()
-        for _ in range(ticks):
-            _live(society)
-        draw(society, found_shares(demo), map_file)
-        print(f"The map is in {map_file}")
+    society = town.society()
+    for _ in range(ticks):
+        _live(society)
+    draw(society, found_shares(demo), map_file)
+    print(f"The map is in {map_file}")
 
 
 if __name__ == "__main__":

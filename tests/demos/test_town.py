@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from demos.comparison import POLICIES, Demo, Endpoint
 from demos.society import LONGEST_ACTIVITY_TICKS, PLACES, Society
-from demos.town import Town, adapter_hit_shares, found_shares, lora_flags
+from demos.town import Town, adapter_hit_shares, found_shares, lora_flags, main
 from demos.town_map import draw
 from kvflow_agents.distance import measure
 from kvflow_sglang.server_process import ServerProcess, server_python
@@ -86,6 +88,21 @@ def test_the_map_is_drawn(tmp_path: Path) -> None:
     draw(society, {"stock": {}, "kvflow": dict.fromkeys(society.people, 0.5)}, tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     assert set(society.places) == set(PLACES)
+
+
+def test_at_the_end_the_map_is_drawn_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "demos.town.compare_policies", lambda town, *_, **__: Demo(town, Console(quiet=True))
+    )
+    monkeypatch.setattr("demos.town.found_shares", lambda _: {"kvflow": {}})
+    command = typer.Typer()
+    command.command()(main)
+    result = CliRunner().invoke(command, ["--people", "30", "--ticks", "2"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "town.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")
