@@ -4,7 +4,8 @@
 
 Clients run applications side by side, each with prompts of its own, in a pool that holds a part of
 them; a call takes no time, what lies between two calls does. The policies are the server's own
-code. The forecasts are perfect, those of the structure, learned, or wrong in several ways.
+code. The forecasts are perfect, those of the structure, learned, or wrong in several ways. Two
+columns tell what whole leaves cost: MIN that evicts those, and perfect forecasts in their parts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from kvflow_agents import App, Workflow
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
-from kvflow_simulate.clairvoyant import Future
+from kvflow_simulate.clairvoyant import Clairvoyant, Future
+from kvflow_simulate.foretold import Foretold
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.sides import SIDES
@@ -374,6 +376,18 @@ def footprint_tokens(calls: Sequence[Call]) -> int:
     return sum(last.values()) or 12_000
 
 
+class WholeLeaves(Clairvoyant):
+    """MIN for a cache that evicts whole leaves, as servers do."""
+
+    evicts_parts = False
+
+
+class InParts(Foretold):
+    """kvflow's order in a cache that evicts no more of a leaf than it has to."""
+
+    evicts_parts = True
+
+
 def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str, object]:
     """The prefill of every policy on one kind of traffic."""
     events = events_of(TRAFFIC[name], calls, seed)
@@ -383,12 +397,17 @@ def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str,
 
     def run(side: str, kind: str = "absent") -> int:
         make = SIDES[side].make
-        told = HINTS[kind](events)
-        return prefill_tokens(events, told, lambda tree: make(tree, future), pool_tokens)
+        return run_order(lambda tree: make(tree, future), kind)
+
+    def run_order(order: Order, kind: str = "absent") -> int:
+        return prefill_tokens(events, HINTS[kind](events), order, pool_tokens)
 
     row: dict[str, object] = {"workload": name, "calls": calls, "seed": seed}
     row["pool_tokens"] = pool_tokens
     row |= {"lru": run("lru"), "optimum": run("optimum-device"), "papers": run("papers", "perfect")}
+    row["whole leaves"] = run_order(lambda tree: WholeLeaves(tree, future))
+    if "perfect" in hints:
+        row["in parts"] = run_order(InParts, "perfect")
     return row | {kind: run("ours-device", kind) for kind in hints}
 
 

@@ -1,0 +1,52 @@
+"""A short run of `benchmarks/policy_quality.py`: its counts do not depend on the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from policy_quality import TRAFFIC as ALL_TRAFFIC
+from policy_quality import Call, Notice, events_of, measure, perfect
+
+WRONG = ("stale", "shuffled", "reversed", "never", "now")
+
+
+@pytest.fixture(scope="module")
+def row() -> dict[str, int]:
+    measured = measure("sequential", 600, 1, ["perfect", "learned", "absent", *WRONG])
+    return {name: value for name, value in measured.items() if isinstance(value, int)}
+
+
+def test_perfect_forecasts_are_near_the_optimum(row: dict[str, int]) -> None:
+    assert row["optimum"] <= row["whole leaves"] <= row["perfect"] <= 1.15 * row["optimum"]
+    assert row["optimum"] <= row["in parts"]
+
+
+def test_learned_ones_are_between_perfect_ones_and_none(row: dict[str, int]) -> None:
+    assert row["perfect"] < row["learned"] < 0.9 * row["lru"]
+
+
+def test_without_hints_it_is_recency(row: dict[str, int]) -> None:
+    assert row["absent"] == row["lru"]
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_hints_compute_hardly_more_than_recency(row: dict[str, int], kind: str) -> None:
+    assert row[kind] <= 1.02 * row["lru"]
+
+
+def test_perfect_forecasts_are_true() -> None:
+    events = events_of(ALL_TRAFFIC["tool gaps"], 200, seed=1)
+    for index, told in enumerate(perfect(events)):
+        assert told is not None
+        later = [
+            each
+            for each in events[index + 1 :]
+            if isinstance(each, Call) and each.client == events[index].client
+        ]
+        for agent, steps in told.steps.items():
+            calls = [number for number, each in enumerate(later, 1) if each.agent == agent]
+            assert steps == (calls[0] if calls else None)
+            if calls:
+                due_s = later[calls[0] - 1].at_s - events[index].at_s
+                assert told.due_ms[agent] == int(1000 * due_s)
+    assert any(isinstance(event, Notice) for event in events)
