@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvflow_agents.adapters import Adapter, AdapterLedger
+from kvflow_agents.claims import AT_ONCE
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.hints import Hint
@@ -191,6 +192,18 @@ def test_a_hint_says_what_agents_will_call_with() -> None:
     forecast = Forecast(1, {"writer": 1, "critic": 2}, loras={"critic": "taste"})
     server.foresight.hear(Hint("run", forecast))
     assert server.adapters.by_nearness() == ["taste"]
+
+
+def test_every_adapter_of_a_large_forecast_is_expected() -> None:
+    server = Server()
+    steps = {f"agent {number}": 1 + number for number in range(3 * AT_ONCE)}
+    loras = {agent: f"lora of {agent}" for agent in steps}
+    server.foresight.hear(Hint("run", Forecast(1, steps, loras=loras)))
+    server.foresight.catch_up(len(steps))
+    assert server.adapters.by_nearness() == list(loras.values())
+    # Of agents that changes name without it, what was told stays known.
+    server.foresight.hear(Hint("run", Forecast(2, {"agent 7": 900}, changes=True)))
+    assert server.adapters.by_nearness()[-1] == "lora of agent 7"
 
 
 AGENTS = st.sampled_from("abcd")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kvflow_agents.adapters import Adapter
+from kvflow_agents.hints import encode_request
 from kvflow_sglang import model, tiny_lora
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.kvflow_client import Client, Reply, Run, wait_until
@@ -140,7 +141,7 @@ def test_adapters_given_in_the_hint_are_foreseen_from_the_first_call(
     before = client.counts()
     answer = ask(client, "a0", 0, {**params, "kvflow_loras": loras})
     assert text_of(answer) == stock["a0", 0]
-    # All but the caller's own, of which there are at most two without a slot, fill the slots.
+    # Some of the others have no slot, and nobody but the hint says that they will call with them.
     wait_until(lambda: changes(client, "lora_prefetches", before) >= 1)
     client.forecast(run.done())
 
@@ -150,9 +151,11 @@ def test_with_several_tenants_each_ones_adapters_are_foreseen(
 ) -> None:
     agents = AGENTS[:6]
     before = client.counts()
-    answers = cycle(client, agents, Run("tenant", app="tenant"), cache_salt="mine")
+    theirs = Run("tenant", app="tenant")
+    answers = cycle(client, agents, theirs, cache_salt="mine")
     assert answers == [stock[each] for each in _in_turn(agents)]
     assert changes(client, "lora_prefetches_used", before) >= (ROUNDS - 1) * len(agents) * 0.5
+    ask(client, "a0", ROUNDS, encode_request(theirs.done()), cache_salt="mine")
     # Nobody in particular is another tenant, and is foreseen as before.
     before = client.counts()
     run = Run("nobody", app="nobody")
