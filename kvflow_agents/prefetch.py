@@ -13,7 +13,7 @@ from kvflow_agents.link_rate import LinkRate
 from kvflow_agents.tenants import Tenant
 
 MOST_WAITS = 3
-"""For how many loads a request waits before it is run as without them."""
+"""A request waits for at most this many loads, then runs as it would without kvflow."""
 FEWEST_TOKENS = 10
 """A smaller piece is not worth a copy; SGLang's own `load_back_threshold`."""
 # After so many loads in time the horizon is again what it was before they came late.
