@@ -280,7 +280,7 @@ def inferred(calls: Sequence[ModelCall], pool_tokens: int, *, is_named: bool) ->
     for call in calls:
         session_id = f"run {call.workflow}" if is_named and call.agent is not None else None
         found.cached_tokens += cache.run(call.prompt, call.answer, session_id=session_id)
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
     found.mean_us = 1e6 * elapsed / len(calls)
     _compare(found, calls, understood)
     return found

@@ -56,7 +56,7 @@ def make(workflows: int, *, observed: bool) -> StandaloneCache:
     if observed:
         made.cache.metrics = Metrics(made.cache, {"cache_type": "kvflow"})
     else:
-        made.cache.tenants.nobody.receipts = NoReceipts()
+        made.cache.tenants.anonymous.receipts = NoReceipts()
         made.cache.view = NoView(made.cache)
     return made
 

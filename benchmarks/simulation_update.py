@@ -125,9 +125,9 @@ def in_process(town: Town, updates: int) -> dict[str, Any]:
         for part, took in zip(parts, (found_ms, encoded_ms, decoded_ms, applied_ms), strict=True):
             parts[part].append(took)
     parts["total"] = [sum(each) for each in zip(*parts.values(), strict=True)]
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
     return {
-        "agents_with_a_claim": cache.cache.foresight.agents,
+        "agents_with_a_claim": cache.cache.tenants.anonymous.foresight.agents,
         "agents_told_per_update": round(told / updates),
         **{part: summary(samples) for part, samples in parts.items()},
     }

@@ -76,7 +76,7 @@ def _check(scheduler: Any) -> None:
     cache = scheduler.tree_cache
     if not scheduler.is_fully_idle() or getattr(cache, "prefetcher", None) is None:
         return
-    cache.foresight.check()
+    cache.tenants.anonymous.foresight.check()
     copies = cache.prefetcher.tokens_under_way or cache.ongoing_write_through
     if not copies and not cache.ongoing_load_back:
         cache.sanity_check()

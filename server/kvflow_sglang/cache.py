@@ -14,7 +14,6 @@ from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Foresight, Heard, Outcome
-from kvflow_agents.guard import Guard
 from kvflow_agents.hints import (
     FIELD,
     Hint,
@@ -23,7 +22,6 @@ from kvflow_agents.hints import (
     tenant_in,
 )
 from kvflow_agents.prefetch import PrefetchQueue
-from kvflow_agents.receipts import Receipts
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
 from kvflow_agents.workflow_memory import Limits
@@ -111,7 +109,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def manage_adapters(self, lora: AdapterSlots) -> None:
         """Let forecasts count for LoRA adapters too."""
         self.lora = lora
-        self.foresight.adapters = lora.make_ledger(None)
+        self.tenants.anonymous.foresight.adapters = lora.make_ledger(None)
 
     def adapter_ledger(self, tenant: Tenant) -> AdapterLedger | None:
         """What a tenant's agents will call with."""
@@ -125,33 +123,13 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return {tenant: ledger for tenant, ledger in found.items() if ledger is not None}
 
     @property
-    def foresight(self) -> Foresight[Node]:
-        """What is known of those whom nothing tells apart."""
-        return self.tenants.nobody.foresight
-
-    @property
-    def receipts(self) -> Receipts:
-        """What became of their calls."""
-        return self.tenants.nobody.receipts
-
-    @property
-    def guard(self) -> Guard:
-        """Whether their forecasts find no less than LRU would."""
-        return self.tenants.nobody.guard
-
-    @property
-    def reuse(self) -> Reuse:
-        """How soon their KV is used again."""
-        return self.tenants.nobody.reuse
-
-    @property
     def now_ms(self) -> int | None:
         """The clock by which calls are due; None where they are so many steps away."""
-        clock = self.reuse.clock
+        clock = self.tenants.anonymous.reuse.clock
         return clock.now_ms if self.settings.order == "time" and clock.has_begun else None
 
     def _reuse_of(self, tenant: Tenant) -> Reuse:
-        return (self.tenants.find(tenant) or self.tenants.nobody).reuse
+        return (self.tenants.find(tenant) or self.tenants.anonymous).reuse
 
     def _make_foresight(self, tenant: Tenant, limits: Limits, reuse: Reuse) -> Foresight[Node]:
         device_tokens = self.token_to_kv_pool_allocator.size

@@ -36,7 +36,7 @@ class KnownTenant:
 class Tenants:
     """All tenants that have told something; beyond `most` those silent longest are forgotten.
 
-    Whoever is nobody in particular always is one, with limits of its own.
+    Anonymous traffic, which nothing tells apart, always is one, with limits of its own.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -57,7 +57,7 @@ class Tenants:
         # Of tenants that were forgotten, while their claims are given up.
         self._leaving: list[Foresight[Node]] = []
         self._trips_before = 0
-        self.nobody: KnownTenant
+        self.anonymous: KnownTenant
 
     def begin(self, make_foresight: MakeForesight, make_reuse: Callable[[], Reuse]) -> None:
         """Know nothing of anybody's workflows, as the cache is empty; calls stay counted."""
@@ -68,8 +68,8 @@ class Tenants:
         self._known.clear()
         self._leaving.clear()
         receipts.setdefault(None, Receipts(self._common_calls_limits, self.totals))
-        self.nobody = self._make(None, receipts.pop(None))
-        self._known[None] = self.nobody
+        self.anonymous = self._make(None, receipts.pop(None))
+        self._known[None] = self.anonymous
         for name, kept in receipts.items():
             self._known[name] = self._make(name, kept)
 
@@ -145,7 +145,7 @@ class Tenants:
 
     @property
     def disregarded(self) -> int:
-        """How many tenants' guards have tripped, whoever is nobody in particular included."""
+        """How many tenants' guards have tripped, anonymous traffic included."""
         return sum(not known.guard.heeds for known in self)
 
     def status(self) -> dict[str, int]:
@@ -156,7 +156,7 @@ class Tenants:
             "distrusted_workflows": self.distrusted,
             "agents": self.agents,
             "guard_trips": self.guard_trips,
-            "heeds_forecasts": int(self.nobody.guard.heeds),
+            "heeds_forecasts": int(self.anonymous.guard.heeds),
             "disregarded_tenants": self.disregarded,
         }
 

@@ -28,7 +28,7 @@ def cache() -> StandaloneCache:
 
 def host_tokens(cache: StandaloneCache) -> int:
     cache.one_pass()
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
     pool = cache.cache.cache_controller.mem_pool_host
     used: int = pool.size - pool.available_size()
     return used
@@ -68,7 +68,7 @@ def test_a_workflow_that_is_not_believed_is_backed_up_like_any_other(
 ) -> None:
     for seq in range(5):
         cache.run([*PREFIX, seq], ANSWER, hint=Hint("w", Forecast(seq, {"a": None}), agent="a"))
-    assert not cache.cache.foresight.is_trusted("w")
+    assert not cache.cache.tenants.anonymous.foresight.is_trusted("w")
     before = host_tokens(cache)
     last = Hint("w", Forecast(9, {"a": None}), agent="a")
     cache.run([*PREFIX, 99], ANSWER, hint=last)

@@ -65,7 +65,7 @@ def test_a_call_overtakes_the_tick_that_was_told_before_it() -> None:
     assert town.cache.cache.hear(call) == "accepted"
     assert town.cache.cache.hear(late) == "accepted"
     assert town.cache.cache.hear(late) == "stale"
-    town.cache.cache.foresight.check()
+    town.cache.cache.tenants.anonymous.foresight.check()
     assert town.order() == "bdca"
 
 

@@ -75,7 +75,9 @@ class Reference:
             return ordinary or expected
         if self.expected_tokens() > self.cache.tree_core.most_expected_device_tokens:
             return min(ordinary, expected, key=age)
-        goes = self.cache.reuse.expected_goes(self.rank(ordinary), self.rank(expected))
+        goes = self.cache.tenants.anonymous.reuse.expected_goes(
+            self.rank(ordinary), self.rank(expected)
+        )
         return expected if goes else ordinary
 
     def rank(self, node: Any) -> Rank:
@@ -105,7 +107,7 @@ class Reference:
         )
 
     def claims(self) -> Iterator[Any]:
-        for workflow in self.cache.foresight._memory:
+        for workflow in self.cache.tenants.anonymous.foresight._memory:
             for agent in workflow.agents.values():
                 yield from agent.claims
 
@@ -223,7 +225,7 @@ def test_victims_are_those_of_the_reference(
     for _ in range(250):
         traffic.step()
         cache.cache.sanity_check()
-        cache.cache.foresight.check()
+        cache.cache.tenants.anonymous.foresight.check()
         tree = cache.cache.tree_core
         assert tree.expected.total().device == reference.expected_tokens()
     # Draining passes through every standing, inner nodes included.

@@ -43,7 +43,7 @@ def cached_of_teams(cache: StandaloneCache, *, quoted: bool = True, named: bool 
         cached_tokens += cache.run(prompt, said[team], session_id=session_id)
         turns[team] += 1
     if cache.cache.__class__.__name__ == "KVFlowRadixCache":
-        cache.cache.foresight.check()
+        cache.cache.tenants.anonymous.foresight.check()
     return cached_tokens
 
 
@@ -137,7 +137,7 @@ def test_a_conversation_that_goes_on_is_kept_from_its_first_turn() -> None:
     assert cached_of_chat(silent, says=False) == 0
     told = cache_of("kvflow")
     assert cached_of_chat(told, says=True) >= 300 + 600
-    told.cache.foresight.check()
+    told.cache.tenants.anonymous.foresight.check()
 
 
 def test_what_a_session_has_used_goes_first_once_it_has_ended() -> None:

@@ -58,7 +58,7 @@ def test_a_request_aborted_in_its_prefill_teaches_nothing() -> None:
     cache.cache._learn(aborted, hint(2), 0)
     cache.run([*FIXED, 4], hint=hint(3))
     assert protected(cache) == len(FIXED)
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
 
 
 def test_the_token_that_stands_for_a_refused_prompt_teaches_nothing() -> None:
@@ -71,7 +71,7 @@ def test_the_token_that_stands_for_a_refused_prompt_teaches_nothing() -> None:
     refused.to_finish = FINISH_ABORT("the prompt is too long")
     cache.serve(refused)
     assert protected(cache) == len(FIXED)
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
 
 
 def test_a_request_that_is_computed_again_after_a_retraction_counts_once() -> None:
@@ -87,7 +87,7 @@ def test_a_request_that_is_computed_again_after_a_retraction_counts_once() -> No
     assert cache.cache.status()["shadow_requests"] == 1
     # Its prompt has not come back, so nothing says that its agent's history grows.
     assert protected(cache) == len(prompt)
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
 
 
 def test_kv_is_used_once_by_each_request_that_reads_it_and_by_no_lock() -> None:
@@ -127,12 +127,12 @@ def test_after_a_flush_the_shadow_is_as_empty_as_the_cache_and_forecasts_count()
     cache = StandaloneCache("kvflow", pool_tokens=400)
     cache.run([*FIXED, 1], hint=hint(0))
     assert cache.cache.status()["shadow_requests"] == 1
-    cache.cache.guard.heeds = False
-    cache.cache.foresight.heed(False)
+    cache.cache.tenants.anonymous.guard.heeds = False
+    cache.cache.tenants.anonymous.foresight.heed(False)
     cache.allocator.clear()
     cache.cache.reset()
     assert "shadow_requests" not in cache.cache.status()
-    assert cache.cache.guard.heeds
-    assert cache.cache.foresight.is_trusted("w")
+    assert cache.cache.tenants.anonymous.guard.heeds
+    assert cache.cache.tenants.anonymous.foresight.is_trusted("w")
     assert cache.run([*FIXED, 1], hint=hint(1)) == 0
     assert cache.cache.status()["shadow_lru"] == 0

@@ -136,10 +136,10 @@ def test_a_guard_that_trips_is_published_and_counted_for_good(
     tripped, trips = "guard_tripped", "guard_trips_total"
     metrics.publish()
     assert (value(tripped), value(trips)) == (0, 0)
-    cache.cache.guard.heeds, cache.cache.guard.trips = False, 2
+    cache.cache.tenants.anonymous.guard.heeds, cache.cache.tenants.anonymous.guard.trips = False, 2
     metrics.publish()
     assert (value(tripped), value(trips)) == (1, 2)
     cache.cache.reset()
-    cache.cache.guard.trips = 1
+    cache.cache.tenants.anonymous.guard.trips = 1
     metrics.publish()
     assert (value(tripped), value(trips)) == (0, 3)

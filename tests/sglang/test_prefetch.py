@@ -608,7 +608,7 @@ def test_any_traffic_reads_its_own_kv(seed: int, monkeypatch: pytest.MonkeyPatch
         if chance.random() < 0.02:
             cache.cache.reset()
             cache.allocator.clear()
-        cache.cache.foresight.check()
+        cache.cache.tenants.anonymous.foresight.check()
     settle(cache, link)
     check(cache)
     cache.cache.sanity_check()

@@ -56,8 +56,8 @@ def test_unhinted_and_malformed_calls_leave_no_receipt() -> None:
     cache.run([*PREFIX, 1])
     cache.run([*PREFIX, 2], hint=Hint("", Forecast(0, {}), agent="a"))
     assert cache.cache.outcomes == {"refused_name": 1}
-    assert cache.cache.receipts.workflows()["total"] == 0
-    assert cache.cache.receipts.totals.calls == 0
+    assert cache.cache.tenants.anonymous.receipts.workflows()["total"] == 0
+    assert cache.cache.tenants.anonymous.receipts.totals.calls == 0
 
 
 @pytest.mark.parametrize("params", [None, {"other": 1}])
@@ -80,13 +80,13 @@ def test_a_workflow_whose_forecasts_fail_is_seen_to_be_distrusted() -> None:
     assert [call["hint"] for call in reversed(calls)] == [*["accepted"] * 2, *["distrusted"] * 2]
     assert [call["reason"] for call in calls] == [*["forecasts_failed"] * 2, None, None]
     assert cache.cache.status()["distrusted_workflows"] == 1
-    cache.cache.foresight.check()
+    cache.cache.tenants.anonymous.foresight.check()
 
 
 def test_who_is_disregarded_by_the_guard_is_told_so() -> None:
     cache = StandaloneCache("kvflow", pool_tokens=1000)
     cache.run([*PREFIX, 0], hint=hint(0, a=1))
-    cache.cache.foresight.heed(False)
+    cache.cache.tenants.anonymous.foresight.heed(False)
     cache.run([*PREFIX, 1], hint=hint(1, a=1))
     call, before = receipts_of(cache)["agents"][0]["last_calls"]
     assert (before["hint"], before["reason"]) == ("accepted", None)

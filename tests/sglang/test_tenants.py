@@ -52,7 +52,7 @@ def test_equal_names_of_two_tenants_never_meet(cache: StandaloneCache) -> None:
     tenants = cache.cache.tenants
     for tenant in ("one", "other"):
         assert tenants.find(tenant).receipts.sums("run", "a").calls == 2
-    assert cache.cache.receipts.workflows()["total"] == 0
+    assert cache.cache.tenants.anonymous.receipts.workflows()["total"] == 0
     # One ends its run: the other's is still expected.
     before = dict(cache.cache.tree_core.expected.by_tenant)
     assert before["one"] == before["other"] == (PREFIX_TOKENS, 0)
@@ -286,9 +286,9 @@ def test_tables_of_those_whom_nothing_tells_apart_have_bounds_of_their_own(
     for flood in range(20):
         hint = Hint(f"w{flood}", Forecast(1, {"a": 0}), "a", at_ms=flood)
         cache.run(prompt(500 + flood % 9, flood), hint=hint)
-    assert 0 < cache.cache.foresight.workflows <= 5
-    assert cache.cache.foresight.agents <= 3
-    assert cache.cache.receipts.workflows()["total"] <= 5
+    assert 0 < cache.cache.tenants.anonymous.foresight.workflows <= 5
+    assert cache.cache.tenants.anonymous.foresight.agents <= 3
+    assert cache.cache.tenants.anonymous.receipts.workflows()["total"] <= 5
 
 
 def test_what_is_remembered_of_a_tenants_prompts_is_bounded(
@@ -302,15 +302,15 @@ def test_what_is_remembered_of_a_tenants_prompts_is_bounded(
             cache.run(prompt(500 + each, each), hint=hint, tenant=tenant)
     # Prompts of 101 tokens.
     assert cache.cache.tenants.find("one").foresight.agents == 4
-    assert cache.cache.foresight.agents == 2
-    cache.cache.foresight.check()
+    assert cache.cache.tenants.anonymous.foresight.agents == 2
+    cache.cache.tenants.anonymous.foresight.check()
 
 
 def test_who_is_told_apart_by_nothing_is_never_forgotten(cache: StandaloneCache) -> None:
     cache.cache.hear(Hint("run", Forecast(1, {"a": 0})))
     for each in range(200):
         cache.cache.hear(Hint("run", Forecast(1, {"a": 0}), tenant=f"t{each}"))
-    assert cache.cache.foresight.workflows == 1
+    assert cache.cache.tenants.anonymous.foresight.workflows == 1
     assert cache.cache.status()["tenants"] == 64
 
 
