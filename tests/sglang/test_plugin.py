@@ -19,7 +19,7 @@ import kvflow_sglang
 from kvflow_agents.errors import IncompatibleServerError
 from kvflow_sglang import cpu_engine, plugin, self_check
 from kvflow_sglang.command_line import asks_for_kvflow
-from kvflow_sglang.compat import hooks, transport
+from kvflow_sglang.compat import hooks, radix_cache, transport
 from kvflow_sglang.server_process import ServerProcess, ServerStartError
 
 
@@ -183,6 +183,7 @@ def test_a_launcher_that_is_a_child_process_gets_the_door_too(
     hooked: list[str] = []
     register = lambda target, *args: hooked.append(target)  # noqa: E731
     monkeypatch.setattr(plugin, "HookRegistry", SimpleNamespace(register=register))
+    monkeypatch.setattr(radix_cache, "register_radix_cache_backend", lambda *backend: None)
     monkeypatch.setattr(plugin.multiprocessing, "parent_process", lambda: "somebody's process")
     monkeypatch.setitem(sys.modules, "sglang.srt.managers.scheduler", SimpleNamespace())
     monkeypatch.delitem(sys.modules, "sglang.srt.entrypoints.engine", raising=False)
