@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from kvflow_agents.carrier import Call, Carrier
-from kvflow_agents.courier import Courier
+from kvflow_agents.courier import courier
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.runs import Caller
@@ -51,7 +51,7 @@ class Subscriptions:
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        self.courier = Courier()
+        self.courier = courier
         self._adapter = adapter
         self._carriers: list[Carrier] = []
         self._of_process: Carrier | None = None

@@ -13,6 +13,7 @@ from kvflow_agents.agent_hints import NOTHING_SEEN, Seen
 from kvflow_agents.call_records import call_records
 from kvflow_agents.conversations import conversations
 from kvflow_agents.courier import Courier
+from kvflow_agents.courier import courier as process_courier
 from kvflow_agents.dialects import (
     ASK,
     DIALECTS,
@@ -83,7 +84,7 @@ class Carrier:
     ) -> None:
         self.counts = CarrierCounts()
         self.failsafe = Failsafe("a model call")
-        self.courier = courier or Courier()
+        self.courier = courier or process_courier
         self._identify = identify
         self._servers = AllowedServers(base_urls)
         self._routers = routers.from_environment()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
 import queue
 import threading
 import time
@@ -13,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 
+from kvflow_agents import process
 from kvflow_agents.failsafe import logger
 from kvflow_agents.hints import Hint, encode_body
 from kvflow_agents.servers import Server
@@ -46,9 +45,8 @@ class Courier:
         self._without_endpoint: set[str] = set()
         self._opener = urllib.request.build_opener(NoRedirects)
         self._begin()
-        atexit.register(self.flush, 0.5)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+        process.at_exit.add(self.flush, 0.5)
+        process.in_forked_child.add(self._begin)
 
     def _begin(self) -> None:
         self._waiting: queue.Queue[tuple[Server, Hint]] = queue.Queue(self._most_waiting)
@@ -112,3 +110,7 @@ class NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: object) -> None:
         return None
+
+
+courier = Courier()
+"""That of this process: one thread, however many carriers have something to post."""

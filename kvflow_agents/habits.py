@@ -9,6 +9,7 @@ from collections.abc import Collection
 from math import ceil
 from typing import Any, TypeVar
 
+from kvflow_agents import process
 from kvflow_agents.delays import Delay
 from kvflow_agents.following import LEAST_EVIDENCE, Fate, Following
 from kvflow_agents.forecast import Figures, Steps
@@ -37,6 +38,11 @@ class Habits:
         self._scenes: OrderedDict[str, Following] = OrderedDict()
         self._turns: OrderedDict[str, Histogram] = OrderedDict()
         self._chance = random.Random(seed)
+        self._begin()
+        process.in_forked_child.add(self._begin)
+
+    def _begin(self) -> None:
+        # Its parent's store may have been at work on them.
         self._lock = threading.Lock()
 
     def note_call(

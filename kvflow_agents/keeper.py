@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
+from kvflow_agents import process
 from kvflow_agents.app import App
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.habits import Habits
@@ -45,14 +45,19 @@ class Keeper:
         self._clock = clock
         self._known: WeakSet[App] = WeakSet()
         self._to_load: list[App] = []
-        self._to_save: dict[str, App] = {}
         self._saved_s: dict[str, float] = {}
+        self._begin()
+        process.at_exit.add(self.flush)
+        process.in_forked_child.add(self._begin)
+
+    def _begin(self) -> None:
+        """In a forked child, too: what is waiting to be saved is its parent's."""
+        self._to_save: dict[str, App] = {}
         self._is_wanted = False
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         # One at a time at the file; a second look would only wait for the first.
         self._at_work = threading.Lock()
-        atexit.register(self.flush)
 
     def began(self, app: App) -> None:
         """A run begins: take in what is kept of its application, once."""

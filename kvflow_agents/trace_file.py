@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import queue
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from kvflow_agents import process
 from kvflow_agents.failsafe import Failsafe, logger
 
 # Bounds the prompts that are waiting to be hashed.
@@ -45,9 +45,8 @@ class TraceFile:
         self.dropped = 0
         self._most_waiting = most_waiting
         self._begin()
-        atexit.register(self.flush, 1.0)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+        process.at_exit.add(self.flush, 1.0)
+        process.in_forked_child.add(self._begin)
 
     def _begin(self) -> None:
         self._waiting: queue.Queue[Line | None] = queue.Queue(self._most_waiting)

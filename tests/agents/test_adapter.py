@@ -65,7 +65,7 @@ def test_an_application_that_is_wrapped_for_others_is_hinted_to_those(
     del team
     gc.collect()
     subscriptions.close_collected()
-    assert sdk._passengers == () and not framework.is_on
+    assert not sdk._passengers and not framework.is_on
 
 
 def test_a_finalizer_only_leaves_a_note(framework: Framework) -> None:
@@ -76,4 +76,4 @@ def test_a_finalizer_only_leaves_a_note(framework: Framework) -> None:
     gc.collect()
     assert sdk._passengers == passengers and framework.is_on
     assert subscriptions.carriers(None) == []  # the next run of any application
-    assert sdk._passengers == () and not framework.is_on
+    assert not sdk._passengers and not framework.is_on

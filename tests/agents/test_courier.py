@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvflow_agents import Forecast, Hint
+from kvflow_agents import Forecast, Hint, process
 from kvflow_agents.courier import FORECAST_PATH, Courier
 from kvflow_agents.hints import decode_body
 from kvflow_agents.servers import Server
+from kvflow_agents.simulation import Simulation
 from tests.agents.fake_server import FakeServer
 
 # Nobody listens on a port below 1,024 that no service has.
@@ -217,7 +218,7 @@ def test_threads_that_send_at_once_share_one_courier_thread(server: FakeServer) 
 
 FORK = """
 import os, signal, sys
-from kvflow_agents import Forecast, Hint
+from kvflow_agents import Forecast, Hint, process
 from kvflow_agents.courier import Courier
 from kvflow_agents.servers import Server
 
@@ -269,3 +270,20 @@ def test_what_waits_when_the_process_ends_is_still_posted(server: FakeServer) ->
     )
     subprocess.run([sys.executable, "-c", code, server.root_url], check=True)
     assert [request.body["workflow"] for request in server.requests] == ["last"]
+
+
+def test_carriers_of_one_process_have_one_thread_and_leave_nothing_when_they_are_gone(
+    server: FakeServer,
+) -> None:
+    hooks = len(process.in_forked_child)
+    threads = {thread for thread in threading.enumerate() if thread.name == "kvflow"}
+    for number in range(10):
+        with Simulation(f"town {number}", base_urls=[server.base_url]) as simulation:
+            simulation.carrier.post(Server(server.root_url), Hint("town", Forecast(1)))
+    assert simulation.carrier.courier.flush(10)
+    now = {thread for thread in threading.enumerate() if thread.name == "kvflow"}
+    assert len(now - threads) <= 1
+    assert len(process.in_forked_child) == hooks
+    for _ in range(10):
+        Courier()
+    assert len(process.in_forked_child) <= hooks + 1

@@ -286,3 +286,44 @@ def test_runs_keep_what_they_teach_in_the_file_that_is_named(
     workflow = Workflow("run", again, first_seq=0)
     workflow.plan("", ["a", "b"])
     assert workflow.hint("a").forecast.chance["b"] > 90
+
+
+FORK = """
+import os, signal, sys, threading
+from kvflow_agents import App, StepGraph
+from kvflow_agents.keeper import Keeper
+
+class Store:
+    def __init__(self):
+        self.begun, self.go_on, self.saved = threading.Event(), threading.Event(), []
+    def load(self, app, habits):
+        return False
+    def save(self, app, habits):
+        self.saved.append((os.getpid(), app))
+        with habits._lock:  # as while it is written down
+            self.begun.set()
+            return self.go_on.wait(30)
+
+store = Store()
+keep = Keeper(store)
+app = App(StepGraph(agents=["a"]), name="parent")
+keep.ended(app)
+store.begun.wait(30)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    store.go_on.set()
+    store.saved.clear()
+    app.timing.habits.dump()
+    keep.ended(App(StepGraph(agents=["a"]), name="child"))
+    keep.flush()
+    os._exit(0 if {name for _, name in store.saved} <= {"child"} else 1)
+store.go_on.set()
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_that_is_forked_during_a_save_does_not_wait_for_it() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], timeout=120, check=False)
+    assert done.returncode == 0

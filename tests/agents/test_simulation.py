@@ -243,7 +243,8 @@ def test_a_tick_takes_any_name_that_a_turn_takes(scene: Scene) -> None:
 def test_generators_that_take_turns_leave_nobody_at_work(scene: Scene) -> None:
     def work(name: str) -> Iterator[None]:
         with scene.simulation.agent(name):
-            yield scene.speak()
+            scene.speak()
+            yield
 
     for _ in zip(work("a"), work("b"), strict=True):
         pass
