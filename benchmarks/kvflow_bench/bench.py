@@ -64,7 +64,7 @@ async def prime(client: Client, workload: Workload) -> None:
 async def load_adapters(fleet: Fleet, kinds: Sequence[ServerKind], adapters: Adapters) -> None:
     """Tell the servers that were started here of the adapters they cannot hold at once."""
     for kind in kinds:
-        if kind.name in fleet.commands:
+        if kind.name in fleet.started:
             async with Client(fleet.urls[kind.name]) as client:
                 for name, path in adapters.left_out(kind).items():
                     await client.load_adapter(name, path)

@@ -51,7 +51,8 @@ Together = Annotated[bool, typer.Option("--start-together", help="Start servers 
 def run_command(
     flags: Flags = None,
     preset: Annotated[
-        str, typer.Option(help="cpu, h100, lora-cpu or lora-h100: workloads and pool.")
+        str,
+        typer.Option(help="cpu, h100, slow-link, lora-cpu or lora-h100: workloads and pool."),
     ] = "cpu",
     workload: Annotated[
         list[str] | None, typer.Option(help="One of the preset's; repeatable. Default: all.")
@@ -61,6 +62,10 @@ def run_command(
     model: Model = None,
     engine: EngineName = None,
     server: Server = None,
+    server_command: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=COMMAND", help="How a given server was started; repeatable."),
+    ] = None,
     json_file: Json = None,
     logs: Logs = None,
     start_together: Together = False,
@@ -126,9 +131,10 @@ def run_command(
         )
         if count := max(each.parameters.adapters for each in workloads):
             launch = options.with_adapters(launch, count, slots or chosen.slots)
-        if slow_link is not None:
+        gb_per_s = slow_link or chosen.link_gb_per_s
+        if gb_per_s is not None:
             load_tokens = max(each.parameters.fixed_tokens for each in workloads)
-            launch = link.slowed(launch, slow_link, load_tokens)
+            launch = link.slowed(launch, gb_per_s, load_tokens)
         command = shlex.join(["kvflow", *sys.argv[1:]])
         results = document.Document(json_file, document.new_session(command))
         failed = 0
@@ -141,8 +147,11 @@ def run_command(
 
         kinds = arms.servers_of(sides)
         given = options.addresses(server)
+        commands = options.commands(server_command, given)
         for group in [[kind] for kind in kinds] if one_at_a_time else [kinds]:
-            with Fleet(group, given, launch, start_together=start_together) as fleet:
+            with Fleet(
+                group, given, launch, commands=commands, start_together=start_together
+            ) as fleet:
                 if launch.adapters is not None:
                     asyncio.run(bench.load_adapters(fleet, group, launch.adapters))
                 results.add_servers(asyncio.run(bench.servers_of(fleet)))
@@ -251,18 +260,22 @@ def shape_command(
         int, typer.Option(min=0, help="LoRA adapters to DIR/adapters/0 and on, of the same bytes.")
     ] = 0,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 64,
+    like: Annotated[
+        str, typer.Option(help="llama-3.1-8b or qwen2.5-32b: whose shape it is.")
+    ] = "llama-3.1-8b",
 ) -> None:
-    """Make a folder of Llama-3.1-8B's shape without weights, for `--load-format dummy`."""
+    """Make a folder of a real model's shape without weights, for `--load-format dummy`."""
     from kvflow_bench import shape
     from kvflow_sglang import model, tiny_lora
 
     with _errors_of("shape"):
-        made = model.make(folder, shape.write)
+        shaped = shape.named(like)
+        made = model.make(folder, partial(shape.write, shape=shaped))
         first = folder / model.ADAPTERS / "0"
         for number in range(adapters):
             write = partial(shape.link_adapter, like=first)
             if number == 0:
-                write = partial(shape.write_adapter, rank=rank)
+                write = partial(shape.write_adapter, shape=shaped, rank=rank)
             model.make(first.with_name(str(number)), write, config=tiny_lora.CONFIG)
     typer.echo(f"{folder}: {'made' if made else 'already there'}")
 

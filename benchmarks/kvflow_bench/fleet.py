@@ -80,10 +80,12 @@ class Fleet:
         given: Mapping[str, str],
         launch: Launch,
         *,
+        commands: Mapping[str, str] | None = None,
         start_together: bool = False,
     ) -> None:
         """`given` holds the addresses of servers that run already; the others are started.
 
+        `commands` says how those were started, as far as it is known.
         ConfigurationError if one has to be started and there is no model.
         """
         kinds = list(kinds)
@@ -93,7 +95,10 @@ class Fleet:
             names = ", ".join(kind.name for kind in missing)
             raise ConfigurationError(f"--model is needed to start the servers {names}")
         self._processes = {kind.name: launch.process(kind) for kind in missing}
-        self.commands = {kind.name: launch.command_line(kind) for kind in missing}
+        self.started = frozenset(self._processes)
+        self.commands = dict(commands or {}) | {
+            kind.name: launch.command_line(kind) for kind in missing
+        }
         self._starts_together = start_together
         self._stack = ExitStack()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -89,3 +89,17 @@ def addresses(given: Sequence[str] | None) -> dict[str, str]:
         if not equals or not url.startswith(("http://", "https://")):
             raise ConfigurationError(f"--server takes NAME=URL, not {name}{equals}{url}")
     return {name: url for name, _, url in pairs}
+
+
+def commands(given: Sequence[str] | None, addresses: Mapping[str, str]) -> dict[str, str]:
+    """How servers that run already were started, by name, from `NAME=COMMAND`.
+
+    ConfigurationError if a name is not that of a given server.
+    """
+    pairs = [text.partition("=") for text in given or ()]
+    for name, equals, _ in pairs:
+        if not equals or name not in addresses:
+            raise ConfigurationError(
+                f"--server-command takes NAME=COMMAND, with the NAME of a --server, not {name!r}"
+            )
+    return {name: command for name, _, command in pairs}

@@ -20,6 +20,8 @@ class Preset:
     ceiling_tokens: int | None = None
     """None: what the workloads take together at most."""
     host_flags: tuple[str, ...] = ()
+    link_gb_per_s: float | None = None
+    """To what the host link is slowed down; None: it stays as it is."""
     slots: int = 8
     """The device's slots for LoRA adapters, where the workloads have any."""
     arms: tuple[str, ...] = ("lru", "hicache", "kvflow", "kvflow-unhinted", "ceiling")
@@ -29,10 +31,14 @@ class Preset:
 H100 = Preset(
     workloads=(
         Workload("single", "cycle", Parameters(fixed_tokens=8192)),
+        # The shorter the prompts the more agents, for as much in all.
+        Workload("single-1024", "cycle", Parameters(agents=80, fixed_tokens=1024)),
+        Workload("single-2048", "cycle", Parameters(agents=40, fixed_tokens=2048)),
         Workload("single-4096", "cycle", Parameters(agents=20, fixed_tokens=4096)),
         Workload("single-128", "cycle", Parameters(fixed_tokens=8192, output_tokens=128)),
         Workload("concurrent", "cycle", Parameters(workflows=8, fixed_tokens=2048)),
         Workload("concurrent-24", "cycle", Parameters(workflows=24, fixed_tokens=512)),
+        Workload("concurrent-64", "cycle", Parameters(workflows=64, agents=4, fixed_tokens=512)),
         Workload(
             "concurrent-256",
             "cycle",
@@ -60,6 +66,13 @@ H100 = Preset(
     host_flags=("--hicache-size", "24"),
 )
 
+# The host link of the paper's A10G, on which loads ahead have most to save.
+SLOW_LINK = replace(
+    H100,
+    workloads=tuple(each for each in H100.workloads if each.name in ("single", "concurrent")),
+    link_gb_per_s=2.0,
+)
+
 # The random model of `kvflow model tiny`: two minutes of calls on two cores.
 CPU = Preset(
     workloads=(
@@ -76,6 +89,18 @@ CPU = Preset(
                 agents=5,
                 fixed_tokens=400,
                 dynamic_tokens=20,
+                output_tokens=4,
+                rounds=2,
+            ),
+        ),
+        Workload(
+            "concurrent-16",
+            "cycle",
+            Parameters(
+                workflows=16,
+                agents=3,
+                fixed_tokens=150,
+                dynamic_tokens=15,
                 output_tokens=4,
                 rounds=2,
             ),
@@ -158,7 +183,13 @@ LORA_CPU = _lora(
     slots=4,
 )
 
-PRESETS = {"h100": H100, "cpu": CPU, "lora-h100": LORA_H100, "lora-cpu": LORA_CPU}
+PRESETS = {
+    "h100": H100,
+    "slow-link": SLOW_LINK,
+    "cpu": CPU,
+    "lora-h100": LORA_H100,
+    "lora-cpu": LORA_CPU,
+}
 
 # Many agents, short answers: as many loads as possible, and others at work meanwhile.
 RACES = {

@@ -58,8 +58,9 @@ def simulate_command(
         changes = {name: value for name, value in sizes.items() if value is not None}
         workloads = presets.select(chosen, workload or [], changes)
         speed = machines.named(machine)
-        if link_gb_per_s is not None:
-            speed = replace(speed, link_bytes_per_s=link_gb_per_s * 1e9)
+        gb_per_s = link_gb_per_s or chosen.link_gb_per_s
+        if gb_per_s is not None:
+            speed = replace(speed, link_bytes_per_s=gb_per_s * 1e9)
         pool = pool_tokens or chosen.pool_tokens
         host = host_tokens or simulate.host_tokens(chosen, speed, pool)
         pools = simulate.Sizes(pool, host, slots or chosen.slots)

@@ -24,6 +24,9 @@ RUN = ["run", "--engine", "gpu"]
         ([*RUN, "--preset", "a100"], "no preset 'a100'"),
         ([*RUN, "--arm", "vllm"], "no arm 'vllm'"),
         ([*RUN, "--server", "kvflow=localhost:1"], "--server takes NAME=URL"),
+        ([*RUN, "--server-command", "lru=x"], "takes NAME=COMMAND, with the NAME of a --server"),
+        ([*RUN, "--preset", "slow-link", "--model", "m"], "--slow-link needs"),
+        (["shape", "x", "--like", "gpt-5"], "no shape 'gpt-5'; there are llama-3.1-8b, qwen"),
         ([*RUN, "--kvflow-config", "[]"], "must be a JSON object"),
         ([*RUN, "--agents", "0"], "agents must be at least 1"),
         ([*RUN, "--slow-link", "2"], "--slow-link needs"),
@@ -56,6 +59,10 @@ def test_a_real_models_shape_needs_no_weights(tmp_path: Path) -> None:
         assert result.exit_code == 0 and outcome in result.output
     assert {"config.json", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("*.safetensors"))
+    other = tmp_path / "qwen"
+    result = CliRunner().invoke(app, ["shape", str(other), "--like", "qwen2.5-32b"])
+    assert result.exit_code == 0
+    assert json.loads((other / "config.json").read_text()) == shape.QWEN_32B
 
 
 def test_adapters_of_a_real_models_shape_share_one_file(tmp_path: Path) -> None:

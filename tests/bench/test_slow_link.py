@@ -24,6 +24,9 @@ def test_the_models_shape_says_what_a_token_takes(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(shape.LLAMA_8B))
     assert slow_link.layer_token_bytes(tmp_path) == 2 * 8 * 128 * 2
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen" / "config.json").write_text(json.dumps(shape.QWEN_32B))
+    assert slow_link.layer_token_bytes(tmp_path / "qwen") == 2 * 8 * 128 * 2
     monkeypatch.setattr(slow_link, "gpu_clock_hz", lambda: 1e9)
     slowed = slow_link.slowed(launch(tmp_path, "gpu"), 2.0, load_tokens=8192)
     assert slowed.env == {"SGLANG_TEST_HICACHE_H2D_DELAY_CYCLES": str(8192 * 4096 // 2)}
