@@ -208,13 +208,13 @@ def perfect(events: Sequence[Event]) -> list[Forecast | None]:
         if event.learned is None:
             continue
         known = following.setdefault(event.client, {})
-        is_call = isinstance(event, Call)
-        count = left[event.client] = left.get(event.client, 0) - is_call
+        count = left.get(event.client, 0) - 1
         steps: dict[str, int | None] = {agent: at - count for agent, (at, _) in known.items()}
         due = {agent: int((at_s - event.at_s) * 1000) for agent, (_, at_s) in known.items()}
         if isinstance(event, Call):
             steps.setdefault(event.agent, None)
             known[event.agent] = (count, event.at_s)
+            left[event.client] = count
         told[index] = Forecast(index, steps, False, False, due, dict.fromkeys(due, 100))
     return told
 
