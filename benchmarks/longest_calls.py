@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import torch
 import typer
 
 from kvflow_agents.forecast import Forecast
@@ -30,8 +31,8 @@ from kvflow_sglang.standalone import StandaloneCache
 
 SYSTEM_TOKENS = 16
 OWN_TOKENS = 8
-# So many tenants at their limits make no difference to one of them.
-FULL_TENANTS = 2
+# As an allocation for a prompt would evict.
+EVICTED_TOKENS = 256
 
 T = TypeVar("T")
 
@@ -155,7 +156,8 @@ def shake(cache: StandaloneCache, crowd: Crowd, longest: Longest, tenant: Tenant
     crowd.end(last)
     crowd.passes()
     # The KV goes, the claims stay and wait for it.
-    longest.timed("an eviction of everything", cache.evict, 10**9)
+    while longest.timed("an eviction", cache.evict, EVICTED_TOKENS):
+        pass
     for number in range(20):
         crowd.call(number, 77, None, "a request to an empty pool")
     longest.timed("forecasts expire", cache.cache.tenants.turn_over, 10**12)
@@ -182,12 +184,12 @@ def main(
 ) -> None:
     """Fill the tables, and print the longest call of each kind."""
     settings = Settings()
-    pool_tokens = 64 * agents * (1 + FULL_TENANTS)
+    torch.set_num_threads(1)  # its allocator's threads are no work of a scheduler
+    pool_tokens = 64 * agents
     cache = StandaloneCache("kvflow", pool_tokens=pool_tokens)
     gc.disable()
     longest = Longest()
-    limits: dict[Tenant, int] = {None: settings.common_agents}
-    limits |= dict.fromkeys(("one", "two"), settings.tenant_agents)
+    limits: dict[Tenant, int] = {None: settings.common_agents, "one": settings.tenant_agents}
     for tenant, most_agents in limits.items():
         crowd = Crowd(cache, longest, tenant, agents)
         fill(crowd, most_agents, agents)

@@ -13,6 +13,7 @@ import aiohttp
 
 from kvflow_agents.errors import KVFlowError
 from kvflow_agents.hints import Hint, encode_body, encode_request
+from kvflow_agents.servers import Server
 from kvflow_faults.traffic import ANSWER_TOKENS, Call, prompts
 from kvflow_faults.victim import Victim
 
@@ -47,7 +48,12 @@ class Tally:
 
 
 def body_of(
-    prompt: str, hint: Hint | None, *, tokens: int = ANSWER_TOKENS, stream: bool = False
+    prompt: str,
+    hint: Hint | None,
+    salt: str | None = None,
+    *,
+    tokens: int = ANSWER_TOKENS,
+    stream: bool = False,
 ) -> dict[str, Any]:
     """A greedy completion of a fixed length."""
     body = {
@@ -57,6 +63,7 @@ def body_of(
         "temperature": 0,
         "ignore_eos": True,
         "stream": stream,
+        "cache_salt": salt,
     }
     return body if hint is None else {**body, "custom_params": encode_request(hint)}
 
@@ -90,7 +97,7 @@ class Questioner:
         while True:
             began = time.monotonic()
             try:
-                text = await _complete(self.session, body_of(call.prompt, call.hint))
+                text = await _complete(self.session, body_of(call.prompt, call.hint, call.salt))
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 if self._victim.was_dead(began, time.monotonic()):
                     was_dead = True
@@ -113,10 +120,12 @@ class Questioner:
             self.tally.wrong += 1
             self.tally.note(f"wrong: {text!r} instead of {self._known[prompt]!r}")
 
-    async def tell(self, hint: Hint) -> None:
+    async def tell(self, hint: Hint, salt: str | None) -> None:
         """Post a forecast; as with every hint, it does not matter if it is lost."""
+        headers = Server(self._victim.base_url, cache_salt=salt).headers()
+        body = encode_body(hint)
         try:
-            async with self.session.post("/kvflow/forecast", json=encode_body(hint)) as answer:
+            async with self.session.post("/kvflow/forecast", json=body, headers=headers) as answer:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError):
             pass

@@ -27,7 +27,7 @@ MALFORMED = (b"{", b"[]", b'{"v": 1}', b'{"v": 1, "workflow": "x", "seq": -1}', 
 
 async def hang_up(victim: Victim, call: Call, random: Random) -> None:
     """Ask for a long answer and go away: before it is asked, before it comes, or at once."""
-    request = _post(COMPLETIONS, body_of(call.prompt, call.hint, tokens=LONG_TOKENS))
+    request = _post(COMPLETIONS, body_of(call.prompt, call.hint, call.salt, tokens=LONG_TOKENS))
     async with _connected(victim) as (_, writer):
         writer.write(request[: random.choice([len(request) // 2, len(request)])])
         await writer.drain()
@@ -36,7 +36,7 @@ async def hang_up(victim: Victim, call: Call, random: Random) -> None:
 
 async def abort_stream(victim: Victim, call: Call, random: Random) -> None:
     """Ask for a long stream and leave after some of it."""
-    body = body_of(call.prompt, call.hint, tokens=LONG_TOKENS, stream=True)
+    body = body_of(call.prompt, call.hint, call.salt, tokens=LONG_TOKENS, stream=True)
     async with _connected(victim) as (reader, writer):
         writer.write(_post(COMPLETIONS, body))
         await writer.drain()
@@ -46,7 +46,7 @@ async def abort_stream(victim: Victim, call: Call, random: Random) -> None:
 
 async def be_slow(victim: Victim, call: Call, questioner: Questioner) -> None:
     """Send a request in pieces and read its stream in crumbs; its answer is judged."""
-    request = _post(COMPLETIONS, body_of(call.prompt, call.hint, stream=True))
+    request = _post(COMPLETIONS, body_of(call.prompt, call.hint, call.salt, stream=True))
     async with _connected(victim) as (reader, writer):
         size = len(request) // PIECES + 1
         for start in range(0, len(request), size):

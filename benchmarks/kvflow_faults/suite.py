@@ -132,10 +132,10 @@ async def _work(
         workflow = next(names)
         for call in traffic.calls(workflow, random):
             if not goes_on():
-                await questioner.tell(traffic.end(workflow))
+                await questioner.tell(traffic.end(workflow), traffic.salt_of(workflow))
                 return
             await questioner.ask(call)
-        await questioner.tell(traffic.end(workflow))
+        await questioner.tell(traffic.end(workflow), traffic.salt_of(workflow))
         await asyncio.sleep(random.random() * 0.3)
 
 

@@ -32,6 +32,16 @@ def test_the_answer_to_every_prompt_of_a_workflow_is_known() -> None:
     assert {call.prompt for call in calls} <= known
 
 
+def test_workflows_are_those_of_tenants_with_agents_of_their_own() -> None:
+    asked: dict[str | None, set[str]] = {}
+    for number in range(60):
+        for call in traffic.calls(f"w{number}", Random(number)):
+            assert call.salt == traffic.salt_of(f"w{number}")
+            asked.setdefault(call.salt, set()).add(call.prompt)
+    assert asked.keys() == set(traffic.SALTS)
+    assert sum(map(len, asked.values())) == len(set().union(*asked.values()))
+
+
 def test_forecasts_of_the_traffic_come_true() -> None:
     calls = list(traffic.calls("w", Random(2)))
     for now, then in zip(calls, calls[1:], strict=False):
