@@ -14,6 +14,10 @@ Reason = Literal["newer_heard", "workflow_ended"] | Doubt
 IGNORED_FOR: dict[Fate, Reason] = {"stale": "newer_heard", "ended": "workflow_ended"}
 
 
+Asked = tuple[str, str | None, int, int | None]
+"""What all requests share that one of a client has become: workflow, agent, seq, and when."""
+
+
 class Predicted(NamedTuple):
     """What was said last of a call, before it came."""
 
@@ -36,6 +40,13 @@ class Arrival:
     reason: Reason | None = None
     """None if it was accepted."""
     predicted: Predicted = Predicted()
+    at_ms: int | None = None
+    """On the clock of the messages."""
+
+    @property
+    def asked(self) -> Asked:
+        """What tells its client's request from others."""
+        return self.workflow, self.agent, self.seq, self.at_ms
 
 
 class Admission(NamedTuple):

@@ -12,6 +12,7 @@ from kvflow_agents.call_receipt import (
     IGNORED_FOR,
     Admission,
     Arrival,
+    Asked,
     Call,
     Doubt,
     Fate,
@@ -65,11 +66,6 @@ class _Workflow:
     agents: OrderedDict[str, _Agent] = field(default_factory=OrderedDict)
 
 
-# What all requests have in common that one request of a client has become: of a hint, the
-# workflow, the agent, the seq, and when it came to the server.
-_Asked = tuple[str, str | None, int, int | None]
-
-
 class Receipts:
     """Adds up calls as they are admitted, so that an answer is a slice. Pure and bounded."""
 
@@ -81,8 +77,10 @@ class Receipts:
         self._agents = 0
         # In the order of their last hint.
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
+        # Samples too, though they are no calls of their own.
         self._under_way: OrderedDict[str, Arrival] = OrderedDict()
-        self._asked: OrderedDict[_Asked, None] = OrderedDict()
+        # The first of the requests that each one of a client has become.
+        self._asked: OrderedDict[Asked, str] = OrderedDict()
 
     def heard(self, hint: Hint, outcome: Outcome) -> None:
         """A hint has come, with a request or without."""
@@ -105,11 +103,9 @@ class Receipts:
         first one, which fills the cache, and the samples: the first is the call. `doubt`: why
         its workflow has no influence.
         """
-        if not self._is_first(hint):
-            return False
         outcome = heard.outcome
         fate: Fate = "distrusted" if outcome == "accepted" and doubt is not None else outcome
-        self._under_way[request_id] = Arrival(
+        arrival = self._under_way[request_id] = Arrival(
             hint.workflow,
             hint.agent,
             hint.forecast.seq,
@@ -117,9 +113,15 @@ class Receipts:
             heard.was_foretold,
             reason=doubt if fate == "distrusted" else IGNORED_FOR.get(fate),
             predicted=heard.predicted,
+            at_ms=hint.at_ms,
         )
         if len(self._under_way) > self._limits.most_under_way:
             self._under_way.popitem(last=False)
+        if arrival.asked in self._asked:
+            return False
+        self._asked[arrival.asked] = request_id
+        if len(self._asked) > self._limits.most_under_way:
+            self._asked.popitem(last=False)
         self.heard(hint, outcome)
         return True
 
@@ -130,11 +132,14 @@ class Receipts:
     def admitted(self, request_id: str, admission: Admission) -> Call | None:
         """The first prefill of a request is done; later ones, and unhinted requests, are none.
 
-        What is kept of it; None if it is no call, or that of no agent.
+        What is kept of it, or of a sample what is kept of its first; None if it is no call, or
+        that of no agent.
         """
         arrival = self._under_way.pop(request_id, None)
         if arrival is None:
             return None
+        if self._asked.get(arrival.asked, request_id) != request_id:
+            return self._last_call(arrival)
         self.totals.add(arrival, admission)
         workflow = self._workflows.get(arrival.workflow)
         if workflow is None:
@@ -204,14 +209,12 @@ class Receipts:
         kept = None if workflow is None else workflow.agents.get(agent)
         return Sums() if kept is None else kept.sums
 
-    def _is_first(self, hint: Hint) -> bool:
-        asked = hint.workflow, hint.agent, hint.forecast.seq, hint.at_ms
-        if asked in self._asked:
-            return False
-        self._asked[asked] = None
-        if len(self._asked) > self._limits.most_under_way:
-            self._asked.popitem(last=False)
-        return True
+    def _last_call(self, sample: Arrival) -> Call | None:
+        """The call that a sample belongs to, if it is still among the last."""
+        workflow = self._workflows.get(sample.workflow)
+        agent = None if workflow is None else workflow.agents.get(sample.agent or "")
+        last = () if agent is None else agent.last
+        return next((call for call in last if call.arrival.asked == sample.asked), None)
 
     def _agent(self, workflow: _Workflow, name: str) -> _Agent:
         agent = workflow.agents.get(name)

@@ -16,6 +16,8 @@ import jsonschema_rs
 import openai
 import pytest
 
+import kvflow_agents
+from kvflow_agents import loops
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import RECEIPT_FIELD, Hint, encode_body, encode_request
 from kvflow_sglang.compat import hooks, names
@@ -271,6 +273,30 @@ def test_several_samples_are_one_call_and_the_receipt_is_the_first_ones(
     assert client.counted("hints_stale") == stale
 
 
+def test_a_response_tells_why_its_hint_was_refused(sdk: openai.OpenAI) -> None:
+    malformed = {"custom_params": {"kvflow": {"v": 1, "workflow": 5, "seq": 1}}}
+    answer = sdk.completions.with_raw_response.create(
+        model="tiny", prompt="hello", max_tokens=2, **(ask(9, "a") | {"extra_body": malformed})
+    )
+    receipt = json.loads(answer.headers["x-kvflow-receipt"])
+    assert (receipt["hint"], receipt["reason"]) == ("refused", "type")
+    assert "workflow" in receipt["message"]
+
+
+def test_a_report_has_what_the_server_has_counted(client: Client, sdk: openai.OpenAI) -> None:
+    kvflow_agents.reset_report()
+    with kvflow_agents.workflow("reported", base_urls=[f"{client.base_url}/v1"]):
+        for agent in ("planner", "writer") * 2:
+            with kvflow_agents.agent(agent):
+                sdk.completions.create(model="tiny", prompt=f"{agent} " * 30, max_tokens=2)
+    assert loops.adapter.subscriptions.courier.flush(60)
+    found = kvflow_agents.report(receipts=True, timeout_s=60)
+    assert found.notes == ()
+    writer = found["writer"]
+    assert writer.receipts is not None and writer.receipts["calls"] == writer.calls == 2
+    assert writer.receipts["device_tokens"] == writer.cached_tokens > 0
+
+
 def test_receipts_of_a_batch_go_each_to_its_own_response_and_into_no_answer(
     client: Client,
 ) -> None:
@@ -299,7 +325,6 @@ def test_a_response_has_no_receipt_where_nobody_asks_or_none_is_known(sdk: opena
     for without in (
         {"extra_body": asks["extra_body"]},
         {"extra_headers": asks["extra_headers"]},
-        {**asks, "extra_body": {"custom_params": {"kvflow": {"v": 1, "workflow": 5}}}},
     ):
         answer = sdk.completions.with_raw_response.create(**said, **without)
         assert answer.status_code == 200
