@@ -170,7 +170,7 @@ def some_hint(chance: random.Random, now: int) -> Hint:
     steps = {agent: chance.choice((None, 0, 1, 5, 10**6)) for agent in agents}
     told = {agent: chance.randrange(10**6) for agent in agents if chance.random() < 0.5}
     forecast = Forecast(
-        now if chance.random() < 0.9 else chance.randrange(10**6),
+        now if chance.random() < 0.9 else chance.randrange(now + 1),
         steps,
         done=chance.random() < 0.1,
         changes=chance.random() < 0.2,
