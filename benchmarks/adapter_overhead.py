@@ -5,7 +5,8 @@
 20 agents in a line (`benchmarks/lines.py`) call a model that is answered inside the process. Every
 moment inside the adapter and the carrier is counted, the making of forecasts and hints included;
 what belongs to a call is all of it since the hint of the call before. The frameworks that need
-openai 2 run in the environment of their tests. The JSON has one shape for all.
+openai 2 run in the environment of their tests. The JSON has one shape for all. With `--bytecodes`
+only bytecodes are counted, which other processes at work do not change.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import platform
 import statistics
+import sys
 import threading
 import time
 import tracemalloc
@@ -24,6 +27,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -98,49 +102,98 @@ def _answer_inside(httpx: Any, heap: Sequence[bytes]) -> None:
     httpx.AsyncHTTPTransport.handle_async_request = handle_async
 
 
-class OwnTime:
-    """Counts the time inside the adapter, all but its wrappers' own: it goes through the failsafe.
+class Inside:
+    """Notes what goes on inside the adapter, which goes through the failsafe; not its wrappers.
 
-    Reading the clocks counts too: an empty function takes 0.9 us of CPU, 1.6 us of wall time.
+    Subclasses say what they look at; what belongs to a call is all of it since the call before.
     """
 
     def __init__(self) -> None:
-        self.wall_us: list[float] = []
-        self.cpu_us: list[float] = []
-        self._wall_ns = self._cpu_ns = 0
         self._is_inside = False
         self._original: Any = Failsafe.__call__
+
+    def begin(self) -> None:
+        """The adapter's own code begins."""
+
+    def end(self) -> None:
+        """It ends."""
+
+    def next_call(self) -> None:
+        """A request has its hint: what was spent on it is complete."""
 
     def start(self) -> None:
         original = self._original
 
-        def timed(failsafe: Failsafe, function: Any, *args: Any, **kwargs: Any) -> Any:
+        def watched(failsafe: Failsafe, function: Any, *args: Any, **kwargs: Any) -> Any:
             if self._is_inside:
                 return original(failsafe, function, *args, **kwargs)
             self._is_inside = True
-            wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+            self.begin()
             try:
                 return original(failsafe, function, *args, **kwargs)
             finally:
-                self._cpu_ns += time.thread_time_ns() - cpu
-                self._wall_ns += time.perf_counter_ns() - wall
+                self.end()
                 self._is_inside = False
                 if function == sdk._attach_all:
-                    self._next_call()
+                    self.next_call()
 
-        self._put_in_place(timed)
+        self._put_in_place(watched)
 
     def stop(self) -> None:
         self._put_in_place(self._original)
 
-    def _next_call(self) -> None:
-        """A request has its hint: what was spent on it is complete."""
+    def _put_in_place(self, gate: Any) -> None:
+        Failsafe.__call__ = gate  # type: ignore[method-assign]
+
+
+class OwnTime(Inside):
+    """Reading the clocks counts too: an empty function takes 0.9 us of CPU, 1.6 us of wall time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wall_us: list[float] = []
+        self.cpu_us: list[float] = []
+        self._wall_ns = self._cpu_ns = 0
+
+    def begin(self) -> None:
+        self._wall_ns -= time.perf_counter_ns()
+        self._cpu_ns -= time.thread_time_ns()
+
+    def end(self) -> None:
+        self._cpu_ns += time.thread_time_ns()
+        self._wall_ns += time.perf_counter_ns()
+
+    def next_call(self) -> None:
         self.wall_us.append(self._wall_ns / 1000)
         self.cpu_us.append(self._cpu_ns / 1000)
         self._wall_ns = self._cpu_ns = 0
 
-    def _put_in_place(self, gate: Any) -> None:
-        Failsafe.__call__ = gate  # type: ignore[method-assign]
+
+class OwnBytecodes(Inside):
+    """Which neither caches nor other processes change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+        self._count = 0
+
+    def begin(self) -> None:
+        sys.settrace(self._trace)
+
+    def end(self) -> None:
+        sys.settrace(None)
+
+    def next_call(self) -> None:
+        self.counts.append(self._count)
+        self._count = 0
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        # `end` and what is after it are the watcher's.
+        if frame.f_code is not OwnBytecodes.end.__code__:
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            self._count += event == "opcode"
+            return self._trace
+        return None
 
 
 def adapter_of(framework: str) -> Any:
@@ -169,6 +222,22 @@ def measure_time(framework: str, runs: int, base_url: str) -> dict[str, float]:
         "cpu_p50_us": cpu[499],
         "cpu_p99_us": cpu[989],
     }
+
+
+def measure_bytecodes(framework: str, runs: int, base_url: str) -> dict[str, float]:
+    """Own bytecodes per call, once the applications' habits are known."""
+    own = OwnBytecodes()
+    adapter, run = adapter_of(framework), LINES[framework](base_url, NAMES)
+    adapter.instrument(base_urls=[base_url])
+    for _ in range(20):
+        run()
+    own.start()
+    for _ in range(runs):
+        run()
+    own.stop()
+    adapter.uninstrument()
+    counts = statistics.quantiles(own.counts, n=100)
+    return {"calls": len(own.counts), "p50": counts[49], "p90": counts[89], "p99": counts[98]}
 
 
 def measure_run(framework: str, runs: int, base_url: str) -> dict[str, float]:
@@ -234,6 +303,12 @@ def show(result: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def show_bytecodes(result: dict[str, Any]) -> None:
+    own = result["bytecodes"]
+    figures = ", ".join(f"{name} {own[name]:.0f}" for name in ("p50", "p90", "p99"))
+    Console().print(f"{result['framework']} {result['version']}: bytecodes per call: {figures}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--framework", choices=LINES, default="langgraph")
@@ -241,20 +316,34 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000, help="runs of the memory test")
     parser.add_argument("--walked-mib", type=float, default=0, help="walked between two calls")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
+    parser.add_argument(
+        "--bytecodes", type=int, default=0, metavar="RUNS", help="count those of so many runs only"
+    )
     options = parser.parse_args()
     framework = options.framework
+    result: dict[str, Any] = {
+        "framework": framework,
+        "version": version(PACKAGES.get(framework, framework)),
+        "python": platform.python_version(),
+    }
     with server(options.walked_mib) as base_url:
-        result = {
-            "walked_mib": options.walked_mib,
-            "framework": framework,
-            "version": version(PACKAGES.get(framework, framework)),
-            "time": measure_time(framework, options.time_runs, base_url),
-            "run": measure_run(framework, options.time_runs // 2, base_url),
-            "memory": measure_memory(framework, options.runs, base_url),
-        }
-    show(result)
+        if options.bytecodes:
+            result["bytecodes"] = measure_bytecodes(framework, options.bytecodes, base_url)
+            show_bytecodes(result)
+        else:
+            result |= measured(framework, options, base_url)
+            show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measured(framework: str, options: argparse.Namespace, base_url: str) -> dict[str, Any]:
+    return {
+        "walked_mib": options.walked_mib,
+        "time": measure_time(framework, options.time_runs, base_url),
+        "run": measure_run(framework, options.time_runs // 2, base_url),
+        "memory": measure_memory(framework, options.runs, base_url),
+    }
 
 
 if __name__ == "__main__":
