@@ -33,6 +33,7 @@ class Request:
 
     body: dict[str, Any]
     hint: Hint | None
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -123,7 +124,7 @@ class FakeOpenAI:
             response = web.json_response({"error": error}, status=400)
             response.force_close()
             return response
-        received = Request(body, decode_request(body.get("custom_params")))
+        received = Request(body, decode_request(body.get("custom_params")), dict(request.headers))
         self.requests.append(received)
         reply = self._reply_to(received)
         if self.delay_s:

@@ -87,6 +87,31 @@ async def test_a_framework_inside_another_is_hinted_once(
         assert sorted(request.body["custom_params"]) == ["kvflow", "kvflow_steps"]
 
 
+@pytest.mark.parametrize("dialect", ["dynamo", "priority"])
+async def test_it_is_hinted_once_in_other_dialects_too(
+    dialect: str, client: AsyncOpenAI, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("agent_hints", "dialects"):
+        monkeypatch.setattr(f"kvflow_agents.{module}.priority_of", lambda hint: len(hint.agent))
+    kvflow_agents.instrument(base_urls=[f"{dialect}+{server.base_url}"])
+    inner = pydantic_agent(client, "the inner one")
+
+    async def ask(state: State) -> State:
+        return {"answer": (await inner.run("hi")).output}
+
+    graph = StateGraph(State)
+    graph.add_node("ask", ask)
+    graph.add_edge(START, "ask")
+    await graph.compile().ainvoke({})
+    [request] = server.requests
+    said = request.body if dialect == "priority" else request.body["nvext"]["agent_hints"]
+    assert said["priority"] == len("ask")
+    if dialect == "dynamo":
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        parent = headers["x-dynamo-parent-session-id"]
+        assert headers["x-dynamo-session-id"] == f"{parent}:ask"
+
+
 async def test_a_framework_of_another_version_does_not_keep_the_others_off(
     client: AsyncOpenAI,
     server: FakeOpenAI,
