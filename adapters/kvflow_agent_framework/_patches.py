@@ -11,6 +11,8 @@ from kvflow_agent_framework._observer import Observer, Place
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.patches import Method, Patch
 
+_NOWHERE = (None, None)
+
 
 def find(observer: Observer, failsafe: Failsafe) -> list[Patch]:
     """What lets an observer watch every run; see `kvflow_agents.patches.Patches`."""
@@ -54,27 +56,11 @@ class _Wrappers:
         return drain_messages
 
     def execute(self, original: Method) -> Method:
-        async def execute(
-            executor: Any,
-            message: Any,
-            source_executor_ids: Any,
-            state: Any,
-            runner_context: Any,
-            *args: Any,
-            **kwargs: Any,
-        ) -> Any:
-            place = self._failsafe(self._observer.begin, executor, message, runner_context)
+        async def execute(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            place, message = self._failsafe(self._begin, executor, *args, **kwargs) or _NOWHERE
             try:
                 with self._observer.at(place):
-                    return await original(
-                        executor,
-                        message,
-                        source_executor_ids,
-                        state,
-                        runner_context,
-                        *args,
-                        **kwargs,
-                    )
+                    return await original(executor, *args, **kwargs)
             finally:
                 if place is not None:
                     self._failsafe(self._observer.finish, place, message)
@@ -92,6 +78,18 @@ class _Wrappers:
             return stream
 
         return run
+
+    def _begin(
+        self,
+        executor: Any,
+        message: Any,
+        source_executor_ids: Any = None,
+        state: Any = None,
+        runner_context: Any = None,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Place | None, Any]:
+        return self._observer.begin(executor, message, runner_context), message
 
     async def _answer(
         self, original: Method, agent: Any, messages: Any, options: dict[str, Any]

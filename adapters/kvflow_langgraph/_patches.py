@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kvflow_agents.failsafe import Failsafe
@@ -18,38 +19,37 @@ def find(observer: Observer, failsafe: Failsafe) -> list[Patch]:
     require_langgraph()
     seams = find_seams()
 
+    # Arguments find their names inside the failsafe: a version may call them in another way.
     def planned(loop: Any, goes_on: Any) -> None:
         if goes_on:
-            failsafe(observer.planned, loop)
+            observer.planned(loop)
 
-    def pushed(loop: Any, task: Any, *_: Any) -> None:
-        failsafe(observer.pushed, loop, task)
+    def pushed(loop: Any, task: Any, *_: Any, **__: Any) -> None:
+        observer.pushed(loop, task)
 
     def committed(runner: Any, result: Any, task: Any, exception: BaseException | None) -> None:
         if exception is None:
-            failsafe(observer.finished, task)
+            observer.finished(task)
 
-    def left(loop: Any) -> None:
-        failsafe(observer.left, loop)
-
+    then, athen = partial(_then, failsafe), partial(_athen, failsafe)
     return [
-        (seams.tick, _then(planned)),
-        (seams.accept_push, _then(pushed)),
-        (seams.commit, _then(committed)),
-        (seams.leave, _finally(left)),
-        (seams.aleave, _afinally(left)),
-        (seams.schedule_error_handler, _then(pushed)),
-        (seams.aschedule_error_handler, _athen(pushed)),
+        (seams.tick, then(planned)),
+        (seams.accept_push, then(pushed)),
+        (seams.commit, then(committed)),
+        (seams.leave, _finally(failsafe, observer.left)),
+        (seams.aleave, _afinally(failsafe, observer.left)),
+        (seams.schedule_error_handler, then(pushed)),
+        (seams.aschedule_error_handler, athen(pushed)),
     ]
 
 
-def _then(tell: Tell) -> Callable[[Method], Method]:
+def _then(failsafe: Failsafe, tell: Tell) -> Callable[[Method], Method]:
     """Tell what a method was called on, what it returned, and its arguments."""
 
     def wrap(original: Method) -> Method:
         def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(owner, *args, **kwargs)
-            tell(owner, result, *args, **kwargs)
+            failsafe(tell, owner, result, *args, **kwargs)
             return result
 
         return method
@@ -57,11 +57,11 @@ def _then(tell: Tell) -> Callable[[Method], Method]:
     return wrap
 
 
-def _athen(tell: Tell) -> Callable[[Method], Method]:
+def _athen(failsafe: Failsafe, tell: Tell) -> Callable[[Method], Method]:
     def wrap(original: Method) -> Method:
         async def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
             result = await original(owner, *args, **kwargs)
-            tell(owner, result, *args, **kwargs)
+            failsafe(tell, owner, result, *args, **kwargs)
             return result
 
         return method
@@ -69,7 +69,7 @@ def _athen(tell: Tell) -> Callable[[Method], Method]:
     return wrap
 
 
-def _finally(tell: Tell) -> Callable[[Method], Method]:
+def _finally(failsafe: Failsafe, tell: Tell) -> Callable[[Method], Method]:
     """Tell what a method was called on when it is over, also by an exception."""
 
     def wrap(original: Method) -> Method:
@@ -77,20 +77,20 @@ def _finally(tell: Tell) -> Callable[[Method], Method]:
             try:
                 return original(owner, *args)
             finally:
-                tell(owner)
+                failsafe(tell, owner)
 
         return method
 
     return wrap
 
 
-def _afinally(tell: Tell) -> Callable[[Method], Method]:
+def _afinally(failsafe: Failsafe, tell: Tell) -> Callable[[Method], Method]:
     def wrap(original: Method) -> Method:
         async def method(owner: Any, *args: Any) -> Any:
             try:
                 return await original(owner, *args)
             finally:
-                tell(owner)
+                failsafe(tell, owner)
 
         return method
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from agent_framework import Workflow
 from openai import AsyncOpenAI
 
 from kvflow_agent_framework._adapter import adapter
+from kvflow_agent_framework._patches import _Wrappers
+from kvflow_agents.failsafe import Failsafe
 from tests.adapter_contract import AdapterContract, Driver, FrameworkDriver
 from tests.adapter_lifecycle import AdapterLifecycle
 from tests.agent_framework import flows
@@ -51,3 +54,12 @@ class TestAgentFramework(AdapterContract, AdapterLifecycle):
     @pytest.fixture
     def driver(self) -> Driver:
         return AgentFrameworkDriver(adapter)
+
+
+async def test_arguments_that_a_version_names_in_another_way_reach_the_framework() -> None:
+    async def execute(executor: Any, message: Any, sources: Any, *, shared: Any) -> Any:
+        return executor, message, sources, shared
+
+    patches = _Wrappers(adapter.observer, Failsafe("a run"))
+    patched = patches.execute(execute)
+    assert await patched("executor", "hi", sources=[], shared={}) == ("executor", "hi", [], {})

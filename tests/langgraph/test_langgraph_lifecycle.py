@@ -14,8 +14,11 @@ from langgraph.graph import START, StateGraph
 
 import kvflow_langgraph
 from kvflow_agents import ConfigurationError
+from kvflow_agents.failsafe import Failsafe
 from kvflow_langgraph import KVFlowCallbackHandler
 from kvflow_langgraph._adapter import adapter
+from kvflow_langgraph._internals import find_seams
+from kvflow_langgraph._patches import find
 from tests.adapter_contract import sdk_methods
 from tests.fake_openai import FakeOpenAI
 from tests.langgraph import graphs
@@ -142,3 +145,13 @@ def test_a_handler_names_what_is_missing(missing: str, line: str) -> None:
         "    print(error)\n"
     )
     assert line in in_a_new_process(code)
+
+
+def test_arguments_that_a_version_names_in_another_way_reach_the_framework() -> None:
+    def commit(runner: Any, task: Any, *, failure: Any) -> Any:
+        return runner, task, failure
+
+    failsafe = Failsafe("a run")
+    patched = dict(find(adapter.observer, failsafe))[find_seams().commit](commit)
+    assert patched("runner", "task", failure=None) == ("runner", "task", None)
+    assert failsafe.errors == 1
