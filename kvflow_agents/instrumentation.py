@@ -44,8 +44,8 @@ _lock = threading.Lock()
 def instrument(*, base_urls: Iterable[str] | None = None) -> Instrumentation:
     """Hint every run of every installed framework that has an adapter.
 
-    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
-    `OPENAI_BASE_URL` says so; ConfigurationError if neither does. What cannot be hinted is skipped,
+    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` says so;
+    ConfigurationError if neither does. What cannot be hinted is skipped,
     and logged: a framework that is missing or of an unknown version, an adapter that is on for
     other servers. Imports the frameworks that it finds. Once more changes nothing.
     """

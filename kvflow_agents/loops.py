@@ -45,8 +45,8 @@ def workflow(
 ) -> LoopWorkflow:
     """One run of a loop, as a context manager; calls to `base_urls` inside it carry hints.
 
-    Without `base_urls`, `KVFLOW_BASE_URLS` or `OPENAI_BASE_URL` says which servers take hints;
-    ConfigurationError on entering if neither does. Workflows share what is learned if they have
+    Without `base_urls`, `KVFLOW_BASE_URLS` says which servers take hints; ConfigurationError on
+    entering if neither does. Workflows share what is learned if they have
     the same `app`: by default, the place in the program that calls this. A `resumable` one may go
     on later under its `name`; another is done for good when it is left.
     """

@@ -51,8 +51,8 @@ class AllowedServers:
     An entry may name the dialect that its server speaks, as in `dynamo+http://localhost:8000/v1`,
     or `ask+` to let the server be asked; others speak the one in `KVFLOW_DIALECT`, else `kvflow`.
 
-    Without `base_urls` the environment decides: `KVFLOW_BASE_URLS` (comma-separated), else
-    `OPENAI_BASE_URL`. A provider that knows no hints may refuse them, so there is no other default.
+    Without `base_urls`, `KVFLOW_BASE_URLS` (comma-separated) decides. `OPENAI_BASE_URL` does not:
+    names of agents go only to servers that were listed for them.
     """
 
     def __init__(self, base_urls: Iterable[str] | None = None) -> None:
@@ -124,7 +124,7 @@ def _dialect(name: str, where: str) -> str:
 
 
 def _from_environment() -> list[str]:
-    text = os.environ.get(BASE_URLS_VARIABLE) or os.environ.get("OPENAI_BASE_URL") or ""
+    text = os.environ.get(BASE_URLS_VARIABLE, "")
     return [url.strip() for url in text.split(",") if url.strip()]
 
 

@@ -52,10 +52,9 @@ _caller: ContextVar[_Caller | None] = ContextVar("kvflow_caller", default=None)
 class Simulation:
     """Hints for the calls of simulated agents, and forecasts of all of them; a context manager.
 
-    Without `base_urls`, `KVFLOW_BASE_URLS` or `OPENAI_BASE_URL` says which servers take hints;
-    ConfigurationError if neither does. Runs with the same `app` share what a server has learned of
-    their agents' prompts. `loras`: with which LoRA adapter agents call. Safe to use from several
-    threads.
+    Without `base_urls`, `KVFLOW_BASE_URLS` says which servers take hints; ConfigurationError if
+    neither does. Runs with the same `app` share what a server has learned of their agents' prompts.
+    `loras`: with which LoRA adapter agents call. Safe to use from several threads.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ CrewT = TypeVar("CrewT")
 def instrument(*, base_urls: Iterable[str] | None = None) -> None:
     """Hint every run of CrewAI in this process; once more changes nothing.
 
-    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` or
-    `OPENAI_BASE_URL` says so. ConfigurationError if neither does, or a package is missing.
+    `base_urls` are the servers that take hints; without them `KVFLOW_BASE_URLS` says so.
+    ConfigurationError if neither does, or a package is missing.
     """
     adapter.subscriptions.subscribe_process(base_urls)
 

@@ -70,9 +70,10 @@ def test_a_client_with_a_base_url_of_another_kind_gets_no_hints(base_url: str) -
     assert not AllowedServers(["http://localhost"]).allows(base_url)
 
 
-def test_the_own_variable_goes_before_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sdks_own_variable_lists_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://sdk.example/v1")
-    assert AllowedServers().allows("http://sdk.example/v1")
+    with pytest.raises(ConfigurationError, match="KVFLOW_BASE_URLS"):
+        AllowedServers()
     monkeypatch.setenv("KVFLOW_BASE_URLS", " http://a.example/v1 , http://b.example/v1,")
     servers = AllowedServers()
     assert servers.allows("http://a.example/v1")
