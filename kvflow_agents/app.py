@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,11 @@ class App:
 
     def __init__(self, graph: StepGraph, *, name: str | None = None, is_open: bool = False) -> None:
         self.name = name or graph.fingerprint()
+        # By who there is: one agent may begin a conversation, and another go on with it.
+        self.mark = _mark(
+            self.name if name or not graph.agents else "\n".join(sorted(graph.agents))
+        )
+        """Tells conversations apart that other applications know by the same name."""
         self.graph = graph
         self.timing = Timing()
         self.loras: dict[str, str] = {}
@@ -175,6 +181,10 @@ class App:
 
     def _has_room(self, joins: int) -> bool:
         return len(self.graph.joins) + joins <= self._most_joins
+
+
+def _mark(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=4).hexdigest()
 
 
 def _says_what_follows(graph: StepGraph, node: str) -> bool:

@@ -31,6 +31,14 @@ class Run:
             carrier.announce(hint)
 
 
+def conversation_name(conversation: str, app: App) -> str:
+    """The name of a workflow that goes on: `ticket-7@1f3a9c2e`.
+
+    Applications name their conversations each for itself: many know one that is called `1`.
+    """
+    return f"{conversation}@{app.mark}"
+
+
 class Caller(NamedTuple):
     """Who calls the model: an agent of a live run, by its whole path."""
 

@@ -20,7 +20,7 @@ from kvflow_agents import Carrier, agent_name, turns
 from kvflow_agents.apps import Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
-from kvflow_agents.runs import Caller, Run, Runs
+from kvflow_agents.runs import Caller, Run, Runs, conversation_name
 
 _agent_name = lru_cache(maxsize=8192)(agent_name)
 
@@ -194,8 +194,8 @@ class Observer:
         carriers = self._subscribers(agent)
         if not carriers:
             return None
-        session = internals.session_of(options)
-        run = self._runs.begin(session, self._apps.of(agent), carriers)
+        session, app = internals.session_of(options), self._apps.of(agent)
+        run = self._runs.begin(session and conversation_name(session, app), app, carriers)
         goes_on = session is not None or internals.has_history(messages)
         return Scope(run, name="", key="", path=(), is_workflow=False, goes_on=goes_on)
 

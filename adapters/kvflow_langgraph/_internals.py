@@ -95,11 +95,16 @@ def handlers_of(loop: Loop) -> Iterable[Any]:
     return getattr(loop.manager, "handlers", ())
 
 
-def name_of_run(loop: Loop) -> str | None:
-    """The thread of a loop, else its run id: the thread's next run goes on with the workflow."""
+def thread_of(loop: Loop) -> str | None:
+    """The thread of a loop, whose next run goes on with the workflow."""
     thread = loop.config.get("configurable", {}).get("thread_id")
-    name = getattr(loop.manager, "run_id", None) if thread is None else thread
-    return None if name is None else str(name)
+    return None if thread is None else str(thread)
+
+
+def run_id_of(loop: Loop) -> str | None:
+    """The id of a loop's run."""
+    run_id = getattr(loop.manager, "run_id", None)
+    return None if run_id is None else str(run_id)
 
 
 def is_resumable(loop: Loop) -> bool:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from kvflow_agents import App, Carrier, StepGraph, agent_name
 from kvflow_agents.app import START
 from kvflow_agents.apps import Apps
-from kvflow_agents.runs import Caller, Run, Runs
+from kvflow_agents.runs import Caller, Run, Runs, conversation_name
 from kvflow_langgraph import _internals as internals
 from kvflow_langgraph._internals import Loop, LoopTask
 from kvflow_langgraph._scopes import Scopes
@@ -123,7 +123,9 @@ class Observer:
         if not carriers:
             return None
         app = App(StepGraph()) if graph is None else self._apps.of(graph)
-        run = self._runs.begin(internals.name_of_run(loop), app, carriers)
+        thread = internals.thread_of(loop)
+        name = conversation_name(thread, app) if thread else internals.run_id_of(loop)
+        run = self._runs.begin(name, app, carriers)
         return Scope(run, name="", key="", path=())
 
     def _enter_inner(self, holder: Task, graph: Any | None) -> Scope:

@@ -16,7 +16,7 @@ from kvflow_agents.app import END, START
 from kvflow_agents.apps import MAX_APPS, Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
-from kvflow_agents.runs import Caller, Run, Runs
+from kvflow_agents.runs import Caller, Run, Runs, conversation_name
 from kvflow_openai_agents import _internals as internals
 from kvflow_openai_agents._internals import Agent, Trace
 from kvflow_openai_agents._structure import Path, scope_in, structure_of
@@ -137,16 +137,16 @@ class Observer:
         trace = internals.current_trace()
         if trace is not None:
             return Scope(self._conversation_in(trace, carriers), (), is_whole=False)
-        name = internals.conversation_of(options)
-        run = self._runs.begin(name, self._apps.of(agent), carriers)
+        name, app = internals.conversation_of(options), self._apps.of(agent)
+        run = self._runs.begin(name and conversation_name(name, app), app, carriers)
         goes_on = name is not None or internals.has_history(input)
         return Scope(Conversation(run, goes_on), (), is_whole=True)
 
     def _conversation_in(self, trace: Trace, carriers: Collection[Carrier]) -> Conversation:
         conversation = self._traced.get(trace)
         if conversation is None:
-            group = internals.group_of(trace)
-            run = self._runs.begin(group, self._app_of(trace), carriers)
+            group, app = internals.group_of(trace), self._app_of(trace)
+            run = self._runs.begin(group and conversation_name(group, app), app, carriers)
             conversation = Conversation(run, goes_on=group is not None)
             self._traced[trace] = conversation
         return conversation

@@ -10,7 +10,7 @@ import pytest
 from kvflow_agents import App, Join, StepGraph
 from kvflow_agents.apps import MAX_APPS, Apps
 from kvflow_agents.hints import workflow_name
-from kvflow_agents.runs import Runs
+from kvflow_agents.runs import Runs, conversation_name
 
 
 class Team:
@@ -84,3 +84,15 @@ def test_objects_are_not_kept_alive_and_apps_are_bounded() -> None:
     for number in range(MAX_APPS + 5):
         apps.of(Team(f"agent{number}"))
     assert len(apps._by_name) == MAX_APPS
+
+
+def test_a_conversation_is_named_with_who_takes_part_in_it() -> None:
+    def app(*edges: str) -> App:
+        return App(StepGraph(Join(frozenset(edge[0]), edge[1]) for edge in edges))
+
+    name = conversation_name("ticket-7", app("ab", "ba"))
+    assert name.startswith("ticket-7@") and len(name) == len("ticket-7@") + 8
+    assert conversation_name("ticket-7", app("ba")) == name
+    assert conversation_name("ticket-7", app("ab", "bc")) != name
+    loops = [App(StepGraph(), name=each, is_open=True) for each in ("one", "other")]
+    assert len({conversation_name("1", each) for each in loops}) == 2

@@ -162,7 +162,8 @@ def test_graphs_on_threads_of_their_own_belong_to_the_run_around_them(
         {"trail": []}, {"configurable": {"thread_id": "outer"}}
     )
     assert instrumented.agents == ["work/a", "work/b", "work/c"]
-    assert {request.workflow for request in instrumented.requests} == {"outer"}
+    [name] = {request.workflow for request in instrumented.requests}
+    assert name is not None and name.startswith("outer@")
 
 
 def test_sub_agents_that_share_a_node_are_told_apart(

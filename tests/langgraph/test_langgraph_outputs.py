@@ -132,7 +132,8 @@ def test_an_interrupted_run_is_resumed(model: ChatOpenAI, instrumented: FakeOpen
 
     assert result["trail"] == ["write: ok", "yes", "ok"]
     assert instrumented.agents == ["write", "ask"]
-    assert {request.workflow for request in instrumented.requests} == {"t"}
+    [name] = {request.workflow for request in instrumented.requests}
+    assert name is not None and name.startswith("t@")
     first, second = (request.hint for request in instrumented.requests)
     assert first and second and first.forecast.seq < second.forecast.seq
 

@@ -53,6 +53,18 @@ def test_a_run_that_is_over_is_done(model: ChatOpenAI, instrumented: FakeOpenAI)
     assert last and end.forecast.seq > last.forecast.seq
 
 
+def test_threads_of_one_name_in_two_graphs_are_two_workflows(
+    model: ChatOpenAI, instrumented: FakeOpenAI
+) -> None:
+    for graph in (graphs.linear(model), graphs.nested(model)):
+        graph.checkpointer = MemorySaver()
+        for _ in range(2):
+            graph.invoke({"trail": []}, on_thread("1"))
+    names = {str(request.workflow) for request in instrumented.requests}
+    assert len(names) == 2
+    assert {name.partition("@")[0] for name in names} == {"1"}
+
+
 def test_a_thread_may_go_on_so_nobody_is_expected_for_now(
     model: ChatOpenAI, instrumented: FakeOpenAI
 ) -> None:
@@ -63,7 +75,8 @@ def test_a_thread_may_go_on_so_nobody_is_expected_for_now(
     first, second = ends(instrumented)
     assert not first.forecast.done
     assert first.forecast.steps == dict.fromkeys("abc")
-    assert {request.workflow for request in instrumented.requests} == {"talk"}
+    [name] = {request.workflow for request in instrumented.requests}
+    assert name is not None and name.startswith("talk@")
     hints = [request.hint.forecast.seq for request in instrumented.requests if request.hint]
     assert hints == sorted(set(hints))
     assert hints[2] < first.forecast.seq < hints[3]
