@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +25,7 @@ from kvflow_agents.dialects import (
     added_fields,
     is_hinted,
 )
-from kvflow_agents.failsafe import Failsafe
+from kvflow_agents.failsafe import Failsafe, logger
 from kvflow_agents.hints import Hint
 from kvflow_agents.inquiry import inquiries
 from kvflow_agents.live_lint import live_lint
@@ -38,6 +39,7 @@ from kvflow_agents.spans import mark_span
 HINTED_PATHS = ("/chat/completions", "/completions")
 # Bounds what is remembered of workflows that have not ended.
 MAX_REMEMBERED = 4096
+MAX_UNLISTED = 64
 
 
 class HintSource(Protocol):
@@ -95,6 +97,7 @@ class Carrier:
         self._report_failsafe = Failsafe("the report")
         self._recorder = call_recorder()
         self._recorder_failsafe = Failsafe("the recording of calls")
+        self._unlisted: set[str] = set()
         self._workflow_servers: OrderedDict[str, set[Server]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -111,8 +114,12 @@ class Carrier:
 
         Whether it was added. `made`: the call that the request is made for.
         """
-        dialect = self._servers.dialect(base_url) if _is_hintable(options) else None
+        if not _is_hintable(options):
+            return False
+        dialect = self._servers.dialect(base_url)
         if dialect is None:
+            if base_url not in self._unlisted:
+                self._say_that_it_is_not_listed(base_url)
             return False
         call = self._identify()
         if call is None:
@@ -168,6 +175,20 @@ class Carrier:
         """The servers that have seen a workflow's calls."""
         with self._lock:
             return tuple(self._workflow_servers.get(workflow, ()))
+
+    def _say_that_it_is_not_listed(self, base_url: str) -> None:
+        call = self._identify()
+        if call is None or len(self._unlisted) >= MAX_UNLISTED:
+            return
+        self._unlisted.add(base_url)
+        # Other providers are called on purpose; a listed server by another name is not.
+        is_listed = self._servers.list_by_another_name(base_url)
+        logger.log(
+            logging.WARNING if is_listed else logging.INFO,
+            "agent %s calls %s, which is not listed and gets no hints: add it to base_urls",
+            call.agent,
+            base_url,
+        )
 
     def _remember(
         self, hint: Hint, server: Server, made: Attempt, *, takes_forecasts: bool

@@ -18,6 +18,7 @@ DIALECT_VARIABLE = "KVFLOW_DIALECT"
 # Salts of the workflow's requests, percent-encoded, where no request carries them.
 SALT_HEADER = "x-kvflow-cache-salt"
 EXTRA_KEY_HEADER = "x-kvflow-extra-key"
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _WITH_DIALECT = re.compile(r"(\w+)\+(https?://.*)", re.IGNORECASE | re.DOTALL)
@@ -74,6 +75,17 @@ class AllowedServers:
     def allows(self, base_url: str) -> bool:
         """Whether a client with this base URL may send hints."""
         return self.dialect(base_url) is not None
+
+    def list_by_another_name(self, base_url: str) -> bool:
+        """Whether a server at the same port of this machine is listed."""
+        try:
+            location = _parse(base_url)
+        except ConfigurationError:
+            return False
+        return location.host in THIS_MACHINE and any(
+            each.location.host in THIS_MACHINE and each.location.port == location.port
+            for each in self._entries
+        )
 
     def _dialect(self, base_url: str) -> str | None:
         try:

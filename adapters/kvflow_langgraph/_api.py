@@ -25,7 +25,10 @@ def uninstrument() -> None:
 
 
 def wrap(app: AppT, *, base_urls: Iterable[str] | None = None) -> AppT:
-    """A copy of a compiled graph, of the same type, whose runs are hinted."""
+    """A copy of a compiled graph, of the same type, whose runs are hinted.
+
+    Runs of the graph itself are not: use what is returned.
+    """
     if not adapter.can_wrap(app):
         return app
     from kvflow_langgraph._handler import KVFlowCallbackHandler

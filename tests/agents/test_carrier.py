@@ -569,3 +569,25 @@ def test_a_call_that_is_collected_in_another_context_has_failed_and_says_nothing
     made.__exit__(GeneratorExit, GeneratorExit(), None)
     assert noted.errors == 1
     assert attempt.get() is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "level"),
+    [("http://localhost:{port}/v1", "WARNING"), ("http://elsewhere.example/v1", "INFO")],
+)
+def test_an_agent_that_calls_a_server_which_is_not_listed_is_told_of_once(
+    scene: Scene, listed: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = scene.server.root_url.rpartition(":")[2]
+    scene.carrier(base_url=listed.format(port=port))
+    client = scene.client()
+    caller, scene.caller = scene.caller, lambda: None
+    with caplog.at_level(logging.INFO, "kvflow_agents"):
+        scene.chat(client)  # nobody's calls are nobody's business
+        scene.caller = caller
+        for _ in range(2):
+            scene.chat(client)
+    [record] = [each for each in caplog.records if each.name == "kvflow_agents"]
+    assert record.levelname == level
+    assert f"agent a calls {scene.server.base_url}" in record.getMessage()
+    assert scene.server.requests[-1].params is None
