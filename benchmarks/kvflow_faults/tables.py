@@ -13,7 +13,7 @@ from kvflow_agents import receipts, shadow, transitions, workflow_memory
 OURS = ("kvflow_agents", "kvflow_sglang")
 _PLAIN = (int, float, str, bytes, type(None))
 
-_MEMORY, _RECEIPTS = workflow_memory.Limits(), receipts.Limits()
+_MEMORY, _RECEIPTS = workflow_memory.Limits(), receipts.ReceiptLimits()
 # Tables that fill slowly, up to a limit. While one does, so does what hangs on its entries.
 LIMITS = {
     "WorkflowMemory._dormant": _MEMORY.most_workflows,

@@ -43,7 +43,11 @@ EMBEDDINGS = {
     "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
     "usage": {"prompt_tokens": 1, "total_tokens": 1},
 }
-ANSWERS = {"/chat/completions": CHAT, "/completions": TEXT, "/embeddings": EMBEDDINGS}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "/chat/completions": CHAT,
+    "/completions": TEXT,
+    "/embeddings": EMBEDDINGS,
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -563,6 +564,10 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(client: Client) -> None:
     assert client.complete("hello").text
 
 
+def has_heard(client: Client, hints: int) -> bool:
+    return client.counted("hints_accepted") == hints
+
+
 def test_a_request_named_like_a_hinted_one_that_never_ran_is_answered(client: Client) -> None:
     client.flush()
     before = client.counted("hints_accepted")
@@ -573,7 +578,7 @@ def test_a_request_named_like_a_hinted_one_that_never_ran_is_answered(client: Cl
             params = run.params({"a": 1}, "a")
             fills_pool = {"max_new_tokens": 2000, "ignore_eos": True, "custom_params": params}
             pool.submit(client.generate, fills_pool, rid=rid)
-            wait_until(lambda heard=before + number: client.counted("hints_accepted") == heard)
+            wait_until(partial(has_heard, client, before + number))
         for rid in ("waits", "runs"):
             assert client.post("/abort_request", {"rid": rid}).status == 200
     assert client.generate({}, rid="waits").status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_a_launcher_that_is_a_child_process_gets_the_door_too(
     register = lambda target, *args: hooked.append(target)  # noqa: E731
     monkeypatch.setattr(plugin, "HookRegistry", SimpleNamespace(register=register))
     monkeypatch.setattr(radix_cache, "register_radix_cache_backend", lambda *backend: None)
-    monkeypatch.setattr(plugin.multiprocessing, "parent_process", lambda: "somebody's process")
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "somebody's process")
     monkeypatch.setitem(sys.modules, "sglang.srt.managers.scheduler", SimpleNamespace())
     monkeypatch.delitem(sys.modules, "sglang.srt.entrypoints.engine", raising=False)
     if has_engine:
