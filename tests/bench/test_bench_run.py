@@ -26,15 +26,27 @@ SIZES = {
 }
 # Room for eight of twelve prefixes, and for four calls of the race at once.
 POOL_TOKENS = 900
+COMMAND = "KVFLOW_X=1 kvflow serve tiny --flag a=b"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server for everything: it is both what is tested and the race's reference."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from kvflow_sglang import model, tiny_model
 
-    folder = tmp_path_factory.mktemp("bench")
-    model.make(folder / "tiny", tiny_model.write)
+    made = tmp_path_factory.mktemp("bench")
+    model.make(made / "tiny", tiny_model.write)
+    return made
+
+
+@pytest.fixture(scope="module")
+def switches(folder: Path) -> Path:
+    """The file of the server's switches, which are off while there is none."""
+    return folder / "switches.json"
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, switches: Path) -> Iterator[str]:
+    """One server for everything: it is both what is tested and the race's reference."""
     launch = Launch(
         str(folder / "tiny"),
         "cpu",
@@ -43,9 +55,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log_folder=folder,
         flags=("--skip-server-warmup",),
         host_flags=("--hicache-ratio", "6"),
+        env={"SGLANG_PLUGINS": "kvflow_instruments", "KVFLOW_BENCH_SWITCHES": str(switches)},
     )
     with Fleet([SERVERS["kvflow"]], {}, launch) as fleet:
-        assert fleet.commands["kvflow"].startswith("kvflow serve ")
+        assert " kvflow serve " in fleet.commands["kvflow"]
         yield fleet.urls["kvflow"]
 
 
@@ -60,7 +73,7 @@ def results(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = [part for pair in SIZES.items() for part in pair]
     result = bench(
         *("run", "--workload", "single", *arms, "--repeats", 2, *sizes),
-        *("--server", f"kvflow={url}", "--json", path),
+        *("--server", f"kvflow={url}", "--server-command", f"kvflow={COMMAND}", "--json", path),
     )
     assert result.exit_code == 0, result.output
     assert result.output.count("#0") == result.output.count("#1") == 2
@@ -71,6 +84,7 @@ def test_every_counted_call_of_every_run_is_in_the_document(results: Path, url: 
     (session,) = json.loads(results.read_text())["sessions"]
     server = session["servers"]["kvflow"]
     assert (server["url"], server["settings"]["max_total_num_tokens"]) == (url, POOL_TOKENS)
+    assert server["command"] == COMMAND
     runs: list[dict[str, Any]] = session["runs"]
     order = [(run["arm"], run["repeat"]) for run in runs]
     forwards = ["kvflow", "kvflow-unhinted"]
@@ -111,6 +125,21 @@ def test_a_race_passes_when_all_answers_are_equal(url: str) -> None:
     assert result.exit_code == 0, result.output
     assert "64 requests" in result.output and " 0 answers differ" in result.output
     assert "differs from itself in 0" in result.output
+
+
+@pytest.mark.parametrize("is_fenced", [True, False])
+def test_the_race_test_sees_a_missing_fence(url: str, switches: Path, is_fenced: bool) -> None:
+    """Slots are poisoned, and their KV comes some passes later than it was started."""
+    on = {"poison": True, "defer_passes": 3, "unfenced": not is_fenced}
+    switches.write_text(json.dumps(on))
+    try:
+        servers = ["--server", f"with={url}", "--server", f"without={url}"]
+        result = bench("race", "--requests", 64, *servers)
+    finally:
+        switches.unlink()
+    assert result.exit_code == (0 if is_fenced else 1), result.output
+    assert (" 0 answers differ" in result.output) == is_fenced
+    assert "nothing was tested" not in result.output
 
 
 def test_failed_runs_are_reported_and_the_others_go_on(url: str, tmp_path: Path) -> None:
