@@ -142,6 +142,27 @@ def test_the_race_test_sees_a_missing_fence(url: str, switches: Path, is_fenced:
     assert "nothing was tested" not in result.output
 
 
+def test_stock_servers_are_started_and_compared(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    sizes = [part for pair in (SIZES | {"--agents": 4}).items() for part in pair]
+    result = bench(
+        *("run", "--engine", "cpu", "--model", folder / "tiny", "--logs", tmp_path),
+        *("--workload", "single", "--arm", "lru", "--arm", "hicache", "--repeats", 1, *sizes),
+        *("--pool-tokens", 340, "--json", path, "--skip-server-warmup"),
+    )
+    assert result.exit_code == 0, result.output
+    (session,) = json.loads(path.read_text())["sessions"]
+    lru, hicache = session["runs"]
+    assert all("--stock" in server["command"] for server in session["servers"].values())
+    # Room for three of four agents: recency finds nothing of their cycle, but on the host.
+    calls = 4 * ROUNDS
+    assert lru["calls"]["device_tokens"] == lru["calls"]["host_tokens"] == [0] * calls
+    tiers = zip(hicache["calls"]["device_tokens"], hicache["calls"]["host_tokens"], strict=True)
+    assert [device + host for device, host in tiers] == [FIXED_TOKENS] * calls
+    assert sum(hicache["calls"]["host_tokens"]) > 0
+    assert lru["calls"]["output_hash"] == hicache["calls"]["output_hash"]
+
+
 def test_failed_runs_are_reported_and_the_others_go_on(url: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     gone = "lru=http://127.0.0.1:9"
