@@ -33,8 +33,8 @@ from tests.fake_openai import FakeOpenAI, ToolCall
 from tests.openai_agents import apps
 
 
-def workflows(server: FakeOpenAI) -> set[str | None]:
-    return {request.workflow for request in server.requests}
+def workflows(server: FakeOpenAI) -> set[str]:
+    return {str(request.workflow) for request in server.requests}
 
 
 every_way = pytest.mark.parametrize("way", apps.WAYS)

@@ -23,8 +23,15 @@ def client(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     settings = {"tenant_by": "header", "tenant_header": "X-Tenant", "hash_names": True}
     flags = [*FLAGS, "--kvflow-config", json.dumps(settings)]
     flags += ["--host-tier", "--hicache-ratio", "4", "--tp", "2"]
-    # SGLang compares what its ranks call, pass and return, and ends the server if they differ.
-    env = {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
+    switches = tmp_path_factory.mktemp("switches") / "switches.json"
+    # Each rank by itself would say at other times that a copy is done.
+    switches.write_text(json.dumps({"defer_passes": [1, 6], "poison": True}))
+    env = {
+        # SGLang compares what its ranks call, pass and return, and ends the server if they differ.
+        "SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1",
+        "SGLANG_PLUGINS": "kvflow_instruments",
+        "KVFLOW_BENCH_SWITCHES": str(switches),
+    }
     with ServerProcess(tiny_model, flags, log=log, env=env) as server:
         yield Client(server.base_url)
 
@@ -33,7 +40,7 @@ def test_ranks_evict_and_prefetch_alike(client: Client) -> None:
     run = Run("cycle")
     told = call_in_turn(client, run)
     counts = client.counts()
-    assert counts["prefetched_tokens"] > 0
+    assert counts["prefetched_tokens"] > 0 and counts["prefetch_used_tokens"] > 0
     client.forecast(run.done())
     untold = call_in_turn(client, None)
     warm = slice(AGENTS, None)
