@@ -238,9 +238,9 @@ class LoopAgent:
     def _enter(self) -> None:
         self._outer = outer = self._find_outer()
         if outer is not None:
-            self._place = Place(outer.run, (*outer.path, self._name))
-            turns.enter(_place, self._place)
-            self._begin(outer, self._place.agent)
+            self._place = place = Place(outer.run, (*outer.path, self._name))
+            turns.enter(_place, place)
+            self._begin(outer, place.agent)
 
     def _find_outer(self) -> Place | None:
         here = turns.current(_place)

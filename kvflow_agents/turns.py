@@ -23,8 +23,8 @@ TurnT = TypeVar("TurnT", bound=Turn)
 
 def current(variable: ContextVar[TurnT | None]) -> TurnT | None:
     """The turn that the code at work is in: the innermost that is not over."""
-    turn: TurnT | None = _open(variable.get())
-    return turn
+    turn = variable.get()
+    return turn if turn is None or not turn.is_over else _open(turn)
 
 
 def enter(variable: ContextVar[TurnT | None], turn: TurnT) -> None:
@@ -55,6 +55,7 @@ def give_back(token: Token[Any]) -> None:
 
 
 def _open(turn: Any) -> Any:
+    """The innermost turn that is not over, from one outwards."""
     while turn is not None and turn.is_over:
         turn = turn.before
     return turn
