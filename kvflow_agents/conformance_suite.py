@@ -150,10 +150,10 @@ class Runner:
         )
         try:
             with self._opener.open(request, timeout=self._timeout_s) as answer:
-                return Reply(answer.status, _json_or_text(_text(answer.read())))
+                return Reply(answer.status, _json_or_text(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
-                return Reply(error.code, _json_or_text(_text(error.read())))
+                return Reply(error.code, _json_or_text(error.read()))
 
 
 def filled_in(value: Any, names: Mapping[str, str]) -> Any:
@@ -226,12 +226,8 @@ def _streamed_text(events: str) -> str | None:
     return text
 
 
-def _json_or_text(body: str) -> Any:
+def _json_or_text(body: bytes | str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        return body
-
-
-def _text(body: bytes) -> str:
-    return body.decode("utf-8", "replace")
+        return body if isinstance(body, str) else body.decode("utf-8", "replace")
