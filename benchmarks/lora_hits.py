@@ -19,10 +19,10 @@ from urllib.request import Request, urlopen
 
 import typer
 
-from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
-from kvflow_agents.adapters import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
+from kvflow_agents.lora_ledger import NO_LORAS, Adapter, AdapterLedger
+from kvflow_agents.lora_slots import AdapterLoad, SlotOrder, Slots, next_in
 from kvflow_sglang.settings import Settings
 
 NEVER = float("inf")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, count, islice, takewhile
 from typing import Generic, Literal, NamedTuple
 
-from kvflow_agents.adapters import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.agent_claims import AgentClaims, MakeKey
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.backlog import Backlog
@@ -15,6 +14,7 @@ from kvflow_agents.claims import AT_ONCE, Claim, ClaimLedger, Key, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
+from kvflow_agents.lora_ledger import NO_LORAS, Adapter, AdapterLedger
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
 from kvflow_agents.reuse import Reuse

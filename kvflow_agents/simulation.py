@@ -26,13 +26,13 @@ from types import TracebackType
 from typing import Self
 
 from kvflow_agents import turns
-from kvflow_agents.adapters import NO_LORAS
 from kvflow_agents.carrier import Call, Carrier
 from kvflow_agents.courier import Courier
 from kvflow_agents.distance import Distance, measure
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import Hint, agent_name, fitting_loras, lora_name, workflow_name
+from kvflow_agents.lora_ledger import NO_LORAS
 from kvflow_agents.population import Population, batches
 from kvflow_agents.servers import Server
 from kvflow_agents.turns import Turn

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Protocol
 
-from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
-from kvflow_agents.adapters import Adapter
+from kvflow_agents.lora_ledger import Adapter
+from kvflow_agents.lora_slots import AdapterLoad, SlotOrder, Slots, next_in
 
 
 class AdapterOrder(Protocol):

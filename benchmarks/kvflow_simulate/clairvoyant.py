@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kvflow_agents.adapters import Adapter
 from kvflow_agents.eviction import Rank, Standing, rank
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.prefix import Tokens
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request

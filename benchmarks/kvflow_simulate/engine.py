@@ -7,9 +7,9 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 
-from kvflow_agents.adapters import Adapter
 from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS
 from kvflow_agents.prefix import Tokens
 from kvflow_simulate.adapters import AdapterSlots

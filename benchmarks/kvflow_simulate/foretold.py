@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kvflow_agents.adapters import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.eviction import Preference, Rank, Standing, by_recency, by_standing, rank
 from kvflow_agents.expected_tokens import NOTHING, ExpectedTokens, TierTokens
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
 from kvflow_agents.hints import Hint
+from kvflow_agents.lora_ledger import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import Tokens
 from kvflow_agents.reuse import MessageClock, Reuse

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from kvflow_agents.adapters import Adapter
 from kvflow_agents.claims import ClaimLedger
 from kvflow_agents.eviction import Preference, Rank, Standing, by_standing, rank
 from kvflow_agents.hints import Hint
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_simulate.adapters import AdapterOrder
 from kvflow_simulate.requests import Request

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from kvflow_agents.adapters import Adapter
 from kvflow_agents.hints import Hint
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.prefix import Tokens
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from kvflow_agents.adapters import AdapterLedger
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
@@ -21,6 +20,7 @@ from kvflow_agents.hints import (
     decode_request,
     tenant_in,
 )
+from kvflow_agents.lora_ledger import AdapterLedger
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped

@@ -9,9 +9,9 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any
 
-from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
-from kvflow_agents.adapters import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
 from kvflow_agents.arrivals import Arrivals
+from kvflow_agents.lora_ledger import FEWEST_LIFETIME_EVICTIONS, Adapter, AdapterLedger
+from kvflow_agents.lora_slots import AdapterLoad, SlotOrder, Slots, next_in
 from kvflow_agents.tenants import Tenant
 from kvflow_agents.workflow_memory import Limits
 from kvflow_sglang.compat.lora import AgreedOverlapLoader, EvictionPolicy, lora_manager

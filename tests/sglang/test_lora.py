@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder
-from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.lora_ledger import Adapter, AdapterLedger
+from kvflow_agents.lora_slots import AdapterLoad, SlotOrder
 from kvflow_sglang.lora import ForecastEviction
 from kvflow_sglang.settings import Settings
 

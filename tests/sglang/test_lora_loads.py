@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.errors import IncompatibleServerError
+from kvflow_agents.lora_ledger import Adapter, AdapterLedger
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.settings import Settings

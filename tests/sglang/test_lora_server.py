@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kvflow_agents.adapters import Adapter
 from kvflow_agents.hints import encode_request
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_sglang import model, tiny_lora
 from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.kvflow_client import Client, Reply, Run, wait_until

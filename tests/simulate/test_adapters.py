@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvflow_agents.adapters import Adapter
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.prefix import Tokens
 from kvflow_bench.workloads import Parameters, Workload
 from kvflow_simulate.engine import Engine

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvflow_agents.adapter_slots import AdapterLoad, SlotOrder, Slots, next_in
-from kvflow_agents.adapters import Adapter
+from kvflow_agents.lora_ledger import Adapter
+from kvflow_agents.lora_slots import AdapterLoad, SlotOrder, Slots, next_in
 from kvflow_agents.tenants import Tenant
 
 STEPS: dict[Adapter, int] = {"now": 0, "next": 1, "later": 5, "late": 5, None: 3}

@@ -6,11 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kvflow_agents.adapters import Adapter, AdapterLedger
 from kvflow_agents.claims import AT_ONCE
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.hints import Hint
+from kvflow_agents.lora_ledger import Adapter, AdapterLedger
 from tests.agents.radix_tree import RadixTree, TreeNode
 
 LIFETIME = 8

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kvflow_agents.adapters import Adapter
+from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.tenants import Tenant
 
 StepsOf = Callable[[Tenant, Adapter], int | None]
