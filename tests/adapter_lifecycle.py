@@ -120,6 +120,8 @@ class AdapterLifecycle:
     ) -> None:
         before = sdk_methods()
         for seam in needed_seams(adapter):
+            if change is of_other_parameters and seam.may_take_more and not seam.parameters:
+                continue  # any parameters will do
             caplog.clear()
             with unknown_version(adapter, seam, change, monkeypatch, caplog) as problem:
                 for _ in range(2):
