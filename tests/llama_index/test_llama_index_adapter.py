@@ -42,7 +42,7 @@ class TestAgentWorkflow(AdapterContract):
 class TestWorkflowOfSteps(AdapterContract, AdapterLifecycle):
     extra = "llama-index"
     module = "llama_index.core"
-    needed_module = "llama_index.core.agent.workflow"
+    needed_module = "workflows.runtime.control_loop.runner"
 
     @pytest.fixture
     def driver(self) -> Driver:
