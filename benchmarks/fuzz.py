@@ -51,6 +51,7 @@ from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.identity import Identity
 from kvflow_sglang.inferred import SESSION_HEADERS
 from kvflow_sglang.interpreter import Interpreter
+from kvflow_sglang.receipt_header import Wanted
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -279,7 +280,7 @@ class Door:
         body = {"kv_hints": sent.envelope, "nvext": sent.nvext}
         http = SimpleNamespace(_json=body, headers=sent.headers, scope={})
         try:
-            plugin._admit(self.doorman, self._reader, None, None, request, http)
+            plugin._admit(self.doorman, self._reader, None, Wanted(), None, request, http)
         except ValueError:
             found.outcomes["refused_request"] += 1
             return None

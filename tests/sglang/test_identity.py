@@ -20,6 +20,7 @@ from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.identity import Identity
 from kvflow_sglang.interpreter import Interpreter
 from kvflow_sglang.messages import answer_receipts
+from kvflow_sglang.receipt_header import Wanted
 from kvflow_sglang.settings import Settings
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -50,7 +51,7 @@ def admitted(settings: Settings, http: Request, custom_params: Any = None) -> An
     door = Doorman(allows_nesting=False, identity=Identity(settings, key=b"k"))
     reader = Interpreter(door.refused, settings=settings, priority_sign=None)
     request = GenerateReqInput(text="hello", sampling_params={"custom_params": custom_params})
-    plugin._admit(door, reader, None, None, request, http)
+    plugin._admit(door, reader, None, Wanted(), None, request, http)
     return request.sampling_params["custom_params"]
 
 
