@@ -57,7 +57,7 @@ def check(cache: StandaloneCache) -> None:
     """Whatever happened, no slot is lost, no lock is left and the books are right."""
     tree = cache.cache
     cache.one_pass()  # backups hold locks until they are done
-    tree.foresight.check()
+    tree.tenants.anonymous.foresight.check()
     if tree.prefetcher is not None and not tree.prefetcher.tokens_under_way:
         assert tree.protected_size() == 0
     free = cache.allocator.available_size()
