@@ -38,8 +38,13 @@ def register() -> None:
 
 
 def _register_in_child() -> None:
-    """In a scheduler, or in a launcher that somebody has started as a process of theirs."""
+    """In a scheduler, what is between several and HTTP, or a launcher that is itself a child."""
+    from kvflow_sglang import messages
     from kvflow_sglang.compat.radix_cache import register_radix_cache_backend
+
+    if DOOR_VARIABLE in os.environ:
+        # The data-parallel controller reads all that it passes on.
+        http_process.hook_custom_types(*messages.ALL)
 
     if "sglang.srt.entrypoints.engine" in sys.modules:
         HookRegistry.register(hooks.LAUNCH_HOOK, _launch, HookType.AROUND)
@@ -51,7 +56,6 @@ def make_cache(context: Any) -> Any:
 
     IncompatibleServerError, which ends the server, if anything kvflow needs is not there.
     """
-    from kvflow_sglang import messages
     from kvflow_sglang.cache import KVFlowRadixCache
     from kvflow_sglang.compat import radix_cache
     from kvflow_sglang.tree import ClaimedFullComponent, ClaimedTreeCore
@@ -69,7 +73,6 @@ def make_cache(context: Any) -> Any:
             "start the server by `kvflow serve` or `sglang serve`, or call "
             "`sglang.srt.plugins.load_plugins()` before you launch it"
         )
-    http_process.hook_custom_types(*messages.ALL)
     _hook_scheduler()
     if radix_cache.get_tree_core_factory(BACKEND) is None:
         radix_cache.register_tree_core_backend(BACKEND, ClaimedTreeCore)
