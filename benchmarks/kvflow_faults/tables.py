@@ -9,20 +9,23 @@ from itertools import chain
 from typing import Any
 
 from kvflow_agents import receipts, shadow, transitions, workflow_memory
+from kvflow_faults.traffic import SALTS
 
 OURS = ("kvflow_agents", "kvflow_sglang")
 _PLAIN = (int, float, str, bytes, type(None))
 
 _MEMORY, _RECEIPTS = workflow_memory.Limits(), receipts.ReceiptLimits()
+# Each tenant has tables of its own, and no larger ones than anonymous traffic.
+_TENANTS = len(SALTS)
 # Tables that fill slowly, up to a limit. While one does, so does what hangs on its entries.
 LIMITS = {
-    "WorkflowMemory._dormant": _MEMORY.most_workflows,
-    "WorkflowMemory._ended": _MEMORY.most_workflows,
-    "WorkflowMemory._live": _MEMORY.most_workflows,
-    "KnownWorkflow.agents": _MEMORY.most_agents,
-    "Receipts._asked": _RECEIPTS.most_under_way,
-    "Receipts._under_way": _RECEIPTS.most_under_way,
-    "Receipts._workflows": _RECEIPTS.most_workflows,
+    "WorkflowMemory._dormant": _TENANTS * _MEMORY.most_workflows,
+    "WorkflowMemory._ended": _TENANTS * _MEMORY.most_workflows,
+    "WorkflowMemory._live": _TENANTS * _MEMORY.most_workflows,
+    "KnownWorkflow.agents": _TENANTS * _MEMORY.most_agents,
+    "Receipts._asked": _TENANTS * _RECEIPTS.most_under_way,
+    "Receipts._under_way": _TENANTS * _RECEIPTS.most_under_way,
+    "Receipts._workflows": _TENANTS * _RECEIPTS.most_workflows,
     "Shadow._last_use": shadow.MOST_KNOWN,
     "Transitions._fronts": transitions.Limits().most_workflows,
 }
