@@ -201,9 +201,8 @@ def adapter_of(framework: str) -> Any:
     return import_module(f"kvflow_{framework.replace('-', '_')}")
 
 
-def measure_time(framework: str, runs: int, base_url: str) -> dict[str, float]:
-    """Own time per call, once the applications' habits are known."""
-    own = OwnTime()
+def watch_runs(own: OwnTime | OwnBytecodes, framework: str, runs: int, base_url: str) -> None:
+    """Let `own` see so many runs, once the application's habits are known."""
     adapter, run = adapter_of(framework), LINES[framework](base_url, NAMES)
     adapter.instrument(base_urls=[base_url])
     for _ in range(20):
@@ -213,6 +212,12 @@ def measure_time(framework: str, runs: int, base_url: str) -> dict[str, float]:
         run()
     own.stop()
     adapter.uninstrument()
+
+
+def measure_time(framework: str, runs: int, base_url: str) -> dict[str, float]:
+    """Own time per call, once the applications' habits are known."""
+    own = OwnTime()
+    watch_runs(own, framework, runs, base_url)
     wall = statistics.quantiles(own.wall_us, n=1000)
     cpu = statistics.quantiles(own.cpu_us, n=1000)
     return {
@@ -227,15 +232,7 @@ def measure_time(framework: str, runs: int, base_url: str) -> dict[str, float]:
 def measure_bytecodes(framework: str, runs: int, base_url: str) -> dict[str, float]:
     """Own bytecodes per call, once the applications' habits are known."""
     own = OwnBytecodes()
-    adapter, run = adapter_of(framework), LINES[framework](base_url, NAMES)
-    adapter.instrument(base_urls=[base_url])
-    for _ in range(20):
-        run()
-    own.start()
-    for _ in range(runs):
-        run()
-    own.stop()
-    adapter.uninstrument()
+    watch_runs(own, framework, runs, base_url)
     counts = statistics.quantiles(own.counts, n=100)
     return {"calls": len(own.counts), "p50": counts[49], "p90": counts[89], "p99": counts[98]}
 
