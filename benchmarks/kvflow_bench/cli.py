@@ -36,6 +36,10 @@ Server = Annotated[
     list[str] | None,
     typer.Option("--server", metavar="NAME=URL", help="A server that runs already; repeatable."),
 ]
+ServerCommand = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=COMMAND", help="How a given server was started; repeatable."),
+]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results of `run`.")]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Add the results to this document.")
@@ -62,10 +66,7 @@ def run_command(
     model: Model = None,
     engine: EngineName = None,
     server: Server = None,
-    server_command: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=COMMAND", help="How a given server was started; repeatable."),
-    ] = None,
+    server_command: ServerCommand = None,
     json_file: Json = None,
     logs: Logs = None,
     start_together: Together = False,
@@ -135,8 +136,7 @@ def run_command(
         if gb_per_s is not None:
             load_tokens = max(each.parameters.fixed_tokens for each in workloads)
             launch = link.slowed(launch, gb_per_s, load_tokens)
-        command = shlex.join(["kvflow", *sys.argv[1:]])
-        results = document.Document(json_file, document.new_session(command))
+        results = document.Document(json_file, document.new_session(_command_line()))
         failed = 0
 
         def on_run(run: dict[str, Any]) -> None:
@@ -175,6 +175,8 @@ def race_command(
     model: Model = None,
     engine: EngineName = None,
     server: Server = None,
+    server_command: ServerCommand = None,
+    json_file: Json = None,
     logs: Logs = None,
     start_together: Together = False,
     pool_tokens: Annotated[int | None, typer.Option(min=1)] = None,
@@ -187,7 +189,7 @@ def race_command(
 
     Ends with 1 if any differs, or if nothing was loaded ahead.
     """
-    from kvflow_bench import options, presets, race
+    from kvflow_bench import bench, document, instruments, options, presets, race
     from kvflow_bench.fleet import Fleet
 
     with _errors_of("race"):
@@ -205,9 +207,13 @@ def race_command(
         )
         kinds = [race.PREFETCHING, race.REFERENCE]
         given = options.addresses(server)
-        with Fleet(kinds, given, launch, start_together=start_together) as fleet:
+        commands = options.commands(server_command, given)
+        results = document.Document(json_file, document.new_session(_command_line()))
+        with Fleet(kinds, given, launch, commands=commands, start_together=start_together) as fleet:
+            results.add_servers(asyncio.run(bench.servers_of(fleet)))
             tested, reference = (fleet.urls[kind.name] for kind in kinds)
             verdict = asyncio.run(race.race(tested, reference, workload, twice=twice))
+        results.add_race(verdict.entry(instruments.switches()))
     typer.echo(
         f"{verdict.requests:,} requests, {verdict.early_tokens:,} tokens loaded ahead: "
         f"{len(verdict.differences):,} answers differ"
@@ -278,6 +284,10 @@ def shape_command(
                 write = partial(shape.write_adapter, shape=shaped, rank=rank)
             model.make(first.with_name(str(number)), write, config=tiny_lora.CONFIG)
     typer.echo(f"{folder}: {'made' if made else 'already there'}")
+
+
+def _command_line() -> str:
+    return shlex.join(["kvflow", *sys.argv[1:]])
 
 
 @contextmanager

@@ -59,6 +59,14 @@ class Document:
     def add(self, run: Mapping[str, Any]) -> None:
         """Add a finished run and write the document, all or nothing."""
         self._session["runs"].append(run)
+        self._write()
+
+    def add_race(self, verdict: Mapping[str, Any]) -> None:
+        """Say how this command's race test ended, and write the document likewise."""
+        self._session["race"] = verdict
+        self._write()
+
+    def _write(self) -> None:
         if self._path is None:
             return
         text = json.dumps({"format": FORMAT, "sessions": self._sessions})

@@ -47,13 +47,13 @@ def register() -> None:
 
 
 def switches(variable: str = VARIABLE) -> dict[str, Any]:
-    """What is switched on now in the file that a variable names; nothing if there is no file.
+    """What is switched on now in the file that a variable names; nothing if there is none.
 
     Replace the file in one step (`mv`): one that is half written is read as nothing.
     """
     try:
         found: dict[str, Any] = json.loads(Path(os.environ[variable]).read_text())
-    except (FileNotFoundError, ValueError):
+    except (KeyError, FileNotFoundError, ValueError):
         return {}
     return found
 

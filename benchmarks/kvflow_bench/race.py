@@ -7,8 +7,9 @@ loads ahead in the largest pieces and to one that never does, and every greedy a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from kvflow_bench import protocol
 from kvflow_bench.arms import Hints, ServerKind
@@ -56,6 +57,10 @@ class Verdict:
     def is_passed(self) -> bool:
         """Whether early loads took place and no answer differs."""
         return self.early_tokens > 0 and not self.differences
+
+    def entry(self, switches: Mapping[str, Any]) -> dict[str, Any]:
+        """As it stands in a document; `switches`: of the server under test (`instruments`)."""
+        return {**asdict(self), "is_passed": self.is_passed, "switches": dict(switches)}
 
 
 async def race(tested_url: str, reference_url: str, workload: Workload, *, twice: bool) -> Verdict:

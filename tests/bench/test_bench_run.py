@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from kvflow_bench import document
 from kvflow_bench.arms import SERVERS
 from kvflow_bench.cli import app
 from kvflow_bench.fleet import Fleet, Launch
+from kvflow_bench.instruments import VARIABLE
 
 AGENTS = 12
 FIXED_TOKENS = 100
@@ -128,16 +130,24 @@ def test_a_race_passes_when_all_answers_are_equal(url: str) -> None:
 
 
 @pytest.mark.parametrize("is_fenced", [True, False])
-def test_the_race_test_sees_a_missing_fence(url: str, switches: Path, is_fenced: bool) -> None:
+def test_the_race_test_sees_a_missing_fence(
+    url: str, switches: Path, is_fenced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slots are poisoned, and their KV comes some passes later than it was started."""
+    monkeypatch.setenv(VARIABLE, str(switches))
+    path = tmp_path / "race.json"
     on = {"poison": True, "defer_passes": 3, "unfenced": not is_fenced}
     switches.write_text(json.dumps(on))
     try:
         servers = ["--server", f"with={url}", "--server", f"without={url}"]
-        result = bench("race", "--requests", 64, *servers)
+        started = ["--server-command", "with=kvflow serve tiny"]
+        result = bench("race", "--requests", 64, *servers, *started, "--json", path)
     finally:
         switches.unlink()
     assert result.exit_code == (0 if is_fenced else 1), result.output
+    (session,) = document.load([path])
+    assert session["race"]["is_passed"] == is_fenced and session["race"]["switches"] == on
+    assert session["servers"]["with"]["command"] == "kvflow serve tiny"
     assert (" 0 answers differ" in result.output) == is_fenced
     assert "nothing was tested" not in result.output
 
