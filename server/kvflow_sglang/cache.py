@@ -13,6 +13,7 @@ from kvflow_agents.claims import Key
 from kvflow_agents.errors import HintError
 from kvflow_agents.eviction import Standing
 from kvflow_agents.foresight import Foresight, Heard, Outcome
+from kvflow_agents.gathering import Gathering
 from kvflow_agents.hints import (
     FIELD,
     Hint,
@@ -62,6 +63,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
     """None if requests without a hint are left alone."""
     lora: AdapterSlots | None = None
     """None without LoRA adapters, or where they are left to SGLang."""
+    gathering: Gathering | None = None
+    """None where requests wait for nobody."""
     metrics: Metrics | None = None
     """None without `--enable-metrics`, and on ranks that publish none."""
 
@@ -163,7 +166,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def hear_arrival(self, request: Any) -> None:
         """Take in the hint of a request that has just arrived, or infer one."""
         custom_params = request.sampling_params.custom_params
-        self._hear_request(request.rid, custom_params, request.lora_id)
+        hint = self._hear_request(request.rid, custom_params, request.lora_id)
+        if self.gathering is not None:
+            self.gathering.arrived(None if hint is None else hint.workflow)
         is_hinted = isinstance(custom_params, Mapping) and FIELD in custom_params
         if self.inferred is not None and not is_hinted:
             self.inferred.arrived(request)
@@ -177,14 +182,17 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.inferred is not None:
             self.inferred.catch_up(req.rid for req in reqs)
 
-    def _hear_request(self, request_id: str, custom_params: Any, lora_id: str | None) -> None:
+    def _hear_request(
+        self, request_id: str, custom_params: Any, lora_id: str | None
+    ) -> Hint | None:
+        """Take in a request's hint; it comes back as its tenant's, None if there is none."""
         try:
             hint = decode_request(custom_params)
         except HintError as error:
             self.outcomes[f"refused_{error.reason}"] += 1
-            return
+            return None
         if hint is None:
-            return
+            return None
         theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
         heard = self._take_in(theirs)
         self._note_adapter(tenant.foresight, theirs, lora_id)
@@ -192,6 +200,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if tenant.receipts.arrived(request_id, hint, heard, doubt=doubt):
             self.outcomes[heard.outcome] += 1
             self.view.heard(hint, heard.outcome)
+        return theirs
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast that no request carries."""
@@ -209,6 +218,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         heard = self.tenants.of(hint.tenant).foresight.hear(hint)
         if self.prefetcher is not None:
             self.prefetcher.wake()
+        if self.gathering is not None and hint.forecast.done:
+            self.gathering.ended(hint.workflow)
         return heard
 
     def make_room(self, tokens: int, distance: int, tenant: Tenant = None) -> int:
@@ -247,8 +258,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if shares is not None and known is not None and known.guard.note(shares):
             known.foresight.heed(known.guard.heeds)
         self._back_up_wanted()
-        if self.inferred is not None and req.finished():
+        if req.finished():
+            self._answered(req, told)
+
+    def _answered(self, req: Any, told: Hint | None) -> None:
+        if self.inferred is not None:
             self.inferred.finished(req)
+        if self.gathering is not None and told is not None and not is_aborted(req):
+            self.gathering.answered(told.workflow)
 
     def _caller(self, req: Any, told: Hint | None, tenant: Tenant) -> tuple[Hint | None, bool]:
         """Who has sent a request, told or inferred; and whether what it was told is believed."""
@@ -315,6 +332,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
             **({} if self.prefetcher is None else self.prefetcher.status()),
             **({} if self.lora is None else self.lora.status()),
             **({} if self.inferred is None else self.inferred.status()),
+            **({} if self.gathering is None else self.gathering.counts()),
             **self.view.status(),
             **{f"hints_{outcome}": count for outcome, count in sorted(self.outcomes.items())},
         }

@@ -56,8 +56,9 @@ def make_cache(context: Any) -> Any:
 
     IncompatibleServerError, which ends the server, if anything kvflow needs is not there.
     """
+    from kvflow_agents.gathering import Gathering
     from kvflow_sglang.cache import KVFlowRadixCache
-    from kvflow_sglang.compat import radix_cache
+    from kvflow_sglang.compat import radix_cache, scheduler
     from kvflow_sglang.tree import ClaimedFullComponent, ClaimedTreeCore
 
     self_check.check_names(names.SCHEDULER_NAMES)
@@ -79,6 +80,8 @@ def make_cache(context: Any) -> Any:
     context.params.tree_core_backend = BACKEND
     context.params.component_registry_override = {radix_cache.FULL: ClaimedFullComponent}
     cache = radix_cache.create_unified_radix_cache(context, cache_class=KVFlowRadixCache)
+    if cache.settings.gathers and scheduler.can_hold(context.server_args):
+        cache.gathering = Gathering()
     logger.info("kvflow evicts by forecast: %s", cache.settings)
     return cache
 
@@ -87,7 +90,7 @@ def _hook_scheduler() -> None:
     HookRegistry.register(hooks.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
     HookRegistry.register(hooks.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.register(hooks.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
-    HookRegistry.register(hooks.PASS_HOOK, _begin_pass, HookType.BEFORE)
+    HookRegistry.register(hooks.PASS_HOOK, _next_prefill, HookType.AROUND)
     HookRegistry.register(hooks.RESULT_HOOK, _catch_up, HookType.BEFORE)
     HookRegistry.register(hooks.LORA_HOOK, _manage_adapters, HookType.AFTER)
     HookRegistry.register(hooks.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
@@ -216,8 +219,23 @@ def _manage_adapters(result: Any, scheduler: Any) -> None:
         cache.manage_adapters(AdapterSlots(scheduler, cache.settings))
 
 
+def _next_prefill(find: Callable[..., Any], scheduler: Any, running_batch: Any) -> Any:
+    """Around `Scheduler.get_new_batch_prefill`, once in each of its passes."""
+    from kvflow_sglang.compat.scheduler import is_idle, no_batch
+
+    _begin_pass(scheduler, running_batch)
+    gathering, waiting = scheduler.tree_cache.gathering, len(scheduler.waiting_queue)
+    if gathering is None:
+        return find(scheduler, running_batch)
+    if waiting and is_idle(scheduler, running_batch) and gathering.holds(waiting):
+        return no_batch(running_batch)
+    plan = find(scheduler, running_batch)
+    if plan.batch_to_run is not None:
+        gathering.began()
+    return plan
+
+
 def _begin_pass(scheduler: Any, running_batch: Any) -> None:
-    """Before `Scheduler.get_new_batch_prefill`, once in each of its passes."""
     cache = scheduler.tree_cache
     cache.begin_pass()
     if cache.lora is not None:
@@ -229,6 +247,8 @@ def _begin_pass(scheduler: Any, running_batch: Any) -> None:
 def _catch_up(scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
     """Before `Scheduler.process_batch_result`, which then waits for the device."""
     scheduler.tree_cache.catch_up(batch.reqs)
+    if scheduler.tree_cache.gathering is not None:
+        scheduler.tree_cache.gathering.ran()
 
 
 def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:

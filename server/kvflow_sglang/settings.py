@@ -82,6 +82,10 @@ class Settings:
     """Whether a request that needs a load has it started first and lets others run until it is
     done; where it has not, only loads that were started ahead are waited for."""
 
+    gathers: bool = True
+    """Whether requests on an idle device wait some milliseconds for those of workflows that run in
+    step with theirs, to share a prefill (`kvflow_agents.gathering`)."""
+
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
@@ -101,7 +105,7 @@ class Settings:
             )
         _check_header(self.tenant_by, self.tenant_header)
         _check_priorities(self.least_priority, self.most_priority)
-        for name in ("infer", "kv", "lora", "hash_names", "waits_for_loads"):
+        for name in ("infer", "kv", "lora", "hash_names", "waits_for_loads", "gathers"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
                     f"{name} must be true or false, not {getattr(self, name)!r}"

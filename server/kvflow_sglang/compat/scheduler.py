@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sglang.srt.managers.schedule_batch import FINISH_ABORT
+from sglang.srt.managers.schedule_batch import FINISH_ABORT, NextBatchPlan
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 
 __all__ = ["AddReqResult", "PrefillAdder"]
@@ -37,6 +37,28 @@ def was_retracted(req: Any) -> bool:
     """Whether a request is computed again, because others had needed its room."""
     was: bool = req.retracted_stain
     return was
+
+
+def can_hold(server_args: Any) -> bool:
+    """Whether an idle scheduler may leave requests in its queue for a while.
+
+    With pipeline or attention data parallelism others would wait for it.
+    """
+    return (
+        server_args.pp_size == 1
+        and not server_args.enable_dp_attention
+        and server_args.disaggregation_mode == "null"
+    )
+
+
+def is_idle(scheduler: Any, running_batch: Any) -> bool:
+    """Whether nothing runs that a new request could join or would interrupt."""
+    return scheduler.chunked_req is None and bool(running_batch.is_empty())
+
+
+def no_batch(running_batch: Any) -> NextBatchPlan:
+    """The plan of a pass that admits nobody."""
+    return NextBatchPlan(batch_to_run=None, running_batch=running_batch)
 
 
 def adapters_needed(scheduler: Any, running_batch: Any) -> frozenset[str | None]:
