@@ -11,9 +11,9 @@ from kvflow_agents.tenants import Tenant, tenant_of
 # is launched before the answer is seen, and the first prefill of a round may have begun.
 PROMPT_BATCHES = 3
 # Passes of an idle device, one after the other, in which nobody came.
-QUIET_PASSES = 64
+QUIET_PASSES = 128
 # Passes for one prefill, however many came.
-MOST_PASSES = 512
+MOST_PASSES = 1024
 MOST_MISSES = 10
 MOST_WORKFLOWS = 4096
 

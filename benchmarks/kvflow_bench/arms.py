@@ -59,6 +59,9 @@ SERVERS = {
         ServerKind("lru-overlap", is_stock=True, has_host_tier=False, overlaps_loras=True),
         ServerKind("hicache", is_stock=True, has_host_tier=True),
         ServerKind("kvflow", is_stock=False, has_host_tier=True),
+        ServerKind(
+            "kvflow-nogather", is_stock=False, has_host_tier=True, config={"gathers": False}
+        ),
         ServerKind("kvflow-device", is_stock=False, has_host_tier=False),
         ServerKind("kvflow-overlap", is_stock=False, has_host_tier=False, overlaps_loras=True),
         ServerKind(
@@ -81,6 +84,7 @@ ARMS = {
         Arm("kvflow-unhinted", "kvflow", Hints.NONE),
         Arm("kvflow-wrong", "kvflow", Hints.REVERSED),
         Arm("kvflow-noprefetch", "kvflow-noprefetch", Hints.EXACT),
+        Arm("kvflow-nogather", "kvflow-nogather", Hints.EXACT),
         Arm("kvflow-device", "kvflow-device", Hints.EXACT),
         Arm("kvflow-overlap", "kvflow-overlap", Hints.EXACT),
         Arm("ceiling", "ceiling", Hints.NONE),

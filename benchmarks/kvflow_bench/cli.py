@@ -96,7 +96,7 @@ def run_command(
     """Run workloads against every arm, and write each result down as it comes.
 
     Arms: lru, lru-overlap, hicache, kvflow, kvflow-unhinted, kvflow-wrong, kvflow-noprefetch,
-    kvflow-device, kvflow-overlap, ceiling (docs/benchmarks.md).
+    kvflow-nogather, kvflow-device, kvflow-overlap, ceiling (docs/benchmarks.md).
     """
     from kvflow_bench import arms, bench, document, options, presets, tables
     from kvflow_bench import slow_link as link
