@@ -10,6 +10,10 @@ from typing import NamedTuple
 from kvflow_agents.prefix import PrefixHistory, Tokens
 
 
+# So much more two prompts may share by chance: what differs can begin alike.
+MOST_BY_CHANCE_TOKENS = 16
+
+
 class Namespace(NamedTuple):
     """What keeps equal tokens of different requests apart; SGLang's `extra_key`, `cache_salt`."""
 
@@ -26,10 +30,13 @@ class Shown:
     runs: int = 0
     grows: bool = False
     """Whether it has kept a growing history, in the run that has shown it last."""
+    differs: bool | None = None
+    """Whether its prompts in that run shared more than those of different runs do: a run has
+    something of its own in them, such as a client's name. None: no run has shown two prompts."""
 
     def expected(self) -> PrefixHistory:
         """The history of one that has not called yet."""
-        history = PrefixHistory(like=self.history.tokens, grows=self.grows)
+        history = PrefixHistory(like=self.history.tokens, grows=self.grows, differs=self.differs)
         history.prefix_tokens = self.history.prefix_tokens
         return history
 
@@ -66,6 +73,9 @@ class AppPrompts:
             self.agents += 1
         if own.prompts == 2:
             shown.grows = own.grows
+            if shown.runs > 1:
+                most = shown.history.prefix_tokens + MOST_BY_CHANCE_TOKENS
+                shown.differs = own.prefix_tokens > most
         elif shown.namespace == namespace:
             self.tokens_kept -= shown.history.tokens_kept
             shown.history.see_prompt(prompt)

@@ -46,11 +46,15 @@ class PrefixHistory:
     The prefix is the longest common prefix of the last two prompts. If the last prompt came back
     whole, the agent keeps a growing history, and its prefix is everything it has said and heard.
     Until there are two prompts, `like` (another run's prompts of the same agent) or else the
-    whole prompt stands in; the whole prompt also if the agent `grows` in other runs.
+    whole prompt stands in; the whole prompt also if the agent `grows` in other runs, or if it
+    `differs` between runs. If that is not known, a prompt of which most is another run's does not.
     """
 
-    def __init__(self, like: Tokens | None = None, *, grows: bool = False) -> None:
+    def __init__(
+        self, like: Tokens | None = None, *, grows: bool = False, differs: bool | None = None
+    ) -> None:
         self.tokens: Tokens | None = like
+        self._differs = differs
         self.prefix_tokens = 0
         self.prompts = 0
         # How often a prompt came back whole, of late: within a run, and after a pause.
@@ -87,10 +91,11 @@ class PrefixHistory:
 
     def see_prompt(self, prompt: Tokens, *, after_pause: bool = False) -> None:
         """The agent sent a prompt; `after_pause`: the run of its last one is over."""
-        if self.tokens is None:
-            shared = len(prompt)
-        else:
+        shared = len(prompt)
+        if self.tokens is not None:
             shared = common_prefix_tokens(self.tokens, prompt)
+            if self.prompts == 0 and self._is_own(shared, prompt):
+                shared = len(prompt)
         last = self._last_prompt_tokens
         if last is not None:
             self._grows = shared >= last
@@ -104,6 +109,10 @@ class PrefixHistory:
         self.prompts += 1
         self.tokens = prompt
         self._last_prompt_tokens = len(prompt)
+
+    def _is_own(self, shared: int, prompt: Tokens) -> bool:
+        """Whether a run's first prompt goes on after what it shares with other runs'."""
+        return 2 * shared < len(prompt) if self._differs is None else self._differs
 
     def see_answer(self, prompt_and_answer: Tokens) -> None:
         """The prompt was answered; the next one may hold the answer too."""

@@ -315,6 +315,39 @@ def test_the_first_prompt_of_an_agent_that_grows_in_other_runs_is_kept_whole() -
     assert server.standing("You write. three?!") == expected(1)
 
 
+def test_a_run_whose_prompts_are_its_own_keeps_the_first_of_each_agent() -> None:
+    """As in KVFlow's workflows, one for each client: what runs share says nothing of them."""
+    server = Server()
+    for run in ("Ann", "Bob"):
+        server.hear(run, 0, {"writer": 2}, app="app")
+        server.call(run, "writer", f"{run}'s long story, which goes on", "!")
+    server.hear("Cid", 0, {"writer": 2}, app="app")
+    server.call("Cid", "writer", "Cid's long story, which goes on", "!")
+    assert server.standing("Cid's long story, which goes on") == expected(2)
+    # Its second prompt tells what is the run's own.
+    server.call("Cid", "writer", "Cid's long story, which ends", "!")
+    assert server.standing("Cid's long story, which ") == expected(2)
+    assert server.standing("Cid's long story, which ends") == SPENT
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_runs_tell_whether_they_have_something_of_their_own_behind_what_all_share(
+    is_own: bool,
+) -> None:
+    server = Server()
+    template = "You write, as all of your kind have always done, for "
+    for run in ("Ann", "Bob"):
+        own = f"{run}, who loves sad tales. " if is_own else ""
+        for call in "12":
+            server.hear(run, int(call), {"writer": 2}, app="app")
+            server.call(run, "writer", f"{template}{own}{call}{run} now.", "!")
+    server.hear("Cid", 0, {"writer": 2}, app="app")
+    server.call("Cid", "writer", f"{template}Cid, who loves sad tales. 1Cid now.", "!")
+    assert server.standing(template) == expected(2)
+    kept = server.standing(f"{template}Cid, who loves sad tales. 1Cid now.")
+    assert kept == (expected(2) if is_own else SPENT)
+
+
 def test_a_prefix_of_the_app_is_claimed_even_before_the_tree_has_it_again() -> None:
     server = Server()
     run_of_app(server, "one", "A")
