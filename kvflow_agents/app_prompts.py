@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from kvflow_agents.prefix import PrefixHistory, Tokens
 
-
 # So much more two prompts may share by chance: what differs can begin alike.
 MOST_BY_CHANCE_TOKENS = 16
 

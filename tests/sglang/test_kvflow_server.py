@@ -586,6 +586,25 @@ def test_a_request_named_like_a_hinted_one_that_never_ran_is_answered(client: Cl
     assert client.forecast(run.done()).body == {"outcome": "accepted"}
 
 
+def test_workflows_in_step_are_waited_for_and_answered_alike(client: Client) -> None:
+    client.flush()
+    runs = [Run(f"in step {number}") for number in range(4)]
+    alone = [client.complete(prompt_of(agent, 0)[:100]).text for agent in range(len(runs))]
+    before = client.counts()
+
+    def call(number: int) -> str:
+        params = runs[number].params({"a": 1}, "a")
+        return client.complete(prompt_of(number, 0)[:100], custom_params=params).text
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for _ in range(12):
+            assert list(pool.map(call, range(len(runs)))) == alone
+    after = client.counts()
+    assert after["gathered_requests"] > before["gathered_requests"]
+    for run in runs:
+        client.forecast(run.done())
+
+
 def test_all_of_many_requests_at_once_are_answered(client: Client) -> None:
     client.flush()
     alone = {agent: client.complete(prompt_of(agent, 0)).text for agent in range(AGENTS)}

@@ -60,6 +60,10 @@ SCHEDULER_NAMES: dict[str, str | None] = {
     "sglang.kernels.ops.kvcache.hicache:transfer_hicache_all_layer": None,
     "sglang.srt.managers.scheduler:Scheduler.get_prefill_adder_class": "self",
     "sglang.srt.managers.scheduler:Scheduler.get_new_batch_prefill": "self running_batch",
+    "sglang.srt.managers.schedule_batch:NextBatchPlan": "batch_to_run running_batch",
+    "sglang.srt.server_args:ServerArgs.pp_size": None,
+    "sglang.srt.server_args:ServerArgs.enable_dp_attention": None,
+    "sglang.srt.server_args:ServerArgs.disaggregation_mode": None,
     "sglang.srt.managers.scheduler:Scheduler.init_lora_overlap_loader": "self",
     f"{_LORA}.mem_pool:LoRAMemoryPool.prepare_lora_batch": (
         "self cur_uids lora_adapters lora_modules lora_refs lora_embed_tokens_module "

@@ -1,0 +1,128 @@
+"""Gathering in the scheduler's loop: what it makes of SGLang's passes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvflow_agents.gathering import Gathering
+from kvflow_sglang import plugin
+from kvflow_sglang.compat.scheduler import can_hold
+
+
+class Batch:
+    def __init__(self, *reqs: str) -> None:
+        self.reqs = reqs
+
+    def is_empty(self) -> bool:
+        return not self.reqs
+
+
+class Scheduler:
+    """As much of SGLang's as a pass looks at; whoever waits is admitted at once."""
+
+    chunked_req: Any = None
+
+    def __init__(self, gathering: Gathering | None) -> None:
+        self.waiting_queue: list[str] = []
+        self.tree_cache = SimpleNamespace(
+            begin_pass=lambda: None,
+            catch_up=lambda reqs: None,
+            gathering=gathering,
+            lora=None,
+            metrics=None,
+        )
+
+    def arrive(self, *workflows: str) -> None:
+        for workflow in workflows:
+            self.waiting_queue.append(workflow)
+            if self.tree_cache.gathering is not None:
+                self.tree_cache.gathering.arrived(workflow)
+
+    def get_new_batch_prefill(self, running_batch: Batch) -> Any:
+        admitted = Batch(*self.waiting_queue)
+        self.waiting_queue = []
+        plan = SimpleNamespace(batch_to_run=None, running_batch=running_batch)
+        if not admitted.is_empty():
+            plan.batch_to_run = admitted
+        return plan
+
+    def prefill(self, running_batch: Batch | None = None) -> tuple[str, ...]:
+        """Whom a pass admits."""
+        running_batch = running_batch or Batch()
+        plan = plugin._next_prefill(Scheduler.get_new_batch_prefill, self, running_batch)
+        assert plan.running_batch is running_batch
+        return () if plan.batch_to_run is None else plan.batch_to_run.reqs
+
+    def answer(self, *workflows: str) -> None:
+        """The batch whose results are processed was the last of these calls."""
+        plugin._catch_up(self, Batch(*workflows))
+        for workflow in workflows:
+            self.tree_cache.gathering.answered(workflow)
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    """Two workflows in step have got their second answers."""
+    scheduler = Scheduler(Gathering())
+    for _ in range(2):
+        scheduler.arrive("a", "b")
+        assert scheduler.prefill() == ("a", "b")
+        scheduler.answer("a", "b")
+    return scheduler
+
+
+def test_the_first_waits_and_both_are_admitted_together(scheduler: Scheduler) -> None:
+    scheduler.arrive("a")
+    assert [scheduler.prefill() for _ in range(5)] == [()] * 5
+    scheduler.arrive("b")
+    assert scheduler.prefill() == ("a", "b")
+    assert scheduler.prefill() == ()
+
+
+def test_beside_running_requests_and_chunks_nobody_waits(scheduler: Scheduler) -> None:
+    scheduler.arrive("a")
+    assert scheduler.prefill(Batch("c")) == ("a",)
+    scheduler.answer("a", "b")
+    scheduler.arrive("a")
+    scheduler.chunked_req = object()
+    assert scheduler.prefill() == ("a",)
+
+
+def test_passes_without_requests_do_not_use_up_the_time(scheduler: Scheduler) -> None:
+    assert [scheduler.prefill() for _ in range(5000)] == [()] * 5000
+    scheduler.arrive("b")
+    assert scheduler.prefill() == ()
+
+
+def test_batches_that_run_tell_who_is_slow(scheduler: Scheduler) -> None:
+    for _ in range(10):
+        plugin._catch_up(scheduler, Batch("c"))
+    scheduler.arrive("a", "b")
+    assert scheduler.prefill() == ("a", "b")
+    scheduler.answer("a", "b")
+    scheduler.arrive("a")
+    assert scheduler.prefill() == ("a",)
+
+
+def test_switched_off_it_does_nothing() -> None:
+    scheduler = Scheduler(None)
+    scheduler.arrive("a")
+    assert scheduler.prefill() == ("a",)
+    plugin._catch_up(scheduler, Batch("a"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "holds"),
+    [
+        ({}, True),
+        ({"pp_size": 2}, False),
+        ({"enable_dp_attention": True}, False),
+        ({"disaggregation_mode": "prefill"}, False),
+    ],
+)
+def test_nobody_is_held_where_other_ranks_would_wait(settings: Any, holds: bool) -> None:
+    usual = {"pp_size": 1, "enable_dp_attention": False, "disaggregation_mode": "null"}
+    assert can_hold(SimpleNamespace(**usual | settings)) == holds
