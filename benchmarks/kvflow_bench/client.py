@@ -58,7 +58,8 @@ class Client:
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url.rstrip("/")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # Servers close what was silent for 5 s, perhaps as it is used again.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=READ_TIMEOUT_S),
             read_bufsize=1 << 20,
         )
