@@ -64,7 +64,7 @@ class Settings:
     common_workflows: int = 4096
     """The same of those whom nothing tells apart, as one: of everybody, where there are no salts,
     keys or headers that do."""
-    common_agents: int = 65_536
+    common_agents: int = 32_768
     """Of theirs, whose prefix is remembered."""
     common_prompt_tokens: int = 8_000_000
     """Of all prompts remembered of theirs."""
