@@ -127,7 +127,9 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     flags = ["--stock", "--host-tier", "--engine", "cpu", "--skip-server-warmup"]
     sizes = ["--max-total-tokens", str(DEVICE_TOKENS), "--hicache-ratio", "4"]
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with ServerProcess(tiny_model, flags + sizes, log=log) as started:
+    # This one imports all models, as a server does that nobody tests.
+    env = {"SGLANG_DISABLED_MODEL_ARCHS": ""}
+    with ServerProcess(tiny_model, flags + sizes, log=log, env=env) as started:
         yield started
 
 
