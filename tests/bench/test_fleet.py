@@ -15,7 +15,9 @@ from kvflow_sglang.server_process import ServerStartError
 
 # Stands for `kvflow`: notes its process, and is ready unless it is to die or to wait.
 FAKE = """
-import http.server, os, sys
+import http.server, os, signal, sys
+# As servers do; a shell's background jobs, and what they start, would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 name = "ceiling" if "2000" in sys.argv else "lru" if "--stock" in sys.argv else "kvflow"
 with open(os.environ["PIDS"], "a") as pids:
     print(name, os.getpid(), file=pids, flush=True)

@@ -13,7 +13,9 @@ from kvflow_sglang.server_process import ServerProcess, ServerStartError
 
 # Stands for `kvflow`: says what it was called with, starts a child, answers the third time.
 FAKE = """
-import http.server, os, subprocess, sys
+import http.server, os, signal, subprocess, sys
+# As servers do; a shell's background jobs, and what they start, would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("called with", *sys.argv[1:], flush=True)
 if "--die" in sys.argv:
     sys.exit("no such model")
