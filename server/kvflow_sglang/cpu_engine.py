@@ -18,6 +18,8 @@ STAND_IN_FOLDER = Path(__file__).parent / "_stand_in"
 HOST_MEMORY_RESERVE_BYTES = 1 << 30
 
 CORES_VARIABLE = "SGLANG_CPU_OMP_THREADS_BIND"
+MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
+DENSE_MODELS = "kvflow_sglang.compat.dense_models"
 
 Flags = dict[str, str | None]
 
@@ -29,6 +31,7 @@ def environment(env: Mapping[str, str], *, ranks: int = 1) -> dict[str, str]:
     shared = {} if ranks == 1 or CORES_VARIABLE in env else {CORES_VARIABLE: cores_of(ranks)}
     return shared | {
         "SGLANG_USE_CPU_ENGINE": "1",
+        MODELS_VARIABLE: env.get(MODELS_VARIABLE, DENSE_MODELS),
         # A GPU that is there but not wanted must not be found by torch.
         "CUDA_VISIBLE_DEVICES": "",
         # SGLang's processes import `sgl_kernel` before they load plugins.
@@ -80,7 +83,6 @@ def register() -> None:
     if "sglang.srt.managers.scheduler" in sys.modules:
         from kvflow_sglang.compat import cpu
 
-        cpu.register_dense_models()
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
             substitute_transfers()
             cpu.keep_lora_unpinned()

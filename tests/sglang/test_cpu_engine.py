@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -69,13 +71,24 @@ def test_nothing_is_substituted_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cpu, "set_cpu_host_allocation", fail)
     monkeypatch.setattr(cpu, "set_host_memory_reserve", fail)
     monkeypatch.setattr(cpu, "use_gloo_only", fail)
-    monkeypatch.setattr(cpu, "register_dense_models", lambda: None)
     monkeypatch.setitem(sys.modules, "sglang.srt.managers.scheduler", ModuleType("scheduler"))
     monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
     cpu_engine.register()
     monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "1")
     with pytest.raises(AssertionError, match="substituted"):
         cpu_engine.register()
+
+
+def test_common_models_are_found_without_an_import_of_all_and_others_with_one() -> None:
+    program = """if True:
+        import sys
+        from sglang.srt.models.registry import ModelRegistry
+        assert ModelRegistry.resolve_model_cls("LlamaForCausalLM")[1] == "LlamaForCausalLM"
+        assert "sglang.srt.models.gemma2" not in sys.modules
+        assert ModelRegistry.resolve_model_cls("Gemma2ForCausalLM")[1] == "Gemma2ForCausalLM"
+    """
+    env = {**os.environ, **cpu_engine.environment(os.environ)}
+    subprocess.run([sys.executable, "-c", program], env=env, check=True)
 
 
 @dataclass(frozen=True)
@@ -127,9 +140,7 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     flags = ["--stock", "--host-tier", "--engine", "cpu", "--skip-server-warmup"]
     sizes = ["--max-total-tokens", str(DEVICE_TOKENS), "--hicache-ratio", "4"]
     log = tmp_path_factory.mktemp("server") / "server.log"
-    # This one imports all models, as a server does that nobody tests.
-    env = {"SGLANG_DISABLED_MODEL_ARCHS": ""}
-    with ServerProcess(tiny_model, flags + sizes, log=log, env=env) as started:
+    with ServerProcess(tiny_model, flags + sizes, log=log) as started:
         yield started
 
 

@@ -70,15 +70,3 @@ def use_gloo_only() -> None:
         return make_group(*args, **{**kwargs, "use_pynccl": False})
 
     parallel_state.init_model_parallel_group = make_group_without_nccl
-
-
-def register_dense_models() -> None:
-    """Register common dense models, so that SGLang does not import all its models to find one.
-
-    That takes 3 s and logs a warning for each model that needs a GPU. Other models are still
-    found the usual way (`ModelRegistry.resolve_model_cls`).
-    """
-    from sglang.srt.models import llama, qwen2, qwen3, registry
-
-    for model in (llama.LlamaForCausalLM, qwen2.Qwen2ForCausalLM, qwen3.Qwen3ForCausalLM):
-        registry.ModelRegistry.models.setdefault(model.__name__, model)
