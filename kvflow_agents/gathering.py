@@ -87,9 +87,9 @@ class Gathering:
         self._awaited[tenant_of(workflow)].discard(workflow)
         self._paces.pop(workflow, None)
 
-    def ran(self, batches: int = 1) -> None:
-        """So many batches have been run."""
-        self._batches += batches
+    def ran(self) -> None:
+        """A batch has been run."""
+        self._batches += 1
 
     def holds(self, waiting: int) -> bool:
         """Once a pass in which the device is idle and so many requests wait: whether they do so on.

@@ -19,10 +19,15 @@ from kvflow_agents.tenants import scoped_name
 def serve(gathering: Gathering, workflows: Iterable[str], batches: int = 30) -> None:
     """Prefill what waits and decode until all have their answers, as an overlapped loop does."""
     gathering.began()
-    gathering.ran(batches)
+    run(gathering, batches)
     for workflow in workflows:
         gathering.answered(workflow)
     gathering.ran()
+
+
+def run(gathering: Gathering, batches: int) -> None:
+    for _ in range(batches):
+        gathering.ran()
 
 
 def in_step(*workflows: str) -> Gathering:
@@ -74,7 +79,7 @@ def test_a_workflow_alone_never_waits() -> None:
 )
 def test_who_calls_after_others_have_run_is_not_in_step(batches: int, is_held: bool) -> None:
     gathering = in_step("a", "b")
-    gathering.ran(batches)  # one was run after the answers
+    run(gathering, batches)  # one was run after the answers
     for workflow in "ab":
         gathering.arrived(workflow)
     serve(gathering, "ab")
