@@ -39,6 +39,7 @@ CPU_ENV = {
     "SGLANG_USE_CPU_ENGINE": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "PYTHONPATH": str(STAND_IN_FOLDER),
+    "SGLANG_EXTERNAL_MODEL_PACKAGE": "kvflow_sglang.compat.dense_models",
 }
 
 
