@@ -44,6 +44,13 @@ def _prefetch(name: str, about: str, source: str) -> Metric:
     return Metric(f"sglang:kvflow_{name}_total", "counter", about, read)
 
 
+def _gathering(name: str, about: str, source: str) -> Metric:
+    def read(cache: Any) -> Values:
+        return {} if cache.gathering is None else {(): cache.gathering.counts()[source]}
+
+    return Metric(f"sglang:kvflow_{name}_total", "counter", about, read)
+
+
 def _inferred(name: str, about: str, source: str) -> Metric:
     def read(cache: Any) -> Values:
         return {} if cache.inferred is None else {(): getattr(cache.inferred.inference, source)}
@@ -116,6 +123,8 @@ METRICS: tuple[Metric, ...] = (
     _prefetch("prefetch_wasted_tokens", "Those evicted unread.", "prefetch_wasted_tokens"),
     _prefetch("early_load_tokens", "Tokens loaded for waiting requests.", "early_load_tokens"),
     _prefetch("held_requests", "Waits of requests for a load.", "waits_for_loads"),
+    _gathering("gathered_requests", "Requests that others waited for.", "gathered_requests"),
+    _gathering("gather_misses", "Workflows waited for in vain.", "gather_misses"),
     Metric(
         "sglang:kvflow_evicted_tokens_total",
         "counter",

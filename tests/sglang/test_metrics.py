@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kvflow_agents.forecast import Forecast
+from kvflow_agents.gathering import Gathering
 from kvflow_agents.hints import Hint
 from kvflow_sglang.metrics import LAST_PASSES, PASSES, Metrics
 from kvflow_sglang.standalone import StandaloneCache
@@ -143,3 +144,26 @@ def test_a_guard_that_trips_is_published_and_counted_for_good(
     cache.cache.tenants.anonymous.guard.trips = 1
     metrics.publish()
     assert (value(tripped), value(trips)) == (0, 3)
+
+
+def test_gathering_is_published_where_there_is_any(
+    cache: StandaloneCache, metrics: Metrics
+) -> None:
+    names = ("gathered_requests_total", "gather_misses_total")
+    metrics.publish()
+    assert [value(name) for name in names] == [None, None]
+    gathering = cache.cache.gathering = Gathering()
+    for _ in range(3):
+        for workflow in ("one", "other"):
+            gathering.arrived(workflow)
+            gathering.holds(1)
+        gathering.began()
+        for workflow in ("one", "other"):
+            gathering.answered(workflow)
+    counts = gathering.counts()
+    assert counts["gathered_requests"]
+    gathering.arrived("one")
+    while gathering.holds(1):
+        pass
+    metrics.publish()
+    assert [value(name) for name in names] == [counts["gathered_requests"], 1]

@@ -101,14 +101,16 @@ export class Graph {
   }
 
   box(svg, name, { x, y }) {
-    const group = make("g", { class: "agent", transform: `translate(${x - WIDTH / 2} ${y - BOX_HEIGHT / 2})` }, svg);
+    const [left, top] = [x - WIDTH / 2, y - BOX_HEIGHT / 2];
+    // Not moved by a transform: each would cost the browser time in every frame.
+    const group = make("g", { class: "agent" }, svg);
     group.addEventListener("click", () => this.onChoose(name));
     make("title", {}, group).textContent = name;
-    make("rect", { class: "box", width: WIDTH, height: BOX_HEIGHT, rx: 4 }, group);
-    make("text", { x: 8, y: 17 }, group).textContent = letters(name, 21);
-    const when = make("text", { class: "when", x: 8, y: 32 }, group);
-    const segments = PARTS.map((part) => make("rect", { class: `seg-${part}`, y: 38, height: 7 }, group));
-    return { group, when, segments };
+    make("rect", { class: "box", x: left, y: top, width: WIDTH, height: BOX_HEIGHT, rx: 4 }, group);
+    make("text", { x: left + 8, y: top + 17 }, group).textContent = letters(name, 21);
+    const when = make("text", { class: "when", x: left + 8, y: top + 32 }, group);
+    const segments = PARTS.map((part) => make("rect", { class: `seg-${part}`, y: top + 38, height: 7 }, group));
+    return { group, when, segments, left };
   }
 
   update() {
@@ -120,14 +122,14 @@ export class Graph {
       if (box.when.textContent !== text) box.when.textContent = text;
       const kind = `agent${agent.steps === 0 ? " now" : ""}${agent.agent === selected ? " selected" : ""}`;
       if (box.group.getAttribute("class") !== kind) box.group.setAttribute("class", kind);
-      fillSegments(box.segments, agent.prefix);
+      fillSegments(box, agent.prefix);
     }
   }
 }
 
-function fillSegments(segments, prefix) {
+function fillSegments({ segments, left }, prefix) {
   const whole = prefix === null ? 0 : PARTS.reduce((sum, part) => sum + prefix[part], 0);
-  let x = 8;
+  let x = left + 8;
   PARTS.forEach((part, index) => {
     const width = whole ? ((WIDTH - 16) * prefix[part]) / whole : 0;
     const shown = `${x.toFixed(1)} ${width.toFixed(1)}`;

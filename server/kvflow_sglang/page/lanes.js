@@ -4,6 +4,11 @@ import { makeBar, setBar, setText } from "./tables.js";
 import { byName, plural, scoped, steps } from "./text.js";
 
 const MOST_LANES = 8;
+// Of a name in a chip of the least width. A clip costs the browser time in every frame, so that
+// only names that are too long get one.
+const MOST_PIXELS = 130;
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = '12px system-ui, "DejaVu Sans", sans-serif';
 
 export class Lanes {
   constructor(element, onChoose) {
@@ -50,7 +55,7 @@ export class Lanes {
         if (chip === place) place = place.nextSibling;
         else lane.chips.insertBefore(chip, place);
         this.fill(chip, agent, selected, near);
-        if (done % 60 === 59) yield;
+        if (done % 30 === 29) yield;
         done += 1;
       }
     }
@@ -75,7 +80,7 @@ export class Lanes {
     chip.agent = name;
     chip.title = name;
     const label = document.createElement("div");
-    label.className = "chip-name";
+    label.className = pen.measureText(name).width > MOST_PIXELS ? "chip-name long" : "chip-name";
     label.textContent = name;
     chip.append(label, makeBar());
     this.chips.set(name, chip);

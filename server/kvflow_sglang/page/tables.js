@@ -46,7 +46,7 @@ export class Table {
   }
 
   // A generator: a slice of rows for each frame.
-  *render(rows, { name, selected, color, slice = 60 }) {
+  *render(rows, { name, selected, color, slice = 12 }) {
     while (this.body.rows.length > rows.length) this.body.deleteRow(-1);
     this.names.length = rows.length;
     for (let index = 0; index < rows.length; index += 1) {
