@@ -449,8 +449,7 @@ def _loaded_tokens(cache: StandaloneCache) -> int:
     prefetcher = cache.cache.prefetcher
     if prefetcher is None:
         return 0
-    landed: int = prefetcher.counts["prefetched_tokens"]
-    return landed + prefetcher.tokens_under_way
+    return int(prefetcher.counts["prefetched_tokens"] + prefetcher.tokens_under_way)
 
 
 def _assert_found_again(

@@ -27,3 +27,9 @@ class Forecast:
     """Percent: how likely the workflow calls the agent again."""
     loras: Mapping[str, str] = field(default_factory=dict)
     """Agent to the LoRA adapter it will call with; an agent that is missing: unknown."""
+
+    @property
+    def expects_nobody(self) -> bool:
+        """Whether the run is over, for good or until it is resumed."""
+        is_whole = bool(self.steps) and not self.changes
+        return self.done or (is_whole and all(steps is None for steps in self.steps.values()))

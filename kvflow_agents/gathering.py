@@ -82,10 +82,9 @@ class Gathering:
         if pace.is_prompt:
             self._awaited[tenant_of(workflow)].add(workflow)
 
-    def ended(self, workflow: str) -> None:
-        """It does not call again."""
+    def rests(self, workflow: str) -> None:
+        """It does not call again soon: its run is over, for good or for now."""
         self._awaited[tenant_of(workflow)].discard(workflow)
-        self._paces.pop(workflow, None)
 
     def ran(self) -> None:
         """A batch has been run."""

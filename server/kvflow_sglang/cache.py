@@ -218,8 +218,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         heard = self.tenants.of(hint.tenant).foresight.hear(hint)
         if self.prefetcher is not None:
             self.prefetcher.wake()
-        if self.gathering is not None and hint.forecast.done:
-            self.gathering.ended(hint.workflow)
+        if self.gathering is not None and hint.agent is None and hint.forecast.expects_nobody:
+            self.gathering.rests(hint.workflow)
         return heard
 
     def make_room(self, tokens: int, distance: int, tenant: Tenant = None) -> int:

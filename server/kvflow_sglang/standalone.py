@@ -236,8 +236,12 @@ class StandaloneCache:
         if tokens:
             slots = self._allocate(len(tokens))
             self._write(request, start, slots)
-            values = torch.tensor(tokens, dtype=torch.float32)
-            self.kv_pool.k_buffer[0][slots.long(), 0, 0] = values
+            self._fill(slots, tokens)
+
+    def _fill(self, slots: Any, tokens: array[int]) -> None:
+        """What the model does on a server."""
+        values = torch.tensor(tokens, dtype=torch.float32)
+        self.kv_pool.k_buffer[0][slots.long(), 0, 0] = values
 
     def _allocate(self, tokens: int) -> Any:
         shortfall = tokens - self.allocator.available_size()

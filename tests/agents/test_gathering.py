@@ -128,9 +128,9 @@ def test_who_was_missed_is_waited_for_again_after_ever_more_prompt_calls() -> No
     assert prompt_calls == [2, 4, 8]
 
 
-def test_a_workflow_that_has_ended_is_not_waited_for() -> None:
+def test_a_workflow_that_rests_is_not_waited_for() -> None:
     gathering = in_step("a", "b")
-    gathering.ended("b")
+    gathering.rests("b")
     gathering.arrived("a")
     assert not gathering.holds(1)
 
@@ -179,7 +179,7 @@ def test_workflows_are_forgotten_beyond_a_bound() -> None:
 
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["arrived", "answered", "ended", "began", "ran", "holds"]),
+        st.sampled_from(["arrived", "answered", "rests", "began", "ran", "holds"]),
         st.sampled_from(["a", "b", "c", None]),
     ),
     max_size=300,
@@ -194,7 +194,7 @@ def test_nobody_waits_longer_than_the_bound_whatever_happens(events: list[tuple[
         if name == "arrived":
             gathering.arrived(workflow)
             waiting += 1
-        elif name in ("answered", "ended") and workflow is not None:
+        elif name in ("answered", "rests") and workflow is not None:
             getattr(gathering, name)(workflow)
         elif name == "began":
             gathering.began()

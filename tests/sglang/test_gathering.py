@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from kvflow_agents.forecast import Forecast
 from kvflow_agents.gathering import Gathering
+from kvflow_agents.hints import Hint
 from kvflow_sglang import plugin
 from kvflow_sglang.compat.scheduler import can_hold
+from kvflow_sglang.standalone import StandaloneCache
 
 
 class Batch:
@@ -126,3 +129,32 @@ def test_switched_off_it_does_nothing() -> None:
 def test_nobody_is_held_where_other_ranks_would_wait(settings: Any, holds: bool) -> None:
     usual = {"pp_size": 1, "enable_dp_attention": False, "disaggregation_mode": "null"}
     assert can_hold(SimpleNamespace(**usual | settings)) == holds
+
+
+@pytest.mark.parametrize(
+    ("told", "is_held"),
+    [
+        (Forecast(9, done=True), False),
+        (Forecast(9, {"writer": None}), False),
+        (Forecast(9, {"writer": 1}), True),
+        (Forecast(9, {"writer": None}, changes=True), True),
+        (Forecast(9), True),
+    ],
+    ids=["ended", "paused", "expected", "only a change", "nothing known"],
+)
+def test_nobody_is_waited_for_whose_run_is_over(told: Forecast, is_held: bool) -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=1000)
+    gathering = cache.cache.gathering = Gathering()
+
+    def call(seq: int, *workflows: str) -> list[Any]:
+        hints = [Hint(each, Forecast(seq, {"writer": 0}), agent="writer") for each in workflows]
+        return [cache.arrive(range(50), hint=hint) for hint in hints]
+
+    for seq in range(3):
+        requests = call(seq, "mine", "yours")
+        gathering.began()
+        for request in requests:
+            cache.serve(request, [7])
+    cache.cache.hear(Hint("yours", told))
+    call(3, "mine")
+    assert gathering.holds(1) == is_held
