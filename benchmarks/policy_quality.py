@@ -5,7 +5,7 @@
 Clients run applications side by side, each with prompts of its own, in a pool that holds a part of
 them; a call takes no time, what lies between two calls does. The policies are the server's own
 code. The forecasts are perfect, those of the structure, learned, or wrong in several ways. Two
-columns tell what whole leaves cost: MIN that evicts those, and perfect forecasts in their parts.
+columns tell what whole leaves cost: to MIN, and to perfect forecasts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kvflow_simulate.foretold import Foretold
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.sides import SIDES
-from kvflow_simulate.tree import PrefixTree
+from kvflow_simulate.tree import Node, PrefixTree
 
 ANSWER_TOKENS = 16
 TAIL_TOKENS = 32
@@ -379,13 +379,15 @@ def footprint_tokens(calls: Sequence[Call]) -> int:
 class WholeLeaves(Clairvoyant):
     """MIN for a cache that evicts whole leaves, as servers do."""
 
-    evicts_parts = False
+    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
+        return len(victim.key)
 
 
-class InParts(Foretold):
-    """kvflow's order in a cache that evicts no more of a leaf than it has to."""
+class InWholes(Foretold):
+    """kvflow's order in a cache that evicts whole leaves."""
 
-    evicts_parts = True
+    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
+        return len(victim.key)
 
 
 def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str, object]:
@@ -407,7 +409,7 @@ def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str,
     row |= {"lru": run("lru"), "optimum": run("optimum-device"), "papers": run("papers", "perfect")}
     row["whole leaves"] = run_order(lambda tree: WholeLeaves(tree, future))
     if "perfect" in hints:
-        row["in parts"] = run_order(InParts, "perfect")
+        row["perfect, whole leaves"] = run_order(InWholes, "perfect")
     return row | {kind: run("ours-device", kind) for kind in hints}
 
 

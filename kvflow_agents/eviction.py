@@ -9,6 +9,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 Leaf = TypeVar("Leaf")
 
+# A leaf that goes in parts goes in large ones: each costs a cut of the node and of its claims.
+MOST_PARTS = 8
+FEWEST_PART_TOKENS = 16
+
 
 class Standing(IntEnum):
     """Why a piece of KV is kept, weakest reason first."""
@@ -47,6 +51,21 @@ def rank(standing: Standing, distance: int | None, last_access: float, tie: int)
 def may_displace(victim: Rank, distance: int) -> bool:
     """Whether KV at some distance may take the place of a victim before it is asked for."""
     return victim.standing is not Standing.EXPECTED or victim.distance > distance
+
+
+def part_to_evict(
+    standing: Standing, leaf_tokens: int, wanted_tokens: int, page_size: int = 1
+) -> int:
+    """How many tokens of a leaf go, from its end, where so many are wanted.
+
+    Of what an agent is expected to use no more than has to, as MIN does it token by token: the rest
+    is a shorter prefix of the same agent. What nobody is known to use goes whole, as under LRU.
+    """
+    if standing is not Standing.EXPECTED:
+        return leaf_tokens
+    part_tokens = max(wanted_tokens, leaf_tokens // MOST_PARTS, FEWEST_PART_TOKENS)
+    pages = -(-part_tokens // page_size)
+    return min(pages * page_size, leaf_tokens)
 
 
 Preference = Callable[[Rank, Rank], bool]

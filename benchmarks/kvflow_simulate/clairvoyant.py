@@ -60,8 +60,6 @@ class Clairvoyant(Recency):
     goes in part if that is enough, and running calls hold what they use.
     """
 
-    evicts_parts = True
-
     def __init__(self, tree: PrefixTree, future: Future) -> None:
         super().__init__(tree)
         self._future = future
@@ -71,6 +69,9 @@ class Clairvoyant(Recency):
         self._adapter_calls: dict[Adapter, deque[CallId]] = {}
         for call, adapter in future.adapters:
             self._adapter_calls.setdefault(adapter, deque()).append(call)
+
+    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
+        return min(wanted_tokens, len(victim.key))
 
     def found(self, request: Request, cached_tokens: int) -> None:
         self._adapter_calls[request.adapter].remove(request.id)

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kvflow_agents.app_prompts import Namespace
-from kvflow_agents.eviction import Preference, Rank, Standing, by_recency, by_standing, rank
+from kvflow_agents.eviction import (
+    Preference,
+    Rank,
+    Standing,
+    by_recency,
+    by_standing,
+    part_to_evict,
+    rank,
+)
 from kvflow_agents.expected_tokens import NOTHING, ExpectedTokens, TierTokens
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.guard import Guard
@@ -51,6 +59,12 @@ class Foretold(Claimed):
         self._found_tokens: dict[CallId, int] = {}
         self._shadow = Shadow.of_pool(max(tree.device_tokens, tree.host_tokens))
         self._expected = ExpectedTokens()
+
+    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
+        if self.tree.host_tokens or self._settings.order != "time":
+            return super().part_to_evict(victim, wanted_tokens)
+        standing, _ = self.ledger.standing(victim)
+        return part_to_evict(standing, len(victim.key), wanted_tokens)
 
     def backs_up(self, node: Node) -> bool:
         """As in the server: nobody will ask the host for what is spent, as far as it is told so."""

@@ -41,7 +41,6 @@ class Recency:
     now_ms: int | None = None
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     lora_prefetch_steps: int | None = None
-    evicts_parts = False
     expected_share: float = 1.0
 
     def __init__(self, tree: PrefixTree) -> None:
@@ -49,6 +48,9 @@ class Recency:
 
     def rank(self, node: Node) -> Rank:
         return rank(Standing.ORDINARY, None, node.last_access, node.id)
+
+    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
+        return len(victim.key)  # as SGLang's caches do it
 
     def backs_up(self, node: Node) -> bool:
         return True

@@ -60,10 +60,10 @@ class Match(NamedTuple):
 class Order(Protocol):
     """What decides who goes first, and hears of each node that is made, cut, moved or dropped."""
 
-    evicts_parts: bool
-    """Whether no more of a leaf goes than has to. A server evicts whole leaves."""
-
     def rank(self, node: Node) -> Rank: ...
+    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
+        """How many tokens of a victim go, from its end."""
+
     def backs_up(self, node: Node) -> bool: ...
     def added(self, node: Node) -> None: ...
     def split(self, upper: Node, lower: Node) -> None: ...
@@ -277,8 +277,11 @@ class PrefixTree:
 
     def _spare(self, victim: Node, tokens: int) -> None:
         """Cut off what need not go of a leaf, if so many tokens are enough."""
-        if self._order.evicts_parts and len(victim.key) > tokens:
-            self._split(victim, len(victim.key) - tokens)
+        part_tokens = self._order.part_to_evict(victim, tokens)
+        if part_tokens < len(victim.key):
+            last_access = victim.last_access
+            self._split(victim, len(victim.key) - part_tokens)
+            victim.last_access = last_access
 
     def _add(self, parent: Node, tokens: Tokens) -> Node:
         self._nodes += 1

@@ -84,6 +84,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self._prefetch_queue is not None:
             self._prefetch_queue.clear()
         self.tree_core.on_evict = self._note_eviction
+        self.tree_core.evicts_parts = self.settings.order == "time"
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
         # What the shadow holds the cache no longer has: it would look like a loss.
@@ -107,6 +108,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         back_up_in_one_launch(self.cache_controller)
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
+        self.tree_core.evicts_parts = False
         self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
 
     def manage_adapters(self, lora: AdapterSlots) -> None:
@@ -298,12 +300,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if not kwargs:
             return self._evict_and_land(super().evict_for_alloc, params)
         # The caller says when it is enough.
-        result = super().evict_for_alloc(params, **kwargs)
+        with self.tree_core.evicting(params.num_tokens):
+            result = super().evict_for_alloc(params, **kwargs)
         self.tenants.turn_over(result.num_tokens_evicted)
         return result
 
     def _evict_and_land(self, evict: Callable[[Any], Any], params: Any) -> Any:
-        result = evict(params)
+        with self.tree_core.evicting(params.num_tokens):
+            result = evict(params)
         if self._lands_early_loads(params, result):
             left = params.num_tokens - result.num_tokens_evicted
             result.num_tokens_evicted += evict(EvictParams(left)).num_tokens_evicted

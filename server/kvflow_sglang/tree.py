@@ -15,6 +15,7 @@ from kvflow_agents.eviction import (
     by_recency,
     by_standing,
     may_displace,
+    part_to_evict,
     rank,
 )
 from kvflow_agents.expected_tokens import NOTHING, ExpectedTokens, TierTokens
@@ -71,6 +72,10 @@ class ClaimedTreeCore(UnifiedTreeCore):
     most_expected_host_tokens: float | None = None
     # Whether a tenant's first expected leaf goes before its first ordinary one, below that limit.
     expected_goes: ExpectedGoes = staticmethod(lambda tenant: by_standing)
+    # Whether an expected leaf goes in part. With a host tier each part would stay there as a node.
+    evicts_parts: bool = False
+    # What the eviction under way is to free; None: not known.
+    wanted_tokens: int | None = None
     # Called with the rank of a tenant's device leaf when it is evicted or read: which of both.
     on_fate: Callable[[Tenant, Rank, bool], None] = staticmethod(lambda *fate: None)
     # Called for a node that left the device, with how far its nearest agent is from its call.
@@ -127,6 +132,30 @@ class ClaimedTreeCore(UnifiedTreeCore):
         preference = self._preference_on_device(load.tenant)
         victim = self.evictable_device_leaves.first_of(load.tenant, preference)
         return victim if victim and may_displace(self._rank(victim), load.distance) else None
+
+    def cut_victim(self, victim: Node, freed_tokens: int) -> None:
+        """Let a victim be no more than has to go, where so much is freed; it stays itself."""
+        if not self.evicts_parts or self.wanted_tokens is None:
+            return
+        standing, _ = self.ledger.standing(victim)
+        wanted_tokens = self.wanted_tokens - freed_tokens
+        leaf_tokens = len(victim.key)
+        part_tokens = part_to_evict(standing, leaf_tokens, wanted_tokens, self.page_size)
+        if part_tokens < leaf_tokens:
+            last_access_time = victim.last_access_time
+            upper, _ = self._split_node(victim.key, victim, leaf_tokens - part_tokens)
+            # Nobody has used them.
+            upper.last_access_time = victim.last_access_time = last_access_time
+            self.evictable_device_leaves.refresh(victim)
+
+    @contextmanager
+    def evicting(self, wanted_tokens: int) -> Iterator[None]:
+        """An eviction is to free so many tokens."""
+        self.wanted_tokens = wanted_tokens
+        try:
+            yield
+        finally:
+            self.wanted_tokens = None
 
     @contextmanager
     def inserting_for(self, writer: Writer) -> Iterator[None]:
@@ -343,6 +372,7 @@ class ClaimedFullComponent(FullComponent):
         # A victim that could not be evicted comes up again: there is no progress to be made.
         if victim is None or victim is self._evict_device_last_node:
             return None
+        self.tree_core.cut_victim(victim, tracker[FULL])
         self._evict_device_last_node = victim
         node_id: int = victim.id
         return node_id

@@ -156,13 +156,13 @@ def left_after_flood(calls: int, *, flood_hinted: bool, mine_hinted: bool) -> li
     [
         # Nine prompts of 101 tokens fit into the pool.
         (5, [101, 101, 101, 101], [101, 101, 101, 101]),
-        # The last call said: a next, then b, then c.
-        (6, [0, 101, 101, 101], [101, 101, 0, 101]),
-        (7, [0, 0, 101, 101], [101, 0, 0, 101]),
-        (9, [0, 0, 0, 0], [0, 0, 0, 0]),
+        # The last call said: a next, then b, then c. No more of them goes than has to.
+        (6, [0, 101, 101, 101], [101, 101, 85, 101]),
+        (7, [0, 0, 101, 101], [101, 85, 0, 101]),
+        (9, [0, 0, 0, 0], [0, 0, 0, 85]),
     ],
 )
-def test_a_flood_takes_the_very_tokens_that_recency_would(
+def test_a_flood_takes_no_more_than_recency_would(
     calls: int, by_recency: list[int], by_my_hints: list[int]
 ) -> None:
     for flood_hinted in (False, True):

@@ -17,8 +17,8 @@ def row() -> dict[str, int]:
 
 
 def test_perfect_forecasts_are_near_the_optimum(row: dict[str, int]) -> None:
-    assert row["optimum"] <= row["whole leaves"] <= row["perfect"] <= 1.15 * row["optimum"]
-    assert row["optimum"] <= row["in parts"]
+    assert row["optimum"] <= row["perfect"] <= 1.02 * row["optimum"]
+    assert row["perfect"] < row["whole leaves"] <= row["perfect, whole leaves"]
 
 
 def test_learned_ones_are_between_perfect_ones_and_none(row: dict[str, int]) -> None:
