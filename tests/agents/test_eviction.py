@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kvflow_agents.eviction import (
+    FEWEST_PART_TOKENS,
+    MOST_PARTS,
     EvictionQueue,
     Preference,
     Rank,
     Standing,
     by_recency,
     by_standing,
+    part_to_evict,
     rank,
 )
 
@@ -209,3 +212,44 @@ def test_leaves_that_all_have_become_weaker_are_still_found() -> None:
     for leaf in leaves:  # as when a tenant is believed again: without notice
         leaf.standing, leaf.steps = Standing.SPENT, None
     assert queue.first() is leaves[0]
+
+
+@pytest.mark.parametrize(
+    ("leaf_tokens", "wanted_tokens", "page_size", "part_tokens"),
+    [
+        (1000, 300, 1, 300),
+        (1000, 2000, 1, 1000),
+        (1000, 1, 1, 1000 // MOST_PARTS),
+        (1000, 0, 1, 1000 // MOST_PARTS),
+        (1000, -500, 1, 1000 // MOST_PARTS),
+        (40, 1, 1, FEWEST_PART_TOKENS),
+        (10, 1, 1, 10),
+        (1024, 300, 64, 320),
+        (128, 1, 64, 64),
+    ],
+)
+def test_of_what_is_expected_no_more_goes_than_has_to(
+    leaf_tokens: int, wanted_tokens: int, page_size: int, part_tokens: int
+) -> None:
+    found = part_to_evict(Standing.EXPECTED, leaf_tokens, wanted_tokens, page_size)
+    assert found == part_tokens
+
+
+@pytest.mark.parametrize("standing", [Standing.SPENT, Standing.ORDINARY])
+def test_what_nobody_is_known_to_use_goes_whole(standing: Standing) -> None:
+    assert part_to_evict(standing, 1000, 1) == 1000
+
+
+@given(
+    st.sampled_from(Standing),
+    st.integers(1, 100),
+    st.integers(-(10**4), 10**4),
+    st.integers(1, 128),
+)
+def test_parts_are_whole_pages_and_enough(
+    standing: Standing, pages: int, wanted_tokens: int, page_size: int
+) -> None:
+    leaf_tokens = pages * page_size
+    part_tokens = part_to_evict(standing, leaf_tokens, wanted_tokens, page_size)
+    assert 0 < part_tokens <= leaf_tokens and part_tokens % page_size == 0
+    assert part_tokens >= min(wanted_tokens, leaf_tokens)
