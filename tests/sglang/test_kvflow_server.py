@@ -26,6 +26,7 @@ from kvflow_sglang.server_process import ServerProcess
 from tests.sglang.agents_in_turn import (
     AGENTS,
     FLAGS,
+    POOL_TOKENS,
     PREFIX_TOKENS,
     ROOM,
     ROUNDS,
@@ -116,13 +117,17 @@ def test_hints_reach_the_cache_on_every_endpoint(client: Client, sdk: openai.Ope
 
 
 def test_agents_in_turn_find_what_belady_would_have_kept(client: Client) -> None:
-    optimum = belady_hits([call % AGENTS for call in range(ROUNDS * AGENTS)], ROOM)
+    calls = [call % AGENTS for call in range(ROUNDS * AGENTS)]
+    optimum = belady_hits(calls, ROOM)
+    # What is left of the pool beside whole prefixes holds a part of one more.
+    parts_tokens = (len(calls) - optimum) * (POOL_TOKENS - ROOM * PREFIX_TOKENS)
     run = Run("cycle")
     told = call_in_turn(client, run)
     assert client.forecast(run.done()).body == {"outcome": "accepted"}
     untold = call_in_turn(client, None)
     cached = sum(answer.cached_tokens for answer in told)
-    assert 0.9 * optimum * PREFIX_TOKENS <= cached <= optimum * (PREFIX_TOKENS + TAIL_TOKENS)
+    most_tokens = optimum * (PREFIX_TOKENS + TAIL_TOKENS) + parts_tokens
+    assert 0.9 * optimum * PREFIX_TOKENS <= cached <= most_tokens
     assert sum(answer.cached_tokens for answer in untold) < PREFIX_TOKENS
     # Greedy answers tell whether a cached prefix was the right one.
     assert [answer.text for answer in told] == [answer.text for answer in untold]
