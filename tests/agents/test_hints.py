@@ -473,7 +473,7 @@ NEARLY_VALID = st.fixed_dictionaries(
 
 
 @given(JSON_LIKE | NEARLY_VALID)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_a_body_of_any_json_is_decoded_or_refused(body: object) -> None:
     try:
         hint = decode_body(body)
@@ -493,7 +493,7 @@ NEARLY_VALID_PARAMS = st.fixed_dictionaries(
 
 
 @given(JSON_LIKE | NEARLY_VALID_PARAMS)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_params_of_any_json_are_decoded_or_refused(params: object) -> None:
     try:
         hint = decode_request(params)
