@@ -83,9 +83,9 @@ class Questioner:
         self._victim = victim
         self._known = known
         self.tally = Tally()
-        self.session = aiohttp.ClientSession(
-            victim.base_url, timeout=TIMEOUT, connector=aiohttp.TCPConnector(limit=0)
-        )
+        # The server closes a connection that has rested for 5 s; a request must not cross that.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+        self.session = aiohttp.ClientSession(victim.base_url, timeout=TIMEOUT, connector=connector)
 
     async def ask(self, call: Call) -> None:
         """Send a request until it is answered; its failures are an outage's or losses.
