@@ -31,10 +31,10 @@ from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
 from kvflow_simulate.clairvoyant import Clairvoyant, Future
 from kvflow_simulate.foretold import Foretold
-from kvflow_simulate.policies import Policy
+from kvflow_simulate.policies import Policy, Recency
 from kvflow_simulate.requests import CallId, Request
 from kvflow_simulate.sides import SIDES
-from kvflow_simulate.tree import Node, PrefixTree
+from kvflow_simulate.tree import PrefixTree
 
 ANSWER_TOKENS = 16
 TAIL_TOKENS = 32
@@ -379,15 +379,13 @@ def footprint_tokens(calls: Sequence[Call]) -> int:
 class WholeLeaves(Clairvoyant):
     """MIN for a cache that evicts whole leaves, as servers do."""
 
-    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
-        return len(victim.key)
+    part_to_evict = Recency.part_to_evict
 
 
 class InWholes(Foretold):
     """kvflow's order in a cache that evicts whole leaves."""
 
-    def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
-        return len(victim.key)
+    part_to_evict = Recency.part_to_evict
 
 
 def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str, object]:
