@@ -16,15 +16,17 @@ from kvflow_sglang.standalone import StandaloneCache
 POOL_TOKENS = 1000
 PREFIX = list(range(1000, 1400))
 STEPS = {"writer": 1, "critic": 2}
-SOON = Hint("run", Forecast(1, STEPS), agent="writer", app="app", at_ms=1)
 
 
-def cache_with(hint: Hint | None, **options: Any) -> StandaloneCache:
-    """With one prefix, read twice by whoever the hint says."""
+def hint(seq: int) -> Hint:
+    return Hint("run", Forecast(seq, STEPS), agent="writer", app="app", at_ms=seq)
+
+
+def cache_with_prefix(*, is_hinted: bool = True, **options: Any) -> StandaloneCache:
+    """With one prefix, read twice, by an agent that is expected if there are hints."""
     cache = StandaloneCache("kvflow", pool_tokens=POOL_TOKENS, **options)
     for tail in range(2):
-        told = None if hint is None else Hint("run", Forecast(tail, STEPS), "writer", "app", tail)
-        cache.run([*PREFIX, tail], hint=told)
+        cache.run([*PREFIX, tail], hint=hint(tail) if is_hinted else None)
     # What the runs have added is spent or nobody's, and goes first.
     cache.evict(2)
     return cache
@@ -37,7 +39,7 @@ def cached_tokens(cache: StandaloneCache) -> int:
 
 @pytest.mark.parametrize("wanted_tokens", [60, 130, 399, 400])
 def test_as_much_goes_as_is_wanted(wanted_tokens: int) -> None:
-    cache = cache_with(SOON)
+    cache = cache_with_prefix()
     assert cache.evict(wanted_tokens) == wanted_tokens
     assert cached_tokens(cache) == len(PREFIX) - wanted_tokens
     cache.cache.sanity_check()
@@ -45,7 +47,7 @@ def test_as_much_goes_as_is_wanted(wanted_tokens: int) -> None:
 
 
 def test_a_little_at_a_time_goes_in_large_parts() -> None:
-    cache = cache_with(SOON)
+    cache = cache_with_prefix()
     sizes = []
     while left := cached_tokens(cache):
         sizes.append(cache.evict(1))
@@ -56,9 +58,9 @@ def test_a_little_at_a_time_goes_in_large_parts() -> None:
 
 
 def test_what_is_left_is_found_and_what_went_is_computed_again() -> None:
-    cache = cache_with(SOON)
+    cache = cache_with_prefix()
     cache.evict(150)
-    assert cache.run([*PREFIX, 9], hint=Hint("run", Forecast(5, STEPS), "writer", "app", 5)) == 250
+    assert cache.run([*PREFIX, 9], hint=hint(5)) == 250
     assert cached_tokens(cache) == len(PREFIX)
     standing, _ = cache.cache.tree_core.ledger.standing(
         cache.cache.tree_core.node_by_id(cache.match(PREFIX).last_device_node)
@@ -82,7 +84,7 @@ def test_of_two_the_further_one_gives_all_before_the_nearer_one_gives_any() -> N
 
 
 def test_recency_is_that_of_the_last_use() -> None:
-    cache = cache_with(SOON)
+    cache = cache_with_prefix()
     tree = cache.cache.tree_core
     before = tree.first_device_victim().last_access_time
     cache.evict(60)
@@ -93,15 +95,15 @@ def test_recency_is_that_of_the_last_use() -> None:
 def test_elsewhere_leaves_go_whole(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if case == "papers' order":
         monkeypatch.setenv(VARIABLE, json.dumps({"order": "steps"}))
-    cache = cache_with(
-        None if case == "no hints" else SOON, host_ratio=4.0 if case == "host tier" else None
+    cache = cache_with_prefix(
+        is_hinted=case != "no hints", host_ratio=4.0 if case == "host tier" else None
     )
     assert cache.evict(60) == len(PREFIX)
     assert cached_tokens(cache) == 0
 
 
 def test_pages_go_whole() -> None:
-    cache = cache_with(SOON, page_size=16)
+    cache = cache_with_prefix(page_size=16)
     left = cached_tokens(cache)
     assert left == 400 - 64  # an eighth, 50 tokens, in whole pages
     assert cache.evict(20) == 48

@@ -4,7 +4,7 @@ import { makeBar, setBar, setText } from "./tables.js";
 import { byName, plural, scoped, steps } from "./text.js";
 
 const MOST_LANES = 8;
-// Of a name in a chip of the least width. A clip costs the browser time in every frame, so that
+// Of a name in a chip of the least width, in the font of `.chip-name` in style.css. A clip costs the browser time in every frame, so that
 // only names that are too long get one.
 const MOST_PIXELS = 130;
 const pen = document.createElement("canvas").getContext("2d");
