@@ -144,7 +144,9 @@ CPU = Preset(
 LORA_ARMS = ("lru", "lru-overlap", "kvflow-device", "kvflow-overlap", "ceiling")
 
 
-def _lora(sizes: Parameters, pool_tokens: int, *, slots: int) -> Preset:
+def _lora(
+    sizes: Parameters, pool_tokens: int, *, slots: int, more: tuple[Workload, ...] = ()
+) -> Preset:
     active = sizes.workflows * sizes.active
     cycle = replace(sizes, workflows=1, agents=active, rounds=2 * sizes.rounds)
     return Preset(
@@ -152,6 +154,7 @@ def _lora(sizes: Parameters, pool_tokens: int, *, slots: int) -> Preset:
             Workload("lora", "simulation", sizes),
             Workload("lora-active", "active", sizes),
             Workload("lora-cycle", "cycle", cycle),
+            *more,
         ),
         pool_tokens=pool_tokens,
         ceiling_tokens=pool_tokens,
@@ -162,10 +165,13 @@ def _lora(sizes: Parameters, pool_tokens: int, *, slots: int) -> Preset:
 
 
 # ScaleSim's example: 100 adapters (of rank 64), a fifth of the agents active, here with 16 slots.
+_HUNDRED = Parameters(workflows=5, agents=20, active=4, adapters=100, fixed_tokens=512)
 LORA_H100 = _lora(
-    Parameters(workflows=5, agents=20, active=4, adapters=100, fixed_tokens=512),
+    _HUNDRED,
     pool_tokens=110_000,
     slots=16,
+    # An answer that names an action: the shorter it is, the more of a call waits for its adapter.
+    more=(Workload("lora-active-8", "active", replace(_HUNDRED, output_tokens=8)),),
 )
 # A fifth of the adapters is more than the slots, and fits into twice as many.
 LORA_CPU = _lora(
