@@ -153,7 +153,7 @@ class Foresight(Generic[N]):
         if self._clock is not None:
             self._clock.tell(hint.at_ms)
             self._claims.follow_overdue()
-            workflow.note_time(self._clock.now_ms, hint.agent, predicted.steps)
+            told = [*told, *workflow.note_time(self._clock.now_ms, hint, predicted.steps)]
         if self._judge(workflow, was_foretold) or workflow.is_dormant:
             # What was told before counts again, or no more.
             told = [*workflow.agents, *workflow.expected.steps, *told]

@@ -10,16 +10,17 @@ from kvflow_agents.call_receipt import Predicted
 from kvflow_agents.claims import Claim, N
 from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
+from kvflow_agents.pace import Pace
 from kvflow_agents.prefix import PrefixHistory
 from kvflow_agents.promise import Promise
 from kvflow_agents.track_record import TrackRecord, came_true
 
-# How long a step takes where nothing has shown it, and how much one call changes that.
-STEP_MS = 1000.0
-STEP_WEIGHT = 0.3
 LEAST_CHANCE = 0.01
 # Who came back so often, though it was not expected, will again.
 LEAST_COMEBACKS = 2
+# Who has called in a tick is taken to call again in the next but one, after all who are said to
+# call in this one or in the next, until a tick tells.
+CALLED_STEPS = 2
 # What is sooner than this part of a step is now.
 LEAST_STEP = 0.1
 # An overdue agent is expected after this fraction of the time already waited.
@@ -66,10 +67,11 @@ class KnownWorkflow(Generic[N]):
     # for now, which is not wrong when it goes on.
     is_paused: bool = False
     pauses: int = 0
-    # When its last message came, when its last call, and how long its steps take.
+    # When its last message came, and how long its steps take.
     heard_ms: int = 0
-    called_ms: int | None = None
-    step_ms: float = STEP_MS
+    pace: Pace = field(default_factory=Pace)
+    # Who has called in the present tick, if it goes by ticks.
+    called_in_tick: dict[str, None] = field(default_factory=dict)
     # When the last whole forecast came, and the times that changes have told since.
     whole_ms: int | None = None
     said_ms: dict[str, int] = field(default_factory=dict)
@@ -119,7 +121,12 @@ class KnownWorkflow(Generic[N]):
 
     def steps_of(self, agent: str) -> int | None:
         """In how many steps an agent calls, as far as the workflow is believed."""
-        return self.expected.steps.get(agent) if self.record.is_good else None
+        if not self.record.is_good:
+            return None
+        steps = self.expected.steps.get(agent)
+        if steps is not None and agent in self.called_in_tick:
+            return max(steps, CALLED_STEPS)
+        return steps
 
     def wait_ms(self, agent: str) -> float | None:
         """After how long an agent calls, as it was said; its steps at the workflow's pace."""
@@ -127,10 +134,10 @@ class KnownWorkflow(Generic[N]):
             return None
         said_ms = self.expected.due_ms.get(agent)
         if said_ms is not None:
-            return max(said_ms, LEAST_STEP * self.step_ms)
-        steps = self.expected.steps.get(agent)
+            return max(said_ms, LEAST_STEP * self.pace.step_ms)
+        steps = self.steps_of(agent)
         # Half a step for who is planned now: it is at work, or will be at any moment.
-        return None if steps is None else max(steps, 0.5) * self.step_ms
+        return None if steps is None else max(steps, 0.5) * self.pace.step_ms
 
     def due_ms(self, name: str, chance: float, now_ms: int) -> int | None:
         """When KV of an agent is needed, on the clock of the messages, if it is at all.
@@ -145,36 +152,43 @@ class KnownWorkflow(Generic[N]):
             is_silent = self.record.is_good and not self.expected.due_ms
             if not is_silent or agent.comeback.kept < LEAST_COMEBACKS:
                 return None
-            said_ms, promise = self.step_ms, agent.comeback
-        wait_ms = promise.corrected_ms(said_ms, self.heard_ms, self.step_ms)
+            said_ms, promise = self.pace.step_ms, agent.comeback
+        wait_ms = promise.corrected_ms(said_ms, self.heard_ms, self.pace.step_ms)
         chance *= self.expected.chance.get(name, 100) / 100
         due_ms = self.heard_ms + int(wait_ms / max(chance, LEAST_CHANCE))
         waited_ms = now_ms - self.heard_ms
         if due_ms > now_ms or waited_ms <= 0:
             return due_ms
         # Never now: its alarm would ring again and again.
-        return now_ms + max(int(max(OVERDUE * waited_ms, LEAST_STEP * self.step_ms)), 1)
+        return now_ms + max(int(max(OVERDUE * waited_ms, LEAST_STEP * self.pace.step_ms)), 1)
 
-    def note_time(self, at_ms: int, caller: str | None, steps_said: int | None) -> None:
-        """A message comes, perhaps with a call, so many steps after the last as it was said to."""
+    def note_time(self, at_ms: int, hint: Hint, steps_said: int | None) -> Iterable[str]:
+        """A message comes, perhaps with a call, so many steps after the last as it was said to.
+
+        Who called in the tick that ends with it: what was said of them holds again.
+        """
         self.heard_ms = at_ms
-        if caller is None:
-            return
-        if self.called_ms is not None and at_ms > self.called_ms:
-            pace_ms = (at_ms - self.called_ms) / max(steps_said or 1, 1)
-            self.step_ms += STEP_WEIGHT * (pace_ms - self.step_ms)
-        self.called_ms = at_ms
-        agent = self.agents.get(caller)
+        if hint.agent is None:
+            if not hint.forecast.changes:
+                return ()
+            self.pace.note_changes(at_ms, hint.forecast.steps)
+            called, self.called_in_tick = self.called_in_tick, {}
+            return called
+        self.pace.note_call(at_ms, hint.agent, steps_said)
+        if self.pace.has_ticks:
+            self.called_in_tick[hint.agent] = None
+        agent = self.agents.get(hint.agent)
         if agent is not None:
-            agent.promise.keep(at_ms, self.step_ms)
-            agent.comeback.keep(at_ms, self.step_ms)
+            agent.promise.keep(at_ms, self.pace.step_ms)
+            agent.comeback.keep(at_ms, self.pace.step_ms)
+        return ()
 
     def note_promise(self, name: str, caller: str | None) -> None:
         """The last message, perhaps a call's, has said when an agent calls, or that it will not."""
         agent, said_ms = self.agents[name], self.wait_ms(name)
         is_timed = name in self.expected.due_ms
         if said_ms is None:
-            agent.comeback.make(self.heard_ms, self.step_ms, self.step_ms)
+            agent.comeback.make(self.heard_ms, self.pace.step_ms, self.pace.step_ms)
         # Of the caller steps tell of this call, a time of its next.
         elif name != caller or is_timed:
-            agent.promise.make(self.heard_ms, said_ms, None if is_timed else self.step_ms)
+            agent.promise.make(self.heard_ms, said_ms, None if is_timed else self.pace.step_ms)

@@ -13,7 +13,8 @@ from kvflow_agents.eviction import Standing
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Foresight
 from kvflow_agents.hints import Hint
-from kvflow_agents.known_workflow import OVERDUE, STEP_MS
+from kvflow_agents.known_workflow import OVERDUE
+from kvflow_agents.pace import STEP_MS
 from kvflow_agents.reuse import MessageClock, Order, Reuse
 from tests.agents.radix_tree import RadixTree, TreeNode, path
 
@@ -43,9 +44,13 @@ class Server:
         workflow: str = "w",
         due_ms: Mapping[str, int] | None = None,
         chance: Mapping[str, int] | None = None,
+        *,
+        changes: bool = False,
     ) -> Hint:
         self.seq += 1
-        forecast = Forecast(self.seq, steps, due_ms=due_ms or {}, chance=chance or {})
+        forecast = Forecast(
+            self.seq, steps, due_ms=due_ms or {}, chance=chance or {}, changes=changes
+        )
         hint = Hint(workflow, forecast, agent=caller, at_ms=at_ms)
         assert self.foresight.hear(hint).outcome == "accepted"
         self.foresight.check()
@@ -57,9 +62,18 @@ class Server:
         agent: str,
         steps: Mapping[str, int | None],
         prompt: list[int] | None = None,
+        *,
+        changes: bool = False,
         **said: Mapping[str, int],
     ) -> None:
-        hint = self.say(at_ms, steps, agent, due_ms=said.get("due_ms"), chance=said.get("chance"))
+        hint = self.say(
+            at_ms,
+            steps,
+            agent,
+            due_ms=said.get("due_ms"),
+            chance=said.get("chance"),
+            changes=changes,
+        )
         tokens = array("q", PROMPTS[agent] if prompt is None else prompt)
         leaf = self.tree.grow(path(tokens), "w")
         self.foresight.prompt_cached(hint, tokens, Namespace(), leaf)
@@ -220,3 +234,43 @@ def test_when_changes_came_is_kept_of_no_more_agents_than_have_a_time() -> None:
         server.foresight.hear(Hint("w", told, at_ms=seq))
     known = server.foresight._memory.find("w")
     assert known is not None and len(known.said_ms) < 70
+
+
+def tick(server: Server, at_ms: int, steps: Mapping[str, int | None]) -> None:
+    server.say(at_ms, steps, changes=True)
+
+
+@pytest.fixture
+def town() -> Server:
+    """A simulation in which a tick takes 4 s, and agents call one right after the other."""
+    made = Server()
+    for at_ms, agent in ((0, "a"), (20, "b")):
+        made.call(at_ms, agent, {agent: 0}, changes=True)
+    tick(made, 4000, {"a": 1, "b": 3})
+    tick(made, 8000, {"a": 0, "b": 2})
+    return made
+
+
+def test_steps_of_a_simulation_are_ticks_however_fast_its_calls_follow_each_other(
+    town: Server,
+) -> None:
+    assert (town.due(A), town.due(B)) == (8000 + 2000, 8000 + 8000)
+    for at_ms in range(8000, 9000, 10):
+        town.call(at_ms, "a", {"a": 0}, changes=True)
+    tick(town, 12_000, {"a": 5, "b": 1})
+    assert (town.due(A), town.due(B)) == (12_000 + 20_000, 12_000 + 4000)
+
+
+def test_who_has_called_in_a_tick_is_needed_after_who_calls_in_this_or_the_next(
+    town: Server,
+) -> None:
+    tick(town, 12_000, {"a": 0, "b": 1})
+    town.call(12_100, "a", {"a": 0}, changes=True)
+    town.say(12_100, {"b": 1}, changes=True, caller="c")
+    due_a, due_b = town.due(A), town.due(B)
+    assert due_a is not None and due_b is not None
+    assert due_b < due_a
+    # The next tick changes nothing for it: it calls again.
+    town.call(12_200, "b", {"b": 0}, changes=True)
+    tick(town, 16_000, {"c": 1})
+    assert [town.due(A), town.due(B)] == pytest.approx([18_000, 18_000], abs=100)
