@@ -10,9 +10,6 @@ from kvflow_agents.tenants import Tenant, tenant_of
 # Who comes later than this many batches after its answer is busy with something else. One batch
 # is launched before the answer is seen, and the first prefill of a round may have begun.
 PROMPT_BATCHES = 3
-# Requests arrive one by one, 1 to 2 ms apart: to wait for more than so many takes longer than the
-# prefill that would be saved, and those that come during it share the next one anyway.
-MOST_AWAITED = 12
 # Passes of an idle device, one after the other, in which nobody came.
 QUIET_PASSES = 128
 # Passes for one prefill, however many came.
@@ -102,7 +99,7 @@ class Gathering:
             return False
         (tenant,) = self._waiting
         awaited = self._awaited[tenant]
-        if not 0 < len(awaited) <= MOST_AWAITED:
+        if not awaited:
             return False
         self._passes += 1
         self._quiet_passes += 1

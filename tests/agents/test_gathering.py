@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvflow_agents.gathering import (
-    MOST_AWAITED,
     MOST_PASSES,
     MOST_WORKFLOWS,
     PROMPT_BATCHES,
@@ -96,15 +95,6 @@ def test_waiting_ends_when_nobody_comes_for_a_while() -> None:
     assert held_passes(gathering, 2) == QUIET_PASSES
     assert gathering.counts() == {"gathered_requests": 1, "gather_misses": 1}
     assert not gathering.holds(2)
-
-
-def test_more_workflows_than_share_a_prefill_in_time_are_not_waited_for() -> None:
-    names = [str(number) for number in range(MOST_AWAITED + 2)]
-    gathering = in_step(*names)
-    gathering.arrived(names[0])
-    assert not gathering.holds(1)
-    gathering.arrived(names[1])
-    assert gathering.holds(2)
 
 
 def test_waiting_ends_however_many_come() -> None:
