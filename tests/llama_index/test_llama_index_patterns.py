@@ -143,7 +143,8 @@ async def test_a_react_agent_is_an_agent(instrumented: FakeOpenAI) -> None:
         'Thought: add.\nAction: add\nAction Input: {"a": 1, "b": 2}',
         "Thought: I can answer without using any more tools.\nAnswer: 3",
     )
-    assert str(await agent.run(user_msg="1 + 2?")) == "3"
+    # The oldest core leaves a ReAct agent's system prompt out.
+    assert str(await agent.run(user_msg=f"{mark('thinker')} 1 + 2?")) == "3"
     assert instrumented.agents == ["thinker", "thinker"]
 
 
