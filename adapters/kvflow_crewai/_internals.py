@@ -1,6 +1,6 @@
 """What the adapter relies on inside CrewAI: every such name is in this module.
 
-Tested with crewai 1.15.
+Tested with crewai 1.15.8 to 1.15.26.
 """
 
 from __future__ import annotations
