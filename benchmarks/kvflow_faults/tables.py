@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from kvflow_agents import receipts, shadow, transitions, workflow_memory
+from kvflow_agents import gathering, receipts, shadow, transitions, workflow_memory
 from kvflow_faults.traffic import SALTS
 
 OURS = ("kvflow_agents", "kvflow_sglang")
@@ -19,6 +19,7 @@ _MEMORY, _RECEIPTS = workflow_memory.Limits(), receipts.ReceiptLimits()
 _TENANTS = len(SALTS)
 # Tables that fill slowly, up to a limit. While one does, so does what hangs on its entries.
 LIMITS = {
+    "Gathering._paces": gathering.MOST_WORKFLOWS,
     "WorkflowMemory._dormant": _TENANTS * _MEMORY.most_workflows,
     "WorkflowMemory._ended": _TENANTS * _MEMORY.most_workflows,
     "WorkflowMemory._live": _TENANTS * _MEMORY.most_workflows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvflow_agents.call_receipt import Admission
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.foresight import Heard
+from kvflow_agents.gathering import Gathering
 from kvflow_agents.hints import Hint
 from kvflow_agents.receipts import Receipts
 from kvflow_faults.tables import LIMITS, sizes
@@ -25,6 +26,7 @@ def test_tables_are_found_wherever_they_are() -> None:
 
 def test_tables_with_a_limit_are_those_of_a_cache() -> None:
     cache = StandaloneCache("kvflow", pool_tokens=100, host_ratio=2.0)
+    cache.cache.gathering = Gathering()  # as the plugin does, where requests can be held
     hint = Hint("w", Forecast(1, {"a": 1, "b": 2}), agent="a")
     cache.run(range(50), hint=hint)
     found = sizes(cache.cache)
