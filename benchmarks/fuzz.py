@@ -221,7 +221,8 @@ def fuzz_wire(cases: int, seed: int) -> Findings:
             if request is None or not isinstance(_custom_params(request), dict | None):
                 return
             arrived = _arrived(request, str(number))
-            found.timed(cache.hear_arrival, arrived)
+            found.timed(cache.arrived, arrived)
+            found.timed(cache.mailbox.hear_to, arrived.rid)
             if cache.inferred is not None:
                 found.timed(cache.inferred.catch_up, [arrived.rid])
 

@@ -41,6 +41,7 @@ from kvflow_sglang.compat.scheduler import (
 )
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
+from kvflow_sglang.mailbox import Mailbox
 from kvflow_sglang.metrics import Metrics
 from kvflow_sglang.prefetcher import Prefetcher
 from kvflow_sglang.settings import Settings, from_environment
@@ -75,6 +76,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
         self.tenants = Tenants(self.settings)
         self.view = View(self)
+        self.mailbox = Mailbox(self._open)
         super().__init__(params)
 
     def reset(self) -> None:
@@ -165,15 +167,20 @@ class KVFlowRadixCache(UnifiedRadixCache):
         tokens: int = super().protected_size()
         return tokens if self.prefetcher is None else tokens + self.prefetcher.tokens_under_way
 
-    def hear_arrival(self, request: Any) -> None:
-        """Take in the hint of a request that has just arrived, or infer one."""
+    def arrived(self, request: Any) -> None:
+        """A request has come: its hint is heard, or one inferred, once a batch has been launched.
+
+        Until then what its workflow has told before counts.
+        """
         custom_params = request.sampling_params.custom_params
-        hint = self._hear_request(request.rid, custom_params, request.lora_id)
-        if self.gathering is not None:
-            self.gathering.arrived(None if hint is None else hint.workflow)
         is_hinted = isinstance(custom_params, Mapping) and FIELD in custom_params
-        if self.inferred is not None and not is_hinted:
+        if is_hinted:
+            self.mailbox.put(request)
+        elif self.inferred is not None:
             self.inferred.arrived(request)
+        if self.gathering is not None:
+            told = _told_caller(custom_params) if is_hinted else None
+            self.gathering.arrived(None if told is None else told.workflow)
         if self.lora is not None:
             self.lora.request_arrived()
         if self.prefetcher is not None:
@@ -184,28 +191,25 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.inferred is not None:
             self.inferred.catch_up(req.rid for req in reqs)
 
-    def _hear_request(
-        self, request_id: str, custom_params: Any, lora_id: str | None
-    ) -> Hint | None:
-        """Take in a request's hint; it comes back as its tenant's, None if there is none."""
+    def _open(self, request: Any) -> None:
+        """Take in a request's hint."""
         try:
-            hint = decode_request(custom_params)
+            hint = decode_request(request.sampling_params.custom_params)
         except HintError as error:
             self.outcomes[f"refused_{error.reason}"] += 1
-            return None
-        if hint is None:
-            return None
+            return
+        assert hint is not None, "only hinted requests are put there"
         theirs, tenant = scoped(hint), self.tenants.of(hint.tenant)
         heard = self._take_in(theirs)
-        self._note_adapter(tenant.foresight, theirs, lora_id)
+        self._note_adapter(tenant.foresight, theirs, request.lora_id)
         doubt = tenant.foresight.doubt_of(theirs.workflow)
-        if tenant.receipts.arrived(request_id, hint, heard, doubt=doubt):
+        if tenant.receipts.arrived(request.rid, hint, heard, doubt=doubt):
             self.outcomes[heard.outcome] += 1
             self.view.heard(hint, heard.outcome)
-        return theirs
 
     def hear(self, hint: Hint) -> Outcome:
         """Take in a forecast that no request carries."""
+        self.mailbox.hear_all()
         outcome = self._take_in(scoped(hint)).outcome
         self.outcomes[outcome] += 1
         self.tenants.of(hint.tenant).receipts.heard(hint, outcome)
@@ -214,6 +218,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def overhear(self, hint: Hint) -> None:
         """Take in the hint of a request that another data-parallel scheduler has got."""
+        self.mailbox.hear_all()
         self._take_in(scoped(hint))
 
     def _take_in(self, hint: Hint) -> Heard:
@@ -234,8 +239,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return min(tokens, free_tokens)
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+        self.mailbox.hear_to(req.rid)
         tenant = tenant_in(req.sampling_params.custom_params)
-        told = _told_caller(req)
+        told = _told_caller(req.sampling_params.custom_params)
         caller, is_told = self._caller(req, told, tenant)
         if self.lora is not None:
             self.lora.used(req.lora_id, tenant)
@@ -325,6 +331,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def status(self) -> dict[str, int]:
         """What the cache knows and protects, for `GET /kvflow/status`."""
+        self.mailbox.hear_all()
         tree = self.tree_core
         expected = tree.expected.total()
         return {
@@ -404,9 +411,9 @@ def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
     )
 
 
-def _told_caller(req: Any) -> Hint | None:
+def _told_caller(custom_params: Any) -> Hint | None:
     try:
-        caller = decode_caller(req.sampling_params.custom_params)
+        caller = decode_caller(custom_params)
     except HintError:
         return None
     return None if caller is None else scoped(caller)

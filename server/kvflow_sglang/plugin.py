@@ -87,11 +87,11 @@ def make_cache(context: Any) -> Any:
 
 
 def _hook_scheduler() -> None:
-    HookRegistry.register(hooks.ARRIVAL_HOOK, _hear_arrival, HookType.BEFORE)
+    HookRegistry.register(hooks.ARRIVAL_HOOK, _note_arrival, HookType.BEFORE)
     HookRegistry.register(hooks.DISPATCH_HOOK, _add_handlers, HookType.AFTER)
     HookRegistry.register(hooks.ADMISSION_HOOK, _admit_patiently, HookType.AFTER)
     HookRegistry.register(hooks.PASS_HOOK, _next_prefill, HookType.AROUND)
-    HookRegistry.register(hooks.RESULT_HOOK, _catch_up, HookType.BEFORE)
+    HookRegistry.register(hooks.RESULT_HOOK, _process_result, HookType.AROUND)
     HookRegistry.register(hooks.LORA_HOOK, _manage_adapters, HookType.AFTER)
     HookRegistry.register(hooks.LORA_BATCH_HOOK, _note_adapters, HookType.BEFORE)
     HookRegistry.apply_hooks()
@@ -198,9 +198,9 @@ def _let_see_page(decide: Callable[..., Any], *, method: str, path: str, **kwarg
     return decide(method=method, path=path, **kwargs)
 
 
-def _hear_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:
-    """Before `Scheduler.handle_generate_request`: a hint acts when its request arrives."""
-    scheduler.tree_cache.hear_arrival(request)
+def _note_arrival(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+    """Before `Scheduler.handle_generate_request`."""
+    scheduler.tree_cache.arrived(request)
 
 
 def _admit_patiently(adder_class: Any, scheduler: Any) -> Any:
@@ -224,13 +224,15 @@ def _next_prefill(find: Callable[..., Any], scheduler: Any, running_batch: Any) 
     from kvflow_sglang.compat.scheduler import is_idle, no_batch
 
     _begin_pass(scheduler, running_batch)
-    gathering, waiting = scheduler.tree_cache.gathering, len(scheduler.waiting_queue)
-    if gathering is None:
-        return find(scheduler, running_batch)
-    if waiting and is_idle(scheduler, running_batch) and gathering.holds(waiting):
+    cache, waiting = scheduler.tree_cache, len(scheduler.waiting_queue)
+    gathering, idles = cache.gathering, is_idle(scheduler, running_batch)
+    if gathering is not None and waiting and idles and gathering.holds(waiting):
+        cache.mailbox.hear(1)  # another may come at any moment, and be the last
         return no_batch(running_batch)
     plan = find(scheduler, running_batch)
-    if plan.batch_to_run is not None:
+    if plan.batch_to_run is None and idles:
+        cache.mailbox.hear()
+    elif plan.batch_to_run is not None and gathering is not None:
         gathering.began()
     return plan
 
@@ -244,11 +246,21 @@ def _begin_pass(scheduler: Any, running_batch: Any) -> None:
         cache.metrics.step(is_idle=not scheduler.waiting_queue and running_batch.is_empty())
 
 
-def _catch_up(scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
-    """Before `Scheduler.process_batch_result`, which then waits for the device."""
-    scheduler.tree_cache.catch_up(batch.reqs)
-    if scheduler.tree_cache.gathering is not None:
-        scheduler.tree_cache.gathering.ran()
+def _process_result(
+    process: Callable[..., Any], scheduler: Any, batch: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Around `Scheduler.process_batch_result`, which waits for the device.
+
+    By then the next batch has been launched, and after it the answers of this one are on their way:
+    who waits for nothing is heard now.
+    """
+    cache = scheduler.tree_cache
+    cache.catch_up(batch.reqs)
+    if cache.gathering is not None:
+        cache.gathering.ran()
+    result = process(scheduler, batch, *args, **kwargs)
+    cache.mailbox.hear()
+    return result
 
 
 def _note_adapters(pool: Any, cur_uids: Any, *args: Any, **kwargs: Any) -> None:
@@ -274,9 +286,11 @@ def _add_handlers(result: Any, scheduler: Any) -> None:
         return messages.StatusAnswer(counts=scheduler.tree_cache.status())
 
     def receipts(message: Any) -> Any:
+        scheduler.tree_cache.mailbox.hear_all()
         return messages.answer_receipts(scheduler.tree_cache.tenants, message)
 
     def view(message: Any) -> Any:
+        scheduler.tree_cache.mailbox.hear_all()
         return messages.answer_view(scheduler.tree_cache.view, message)
 
     handlers: dict[type, Callable[[Any], Any]] = {

@@ -160,7 +160,8 @@ class StandaloneCache:
             kv=SimpleNamespace(req_pool_idx=1, cache_protected_len=0, cache_inserted_len=0),
         )
         if self._is_kvflow:
-            self.cache.hear_arrival(request)
+            self.cache.arrived(request)
+            self.cache.mailbox.hear_all()
         return request
 
     def serve(self, request: Request, answer: Iterable[int] = (), *, loads: bool = True) -> int:

@@ -12,6 +12,7 @@ from kvflow_agents.gathering import Gathering
 from kvflow_agents.hints import Hint
 from kvflow_sglang import plugin
 from kvflow_sglang.compat.scheduler import can_hold
+from kvflow_sglang.mailbox import AT_ONCE, Mailbox
 from kvflow_sglang.standalone import StandaloneCache
 
 
@@ -30,9 +31,11 @@ class Scheduler:
 
     def __init__(self, gathering: Gathering | None) -> None:
         self.waiting_queue: list[str] = []
+        self.heard: list[Any] = []
         self.tree_cache = SimpleNamespace(
             begin_pass=lambda: None,
             catch_up=lambda reqs: None,
+            mailbox=Mailbox(self.heard.append),
             gathering=gathering,
             lora=None,
             metrics=None,
@@ -59,9 +62,18 @@ class Scheduler:
         assert plan.running_batch is running_batch
         return () if plan.batch_to_run is None else plan.batch_to_run.reqs
 
+    def process(self, *workflows: str) -> int:
+        """A batch's results are processed; how many hints had been heard when they went out."""
+
+        def process_batch_result(scheduler: Scheduler, batch: Batch) -> int:
+            return len(self.heard)
+
+        heard: int = plugin._process_result(process_batch_result, self, Batch(*workflows))
+        return heard
+
     def answer(self, *workflows: str) -> None:
         """The batch whose results are processed was the last of these calls."""
-        plugin._catch_up(self, Batch(*workflows))
+        self.process(*workflows)
         for workflow in workflows:
             self.tree_cache.gathering.answered(workflow)
 
@@ -102,7 +114,7 @@ def test_passes_without_requests_do_not_use_up_the_time(scheduler: Scheduler) ->
 
 def test_batches_that_run_tell_who_is_slow(scheduler: Scheduler) -> None:
     for _ in range(10):
-        plugin._catch_up(scheduler, Batch("c"))
+        scheduler.process("c")
     scheduler.arrive("a", "b")
     assert scheduler.prefill() == ("a", "b")
     scheduler.answer("a", "b")
@@ -114,7 +126,43 @@ def test_switched_off_it_does_nothing() -> None:
     scheduler = Scheduler(None)
     scheduler.arrive("a")
     assert scheduler.prefill() == ("a",)
-    plugin._catch_up(scheduler, Batch("a"))
+    scheduler.process("a")
+
+
+def put(scheduler: Scheduler, *rids: str) -> None:
+    for rid in rids:
+        scheduler.tree_cache.mailbox.put(SimpleNamespace(rid=rid))
+
+
+def test_hints_are_heard_behind_the_answers_and_not_in_front_of_a_prefill() -> None:
+    scheduler = Scheduler(None)
+    put(scheduler, *map(str, range(AT_ONCE + 1)))
+    scheduler.arrive("a")
+    assert scheduler.prefill() == ("a",)
+    assert not scheduler.heard
+    assert scheduler.process("a") == 0
+    assert len(scheduler.heard) == AT_ONCE
+    assert scheduler.process("a") == AT_ONCE
+    assert len(scheduler.heard) == AT_ONCE + 1
+
+
+def test_who_gathers_hears_one_hint_a_pass(scheduler: Scheduler) -> None:
+    put(scheduler, "1", "2")
+    scheduler.arrive("a")
+    assert scheduler.prefill() == ()
+    assert len(scheduler.heard) == 1
+    scheduler.arrive("b")
+    assert scheduler.prefill() == ("a", "b")
+    assert len(scheduler.heard) == 1
+
+
+def test_an_idle_device_leaves_no_hint_unheard() -> None:
+    scheduler = Scheduler(None)
+    put(scheduler, "1", "2")
+    assert scheduler.prefill(Batch("c")) == ()
+    assert not scheduler.heard
+    assert scheduler.prefill() == ()
+    assert len(scheduler.heard) == 2
 
 
 @pytest.mark.parametrize(

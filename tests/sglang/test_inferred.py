@@ -92,7 +92,7 @@ def test_arrivals_are_looked_at_when_the_device_is_at_work() -> None:
     sampling_params = SimpleNamespace(custom_params=None)
     requests = [Request(array("q", range(100)), sampling_params, rid=rid) for rid in "123"]
     for request in requests:
-        cache.hear_arrival(request)
+        cache.arrived(request)
     assert cache.status()["inferred_abstained"] == 0
     cache.catch_up(requests[1:2])
     assert cache.status()["inferred_abstained"] == 2

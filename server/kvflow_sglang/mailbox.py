@@ -1,0 +1,44 @@
+"""Hints that have come with requests and are heard later, while the device is at work."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+# A hint costs some milliseconds on a slow core, and the next batch's launch must not wait.
+AT_ONCE = 8
+
+
+class Mailbox:
+    """Requests (SGLang's `TokenizedGenerateReqInput`) whose hints nobody has looked at yet.
+
+    Hints are heard in the order in which their requests came, at the latest before the cache is
+    shown what a request has computed: what all ranks do in the same pass.
+    """
+
+    def __init__(self, hear: Callable[[Any], None]) -> None:
+        self._hear = hear
+        self._waiting: OrderedDict[str, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, request: Any) -> None:
+        """A request has come."""
+        self.hear_to(request.rid)  # clients choose names, and may choose one twice
+        self._waiting[request.rid] = request
+
+    def hear(self, most: int = AT_ONCE) -> None:
+        """Hear so many of the hints that came first."""
+        for _ in range(min(most, len(self._waiting))):
+            self._hear(self._waiting.popitem(last=False)[1])
+
+    def hear_to(self, rid: str) -> None:
+        """Hear the hints up to this request's, if it waits."""
+        while rid in self._waiting:
+            self.hear(1)
+
+    def hear_all(self) -> None:
+        """Hear what is left, before anything else is told or asked."""
+        self.hear(len(self._waiting))
