@@ -1,4 +1,4 @@
-"""Hints that have come with requests and are heard later, while the device is at work."""
+"""Hints that have come with requests, and are heard before a prefill or while it runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-# A hint costs some milliseconds on a slow core, and the next batch's launch must not wait.
-AT_ONCE = 8
+IN_FRONT = 2
+"""So many hints are heard before a prefill is planned: what one or two callers evict goes by what
+they say now. Of a burst the others wait, or the prefill would wait for them, and more miss it."""
+BEHIND = 8
+"""So many are heard once a batch runs and answers are sent; each may take a millisecond."""
 
 
 class Mailbox:
@@ -29,7 +32,7 @@ class Mailbox:
         self.hear_to(request.rid)  # clients choose names, and may choose one twice
         self._waiting[request.rid] = request
 
-    def hear(self, most: int = AT_ONCE) -> None:
+    def hear(self, most: int) -> None:
         """Hear so many of the hints that came first."""
         for _ in range(min(most, len(self._waiting))):
             self._hear(self._waiting.popitem(last=False)[1])

@@ -15,6 +15,7 @@ from kvflow_sglang import self_check
 from kvflow_sglang.command_line import BACKEND, asks_for_kvflow
 from kvflow_sglang.compat import hooks, http_process, names
 from kvflow_sglang.compat.hooks import HookRegistry, HookType
+from kvflow_sglang.mailbox import BEHIND, IN_FRONT
 
 # Set for the processes of a server whose door was put in place.
 DOOR_VARIABLE = "KVFLOW_DOOR"
@@ -229,9 +230,10 @@ def _next_prefill(find: Callable[..., Any], scheduler: Any, running_batch: Any) 
     if gathering is not None and waiting and idles and gathering.holds(waiting):
         cache.mailbox.hear(1)  # another may come at any moment, and be the last
         return no_batch(running_batch)
+    cache.mailbox.hear(IN_FRONT)
     plan = find(scheduler, running_batch)
     if plan.batch_to_run is None and idles:
-        cache.mailbox.hear()
+        cache.mailbox.hear(BEHIND)
     elif plan.batch_to_run is not None and gathering is not None:
         gathering.began()
     return plan
@@ -252,14 +254,14 @@ def _process_result(
     """Around `Scheduler.process_batch_result`, which waits for the device.
 
     By then the next batch has been launched, and after it the answers of this one are on their way:
-    who waits for nothing is heard now.
+    what nothing waits for is done now.
     """
     cache = scheduler.tree_cache
     cache.catch_up(batch.reqs)
     if cache.gathering is not None:
         cache.gathering.ran()
     result = process(scheduler, batch, *args, **kwargs)
-    cache.mailbox.hear()
+    cache.mailbox.hear(BEHIND)
     return result
 
 

@@ -12,7 +12,7 @@ from kvflow_agents.gathering import Gathering
 from kvflow_agents.hints import Hint
 from kvflow_sglang import plugin
 from kvflow_sglang.compat.scheduler import can_hold
-from kvflow_sglang.mailbox import AT_ONCE, Mailbox
+from kvflow_sglang.mailbox import BEHIND, IN_FRONT, Mailbox
 from kvflow_sglang.standalone import StandaloneCache
 
 
@@ -134,35 +134,35 @@ def put(scheduler: Scheduler, *rids: str) -> None:
         scheduler.tree_cache.mailbox.put(SimpleNamespace(rid=rid))
 
 
-def test_hints_are_heard_behind_the_answers_and_not_in_front_of_a_prefill() -> None:
+def test_of_many_hints_few_are_heard_in_front_of_a_prefill_and_some_behind_the_answers() -> None:
     scheduler = Scheduler(None)
-    put(scheduler, *map(str, range(AT_ONCE + 1)))
+    put(scheduler, *map(str, range(IN_FRONT + BEHIND + 1)))
     scheduler.arrive("a")
     assert scheduler.prefill() == ("a",)
-    assert not scheduler.heard
-    assert scheduler.process("a") == 0
-    assert len(scheduler.heard) == AT_ONCE
-    assert scheduler.process("a") == AT_ONCE
-    assert len(scheduler.heard) == AT_ONCE + 1
+    assert len(scheduler.heard) == IN_FRONT
+    assert scheduler.process("a") == IN_FRONT
+    assert len(scheduler.heard) == IN_FRONT + BEHIND
+    assert scheduler.process("a") == IN_FRONT + BEHIND
+    assert len(scheduler.heard) == IN_FRONT + BEHIND + 1
 
 
 def test_who_gathers_hears_one_hint_a_pass(scheduler: Scheduler) -> None:
-    put(scheduler, "1", "2")
+    put(scheduler, *"12345")
     scheduler.arrive("a")
     assert scheduler.prefill() == ()
     assert len(scheduler.heard) == 1
     scheduler.arrive("b")
     assert scheduler.prefill() == ("a", "b")
-    assert len(scheduler.heard) == 1
+    assert len(scheduler.heard) == 1 + IN_FRONT
 
 
 def test_an_idle_device_leaves_no_hint_unheard() -> None:
     scheduler = Scheduler(None)
-    put(scheduler, "1", "2")
+    put(scheduler, *"12345")
     assert scheduler.prefill(Batch("c")) == ()
-    assert not scheduler.heard
+    assert len(scheduler.heard) == IN_FRONT
     assert scheduler.prefill() == ()
-    assert len(scheduler.heard) == 2
+    assert len(scheduler.heard) == 5
 
 
 @pytest.mark.parametrize(
