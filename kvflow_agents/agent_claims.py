@@ -7,7 +7,7 @@ from typing import Generic
 
 from kvflow_agents.alarms import Alarms
 from kvflow_agents.app_prompts import Namespace
-from kvflow_agents.claims import ClaimLedger, Key, N
+from kvflow_agents.claims import Claim, ClaimLedger, Key, N
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
 from kvflow_agents.prefix import Tokens
 from kvflow_agents.reuse import Reuse
@@ -15,6 +15,9 @@ from kvflow_agents.tenants import Tenant
 
 # Of one message: where thousands are late, each message looks at a few of them.
 MOST_OVERDUE = 32
+# A time that has moved by less than this part of the wait is taken for the same: with every call
+# all agents' times move a little, and to move a claim costs a look at each of its nodes.
+SAME = 1 / 16
 
 MakeKey = Callable[[Tokens, int, Namespace], Key]
 """The key of the first tokens of a sequence in a namespace, cut to whole pages."""
@@ -75,13 +78,13 @@ class AgentClaims(Generic[N]):
         counts = self.is_heeded and not workflow.is_dormant
         growth = agent.history.growth(after_pause=workflow.is_paused)
         chance, other_chance = (growth, 1.0) if agent.history.grows else (1.0, growth)
-        due_ms = self._due_ms(workflow, name, chance) if counts else None
         if agent.claim is not None:
+            due_ms = self._due_ms(workflow, name, agent.claim, chance) if counts else None
             if due_ms is not None:
                 self._alarms.set((workflow, name), agent, due_ms)
             self._ledger.set_steps(agent.claim, workflow.steps_of(name) if counts else None, due_ms)
         if agent.other is not None:
-            due_ms = self._due_ms(workflow, name, other_chance) if counts else None
+            due_ms = self._due_ms(workflow, name, agent.other, other_chance) if counts else None
             self._ledger.set_steps(agent.other, None, due_ms)
 
     def follow_overdue(self) -> None:
@@ -103,10 +106,16 @@ class AgentClaims(Generic[N]):
             self._ledger.use(claim.node, None)
         self.give_up(agent)
 
-    def _due_ms(self, workflow: KnownWorkflow[N], name: str, chance: float) -> int | None:
+    def _due_ms(
+        self, workflow: KnownWorkflow[N], name: str, claim: Claim[N], chance: float
+    ) -> int | None:
         if self._clock is None:
             return None
-        return workflow.due_ms(name, chance, self._clock.now_ms)
+        now_ms, before_ms = self._clock.now_ms, claim.distance
+        due_ms = workflow.due_ms(name, chance, now_ms)
+        if due_ms is None or before_ms is None:
+            return due_ms
+        return before_ms if abs(due_ms - before_ms) < SAME * (due_ms - now_ms) else due_ms
 
     def _remove(self, agent: KnownAgent[N]) -> None:
         for claim in agent.claims:

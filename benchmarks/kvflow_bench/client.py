@@ -156,7 +156,7 @@ def generate_body(
     }
     if hint is not None:
         sampling["custom_params"] = encode_request(hint)
-    body = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
+    body = {"input_ids": list(prompt), "sampling_params": sampling, "stream": True}
     if adapter is not None:
         body["lora_path"] = adapter
     return json.dumps(body, separators=(",", ":")).encode()

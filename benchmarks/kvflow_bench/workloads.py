@@ -10,10 +10,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import islice
 
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.forecast import Steps
+from kvflow_agents.prefix import Tokens
 from kvflow_agents.step_graph import Join, StepGraph
 from kvflow_bench import adapters
 from kvflow_bench.schedule import schedule
@@ -22,7 +24,7 @@ from kvflow_bench.schedule import schedule
 FIRST_TOKEN = 10
 TOKENS = 240
 
-Prompt = list[int]
+Prompt = Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +101,16 @@ class Workflow:
     def stages(self, *, counted: bool) -> Iterator[Stage]:
         """The stages that count, or those before; the same every time."""
         prompts = _Prompts(self)
-        with_ = self._adapters()
+        with_, steps_of = self._adapters(), cache(self._steps_of)
         for front in self.fronts:
             calls = tuple(
                 Call(agent, prompts.next(agent), with_.get(agent)) for agent in front.agents
             )
             if front.is_counted == counted:
-                yield Stage(calls, front.steps or self.graph.outlook(front.agents).steps)
+                yield Stage(calls, front.steps or steps_of(front.agents))
+
+    def _steps_of(self, agents: tuple[str, ...]) -> Steps:
+        return self.graph.outlook(agents).steps
 
     def _adapters(self) -> dict[str, str]:
         """The adapter of each agent that has one."""
@@ -284,4 +289,4 @@ class _Prompts:
         seed = f"{self._sizes.seed}/{self._number}/{kind}/{serial}"
         low, high = serial % TOKENS, serial // TOKENS % TOKENS
         rest = random.Random(seed).choices(range(TOKENS), k=max(count - 2, 0))
-        return [FIRST_TOKEN + token for token in [low, high, *rest][:count]]
+        return Prompt("q", (FIRST_TOKEN + token for token in [low, high, *rest][:count]))

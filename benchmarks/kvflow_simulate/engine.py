@@ -51,6 +51,8 @@ class Engine:
 
         self.tree = PrefixTree(device_tokens=pool_tokens, host_tokens=host_tokens, order=make)
         self.policy = made[0]
+        if slots > 1:
+            self.policy.manage_adapters()
         self.early = EarlyLoads(self.tree, self.policy, make_room=self._make_room)
         self.tree.on_split = self.early.split
         self.adapters = AdapterSlots(

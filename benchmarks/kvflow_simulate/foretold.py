@@ -44,7 +44,6 @@ class Foretold(Claimed):
             )
         self.lora_prefetch_steps = self._settings.lora_prefetch_steps
         self.expected_share = self._settings.expected_share
-        self._adapters = AdapterLedger(lifetime_evictions=FEWEST_LIFETIME_EVICTIONS)
         self._reuse = Reuse(MessageClock(lambda: tree.accesses), order=self._settings.order)
         self.foresight: Foresight[Node] = Foresight(
             self.ledger,
@@ -53,12 +52,14 @@ class Foretold(Claimed):
             lifetime_tokens=int(self._settings.lifetime_pools * tree.device_tokens),
             prefetch=self.queue,
             reuse=self._reuse,
-            adapters=self._adapters,
         )
         self._guard = Guard()
         self._found_tokens: dict[CallId, int] = {}
         self._shadow = Shadow.of_pool(max(tree.device_tokens, tree.host_tokens))
         self._expected = ExpectedTokens()
+
+    def manage_adapters(self) -> None:
+        self.foresight.adapters = AdapterLedger(lifetime_evictions=FEWEST_LIFETIME_EVICTIONS)
 
     def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
         if self.tree.host_tokens or self._settings.order != "time":
@@ -120,13 +121,16 @@ class Foretold(Claimed):
         self.foresight.turn_over(evicted_tokens)
 
     def adapter_steps(self, adapter: Adapter) -> int | None:
-        return self._adapters.steps_of(adapter)
+        known = self.foresight.adapters
+        return None if known is None else known.steps_of(adapter)
 
     def adapters_by_nearness(self) -> Iterable[Adapter]:
-        return self._adapters.by_nearness()
+        known = self.foresight.adapters
+        return () if known is None else known.by_nearness()
 
     def adapter_evicted(self) -> None:
-        self._adapters.turn_over()
+        if self.foresight.adapters is not None:
+            self.foresight.adapters.turn_over()
 
     def changed(self, node: Node) -> None:
         super().changed(node)

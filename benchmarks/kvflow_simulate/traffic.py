@@ -84,7 +84,7 @@ class WorkloadTraffic:
 def _prompt(call: Call) -> Tokens:
     """Its tokens; what was computed with another adapter is other KV, and so has other tokens."""
     if call.adapter is None:
-        return Tokens("q", call.prompt)
+        return call.prompt
     first = (1 + zlib.crc32(call.adapter.encode())) << 16
     return Tokens("q", (first + token for token in call.prompt))
 

@@ -88,7 +88,7 @@ def test_lengths_and_prefixes_are_exact(kind: str) -> None:
             # Each half makes the whole, so their prompts fit together.
             for stage in workflow(kind, sizes, number).stages(counted=is_counted):
                 for call in stage.calls:
-                    prompts.setdefault(f"{number}/{call.agent}", []).append(call.prompt)
+                    prompts.setdefault(f"{number}/{call.agent}", []).append([*call.prompt])
     keeps_history = kind == "growing"
     for of_agent in prompts.values():
         for made, prompt in enumerate(of_agent):
