@@ -24,6 +24,8 @@ from kvflow_bench.schedule import schedule
 FIRST_TOKEN = 10
 TOKENS = 240
 
+_TOKEN_OF_BYTE = bytes(FIRST_TOKEN + byte % TOKENS for byte in range(256))
+
 Prompt = Tokens
 
 
@@ -287,6 +289,6 @@ class _Prompts:
     def _tokens(self, kind: str, serial: int, count: int) -> Prompt:
         """Seeded tokens that begin with a serial number: two segments of a kind differ at once."""
         seed = f"{self._sizes.seed}/{self._number}/{kind}/{serial}"
-        low, high = serial % TOKENS, serial // TOKENS % TOKENS
-        rest = random.Random(seed).choices(range(TOKENS), k=max(count - 2, 0))
-        return Prompt("q", (FIRST_TOKEN + token for token in [low, high, *rest][:count]))
+        serial_number = bytes((serial % TOKENS, serial // TOKENS % TOKENS))
+        rest = random.Random(seed).randbytes(max(count - len(serial_number), 0))
+        return Prompt("q", [*(serial_number + rest)[:count].translate(_TOKEN_OF_BYTE)])

@@ -90,12 +90,14 @@ def simulate(
     if side.knows_the_future and future is None:
         future = future_of(simulate(workload, CEILING, machine, sizes))
     begun_s = time.process_time()
+    adapters = workload.parameters.adapters
+    slots = adapters + 1 if side.fits_everything or not adapters else sizes.slots
     engine = Engine(
         machine,
         pool_tokens=workload.footprint_tokens() if side.fits_everything else sizes.pool_tokens,
         host_tokens=sizes.host_tokens if side.has_host_tier else 0,
         policy=lambda tree: side.make(tree, future),
-        slots=workload.parameters.adapters + 1 if side.fits_everything else sizes.slots,
+        slots=slots,
         overlaps_loras=side.overlaps_loras,
         is_stock=not (side.is_hinted or side.knows_the_future),
     )
