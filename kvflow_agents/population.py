@@ -21,8 +21,13 @@ def steps_of(distance: float | None) -> int | None:
     """
     if distance is None or not math.isfinite(distance):
         return None
-    ticks = min(max(int(distance), 0), MAX_STEPS)
-    dropped_bits = max(ticks.bit_length() - 2, 0)
+    ticks = int(distance)
+    # Without min() and max(), which take two thirds of the time of ten thousand agents.
+    if ticks < 4:
+        return ticks if ticks > 0 else 0
+    if ticks > MAX_STEPS:
+        ticks = MAX_STEPS
+    dropped_bits = ticks.bit_length() - 2
     return ticks >> dropped_bits << dropped_bits
 
 
