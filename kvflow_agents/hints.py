@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from kvflow_agents.errors import HintError
 from kvflow_agents.forecast import Forecast, Steps
@@ -63,8 +62,7 @@ Reason = Literal["version", "type", "name", "range", "size"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(NamedTuple):
     """Who calls, in which workflow of which application, and what the workflow expects next."""
 
     workflow: str
@@ -162,13 +160,11 @@ def workflow_name(name: str) -> str:
 def renamed(hint: Hint, rename: Callable[[str], str]) -> Hint:
     """The hint with other names for its workflow, its app and every agent."""
     forecast = hint.forecast
-    return replace(
-        hint,
+    return hint._replace(
         workflow=rename(hint.workflow),
         app=None if hint.app is None else rename(hint.app),
         agent=None if hint.agent is None else rename(hint.agent),
-        forecast=replace(
-            forecast,
+        forecast=forecast._replace(
             steps={rename(agent): steps for agent, steps in forecast.steps.items()},
             due_ms={rename(agent): due_ms for agent, due_ms in forecast.due_ms.items()},
             chance={rename(agent): chance for agent, chance in forecast.chance.items()},
