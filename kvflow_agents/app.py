@@ -6,14 +6,13 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from kvflow_agents.failsafe import logger
+from kvflow_agents.scope_steps import ScopeSteps
+from kvflow_agents.scopes import start_of
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 from kvflow_agents.timing import Timing
 
-START = "__start__"
-END = "__end__"
 # A graph whose every step leads somewhere new would grow for ever.
 MAX_LEARNED_EDGES = 10_000
 # One that names agents after what they work on would, too: forecasts of it say nothing.
@@ -24,17 +23,6 @@ MAX_REMEMBERED_STEPS = 65_536
 MAX_LORAS = 4096
 # Scopes that were found at work and need not be looked at again.
 MAX_ADOPTED = 1024
-
-
-@lru_cache(maxsize=8192)
-def start_of(scope: str) -> str:
-    """The passive node at which a scope begins."""
-    return f"{scope}/{START}" if scope else START
-
-
-def end_of(scope: str) -> str:
-    """The passive node at which a scope ends."""
-    return f"{scope}/{END}" if scope else END
 
 
 class App:
@@ -52,6 +40,7 @@ class App:
         )
         """Tells conversations apart that other applications know by the same name."""
         self.graph = graph
+        self.steps = ScopeSteps(self.learn)
         self.timing = Timing()
         self.loras: dict[str, str] = {}
         """The LoRA adapter that each agent calls with, as far as it was said."""
@@ -76,7 +65,7 @@ class App:
     ) -> Outlook:
         """The graph's outlook, made once for all the runs that pass through the same front."""
         graph = self.graph
-        seen = frozenset((join, frozenset(sources)) for join, sources in arrived.items())
+        seen = frozenset([(join, frozenset(sources)) for join, sources in arrived.items()])
         front_key = (tuple(front), tuple(finished), seen, most_agents)
         of_graph, outlook = self._outlooks.get(front_key, (None, None))
         if outlook is None or of_graph is not graph:

@@ -10,9 +10,9 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from kvflow_agents import App, Carrier, StepGraph, agent_name
-from kvflow_agents.app import START
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs, conversation_name
+from kvflow_agents.scopes import START
 from kvflow_langgraph import _internals as internals
 from kvflow_langgraph._internals import Loop, LoopTask
 from kvflow_langgraph._scopes import Scopes
