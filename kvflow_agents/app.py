@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from kvflow_agents.failsafe import logger
-from kvflow_agents.scope_steps import ScopeSteps
+from kvflow_agents.scope_steps import Arrived, ScopeSteps
 from kvflow_agents.scopes import start_of
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 from kvflow_agents.timing import Timing
@@ -39,8 +39,7 @@ class App:
             self.name if name or not graph.agents else "\n".join(sorted(graph.agents))
         )
         """Tells conversations apart that other applications know by the same name."""
-        self.graph = graph
-        self.steps = ScopeSteps(self.learn)
+        self._grow(graph)
         self.timing = Timing()
         self.loras: dict[str, str] = {}
         """The LoRA adapter that each agent calls with, as far as it was said."""
@@ -57,20 +56,19 @@ class App:
 
     def outlook(
         self,
-        front: Sequence[str],
-        finished: Sequence[str],
-        arrived: Mapping[Join, Collection[str]],
+        front: tuple[str, ...],
+        finished: tuple[str, ...],
+        arrived: Arrived,
         *,
         most_agents: int,
     ) -> Outlook:
         """The graph's outlook, made once for all the runs that pass through the same front."""
         graph = self.graph
-        seen = frozenset([(join, frozenset(sources)) for join, sources in arrived.items()])
-        front_key = (tuple(front), tuple(finished), seen, most_agents)
+        front_key = (front, finished, arrived, most_agents)
         of_graph, outlook = self._outlooks.get(front_key, (None, None))
         if outlook is None or of_graph is not graph:
             outlook = graph.outlook(
-                front, finished=finished, arrived=arrived, most_agents=most_agents
+                front, finished=finished, arrived=dict(arrived), most_agents=most_agents
             )
             if self._is_full:  # who was not learned may be followed by anyone
                 outlook = replace(outlook, is_closed=False)
@@ -133,9 +131,8 @@ class App:
             leading |= {Join(join.sources, start) for join in graph.joins_into(entry)}
             new = leading.difference(graph.joins_into(start))
             if new and self._has_room(len(new) + len(inner.joins)):
-                self.graph = graph.including(StepGraph(new, passive={start}))
-                if start not in graph.passive:
-                    self.graph = self.graph.including(inner)
+                grown = graph.including(StepGraph(new, passive={start}))
+                self._grow(grown if start in graph.passive else grown.including(inner))
                 self._nodes.update((start, *inner.agents, *inner.passive))
             if len(self._adopted) >= MAX_ADOPTED:
                 self._adopted.clear()
@@ -149,7 +146,7 @@ class App:
                 joins = [Join(frozenset({source}), target) for source, target in sorted(new)]
                 found = {target for _, target in new} - self.graph.passive
                 open_agents = found if self._is_open else ()
-                self.graph = self.graph.including(StepGraph(joins, open_agents=open_agents))
+                self._grow(self.graph.including(StepGraph(joins, open_agents=open_agents)))
 
     def _among_known(self, edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
         """All of the edges, unless there is no room for the agents that they would add."""
@@ -167,6 +164,10 @@ class App:
                 MAX_LEARNED_AGENTS,
             )
         return {edge for edge in edges if strangers.isdisjoint(edge)}
+
+    def _grow(self, graph: StepGraph) -> None:
+        self.graph = graph
+        self.steps = ScopeSteps(graph, self.learn)
 
     def _has_room(self, joins: int) -> bool:
         return len(self.graph.joins) + joins <= self._most_joins

@@ -102,8 +102,8 @@ class LearnedApp:
         if self._app is None:
             joins = [Join(frozenset({a}), b) for a, each in self._edges.items() for b in each]
             self._app = App(StepGraph(joins))
-        finished = [agent] if has_finished else []
-        return self._app.outlook(running, finished, {}, most_agents=MAX_AGENTS).steps
+        front, finished = tuple(running), (agent,) if has_finished else ()
+        return self._app.outlook(front, finished, frozenset(), most_agents=MAX_AGENTS).steps
 
     @property
     def _is_trusted(self) -> bool:

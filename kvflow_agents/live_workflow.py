@@ -9,7 +9,7 @@ from collections.abc import Collection
 from kvflow_agents.app import App
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import MAX_AGENTS, Hint, fitting, fitting_loras
-from kvflow_agents.scope_steps import ScopeStep
+from kvflow_agents.scope_steps import Arrived, ScopeStep
 from kvflow_agents.scopes import entry_of, start_of
 from kvflow_agents.step_graph import Join
 from kvflow_agents.trail import PAUSE, Clock
@@ -38,7 +38,7 @@ class Workflow:
         self._callers: set[str] = set()
         self._steps: Steps | None = None
         self._finished: tuple[str, ...] = ()
-        self._waiting: dict[Join, frozenset[str]] = {}
+        self._waiting: Arrived = frozenset()
         self._trail = app.timing.begin(name, clock)
         self._ended: Forecast | None = None
 
@@ -70,7 +70,7 @@ class Workflow:
             step = self._scopes.get((scope, run))
             if step is None:
                 return
-            finish = self.app.steps.finished(self.app.graph, step, agent)
+            finish = self.app.steps.finished(step, agent)
             if finish is None:
                 return
             if finish.is_last:
@@ -99,14 +99,15 @@ class Workflow:
                 self.app.learn_caller(agent)
                 self._steps = None
             if self._ended is not None:
-                return self._hint(agent, self._ended)
+                return Hint(self.name, self._ended, agent, self.app.name)
             steps = self._steps
             if steps is None:
                 steps = self._steps = self._look_ahead()
             if steps.get(agent) != 0:
                 # Who calls is at work, even where the graph does not know it or expects it later.
                 steps = fitting({agent: 0, **steps} | {agent: 0})
-            return self._hint(agent, self._forecast(agent, self._trail.call(agent), steps))
+            forecast = self._forecast(agent, self._trail.call(agent), steps)
+            return Hint(self.name, forecast, agent, self.app.name)
 
     def end(self, *, resumable: bool) -> Hint:
         """The run is over, for good or until it is resumed.
@@ -123,7 +124,7 @@ class Workflow:
                 self._trail.end()
                 self._seq += 1
                 self._ended = Forecast(self._seq, done=True)
-            return self._hint(None, self._ended)
+            return Hint(self.name, self._ended, app=self.app.name)
 
     def _plan(self, scope: str, agents: Collection[str], run: str) -> None:
         last = self._scopes.get((scope, run))
@@ -132,13 +133,12 @@ class Workflow:
                 self._trail.finish(agent)
         if len(self._scopes) > (last is not None):
             self._forget_inside(scope, scope, run)
-        steps, graph = self.app.steps, self.app.graph
-        self._scopes[scope, run] = steps.planned(graph, scope, last, tuple(agents))
+        self._scopes[scope, run] = self.app.steps.planned(scope, last, tuple(agents))
         self._steps = None
 
     def _push(self, scope: str, agent: str, run: str) -> None:
         step = self._scopes.get((scope, run))
-        self._scopes[scope, run] = self.app.steps.pushed(self.app.graph, scope, step, agent)
+        self._scopes[scope, run] = self.app.steps.pushed(scope, step, agent)
         self._steps = None
 
     def _join(self, scope: str, agent: str, run: str) -> None:
@@ -146,11 +146,8 @@ class Workflow:
         if step is None or not step.planned:
             self._plan(scope, [agent], run)
         else:
-            self._scopes[scope, run] = self.app.steps.joined(self.app.graph, scope, step, agent)
+            self._scopes[scope, run] = self.app.steps.joined(scope, step, agent)
             self._steps = None
-
-    def _hint(self, agent: str | None, forecast: Forecast) -> Hint:
-        return Hint(self.name, forecast, agent=agent, app=self.app.name)
 
     def _forecast(self, caller: str, scene: str, steps: Steps) -> Forecast:
         self._seq += 1
@@ -164,11 +161,15 @@ class Workflow:
             arrived=self._waiting,
         )
         loras = fitting_loras(self.app.loras, steps)
-        return Forecast(self._seq, steps, due_ms=due_ms, chance=chance, loras=loras)
+        return Forecast(self._seq, steps, False, False, due_ms, chance, loras)
 
     def _look_ahead(self) -> Steps:
-        front, self._finished = self._front()
-        self._waiting = self._arrived()
+        root = self._scopes.get((ROOT, ""))
+        if root is not None and len(self._scopes) == 1:
+            front, self._finished, self._waiting = root.planned, root.finished, root.arrived
+        else:
+            front, self._finished = self._front()
+            self._waiting = self._arrived()
         outlook = self.app.outlook(front, self._finished, self._waiting, most_agents=MAX_AGENTS)
         steps: Steps = outlook.steps
         if outlook.is_closed and (over := self._callers - steps.keys()):
@@ -176,9 +177,7 @@ class Workflow:
         return fitting(steps)
 
     def _front(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What is planned now, and what has run in the steps of now."""
-        if len(self._scopes) == 1 and (root := self._scopes.get((ROOT, ""))):
-            return root.planned, root.finished
+        """What is planned now in all scopes, and what has run in their steps."""
         times: dict[str, int] = {}
         finished: set[str] = set()
         for (scope, _), step in self._scopes.items():
@@ -191,14 +190,14 @@ class Workflow:
         front = sorted(agent for agent, planned in times.items() if planned > 0)
         return tuple(front), tuple(sorted(finished))
 
-    def _arrived(self) -> dict[Join, frozenset[str]]:
+    def _arrived(self) -> Arrived:
         """What AND joins have seen; of a join in several runs of a scope, the nearest one."""
         arrived: dict[Join, frozenset[str]] = {}
         for step in self._scopes.values():
             for join, seen in step.arrived:
                 if len(seen) > len(arrived.get(join, ())):
                     arrived[join] = seen
-        return arrived
+        return frozenset(arrived.items())
 
     def _forget_inside(self, scope: str, holder: str, run: str) -> None:
         """Drop what nobody left of the scopes that `holder` held, unless other runs hold some."""

@@ -58,11 +58,12 @@ class Learn(Protocol):
 class ScopeSteps:
     """An application's. Its runs go the same ways again and again: each way is gone once.
 
-    What follows depends on the graph, and is learned as it is decided: the graph does not need to
-    learn it again. Safe to use from several threads.
+    What follows depends on the graph, and is learned as it is decided: a graph does not need to
+    learn it again, and one that has grown begins anew. Safe to use from several threads.
     """
 
-    def __init__(self, learn: Learn) -> None:
+    def __init__(self, graph: StepGraph, learn: Learn) -> None:
+        self._graph = graph
         self._learn = learn
         self._step = lru_cache(MAX_REMEMBERED)(ScopeStep)
         self.planned = lru_cache(MAX_REMEMBERED)(self._planned)
@@ -74,35 +75,31 @@ class ScopeSteps:
         self.finished = lru_cache(MAX_REMEMBERED)(self._finished)
         """What has run when an agent has; None if it was not planned."""
 
-    def _planned(
-        self, graph: StepGraph, scope: str, last: ScopeStep | None, agents: tuple[str, ...]
-    ) -> ScopeStep:
-        planned = [entry_of(agent, graph) for agent in agents]
+    def _planned(self, scope: str, last: ScopeStep | None, agents: tuple[str, ...]) -> ScopeStep:
+        planned = [entry_of(agent, self._graph) for agent in agents]
         ran = {start_of(scope)}
         if last is not None:
             ran = {exit_of(agent) for agent in (*last.planned, *last.finished)}
         self._learn(ran, planned, is_start=last is None)
-        arrived = _arrivals(graph, (last or NO_STEP).arrived, ran, planned)
+        arrived = _arrivals(self._graph, (last or NO_STEP).arrived, ran, planned)
         return self._make(tuple(sorted(ran)), Counter(planned), (), None, arrived)
 
-    def _pushed(
-        self, graph: StepGraph, scope: str, step: ScopeStep | None, agent: str
-    ) -> ScopeStep:
+    def _pushed(self, scope: str, step: ScopeStep | None, agent: str) -> ScopeStep:
         step = step or NO_STEP
-        entry = entry_of(agent, graph)
+        entry = entry_of(agent, self._graph)
         before = (step.last_finished,) if step.last_finished else step.before
         self._learn(before or (start_of(scope),), {entry}, is_start=False)
         counts = _counts(step)
         counts[entry] = counts.get(entry, 0) + 1
         return self._make(step.before, counts, step.finished, step.last_finished, step.arrived)
 
-    def _joined(self, graph: StepGraph, scope: str, step: ScopeStep, agent: str) -> ScopeStep:
+    def _joined(self, scope: str, step: ScopeStep, agent: str) -> ScopeStep:
         # Nobody says beforehand that it will run beside them: next, it is expected after them.
-        self._learn(step.planned, {entry_of(agent, graph)}, is_start=False)
-        return self._pushed(graph, scope, step, agent)
+        self._learn(step.planned, {entry_of(agent, self._graph)}, is_start=False)
+        return self._pushed(scope, step, agent)
 
-    def _finished(self, graph: StepGraph, step: ScopeStep, agent: str) -> Finish | None:
-        entry, counts = entry_of(agent, graph), _counts(step)
+    def _finished(self, step: ScopeStep, agent: str) -> Finish | None:
+        entry, counts = entry_of(agent, self._graph), _counts(step)
         if entry not in counts:
             return None
         counts[entry] -= 1

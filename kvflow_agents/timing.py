@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from kvflow_agents.forecast import Figures, Steps
 from kvflow_agents.habits import Habits
+from kvflow_agents.scope_steps import Arrived
 from kvflow_agents.step_delays import delays_ahead
-from kvflow_agents.step_graph import Join, StepGraph
+from kvflow_agents.step_graph import StepGraph
 from kvflow_agents.trail import Clock, Trail
 
 K = TypeVar("K")
@@ -64,8 +64,8 @@ class Timing:
         scene: str,
         trail: Trail,
         graph: StepGraph,
-        finished: Sequence[str],
-        arrived: Mapping[Join, Collection[str]],
+        finished: tuple[str, ...],
+        arrived: Arrived,
     ) -> tuple[Figures, Figures]:
         """Due times in ms and chances in percent, as `caller` calls; agents unknown left out."""
         look = self._looks.get(scene)
@@ -86,17 +86,16 @@ class Timing:
         self,
         graph: StepGraph,
         steps: Steps,
-        finished: Sequence[str],
-        arrived: Mapping[Join, Collection[str]],
+        finished: tuple[str, ...],
+        arrived: Arrived,
     ) -> Figures:
         """Medians along the graph, made again when it or the turns have changed enough."""
-        seen = frozenset((join, frozenset(sources)) for join, sources in arrived.items())
-        key = (tuple(steps.items()), tuple(finished), seen)
+        key = (tuple(steps.items()), finished, arrived)
         age = _age(self.habits.turns_seen)
         of_graph, of_age, due_ms = self._composed.get(key, (None, None, {}))
         if of_graph is not graph or of_age != age:
             delays = delays_ahead(
-                graph, steps, self.habits.turn, finished=finished, arrived=arrived
+                graph, steps, self.habits.turn, finished=finished, arrived=dict(arrived)
             )
             due_ms = {agent: round(delay.median) for agent, delay in delays.items()}
             _put(self._composed, key, (graph, age, due_ms))
