@@ -55,6 +55,9 @@ def _is_stream(made: type[Any]) -> bool:
     return issubclass(made, _streams())
 
 
+_is_async = lru_cache(maxsize=256)(inspect.iscoroutinefunction)
+
+
 def _note_usage(call: CallUnderWay, answer: Any) -> None:
     usage = getattr(answer, "usage", None)
     if usage is not None:
@@ -89,7 +92,9 @@ def _watch_parsing(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
         failsafe(_note_parsed, call, parsed, failsafe)
         return parsed
 
-    result.parse = parse_once_later if inspect.iscoroutinefunction(parse) else parse_once
+    # Asked of the function, and remembered: of the bound method it takes five of inspect's.
+    is_later = _is_async(getattr(parse, "__func__", parse))
+    result.parse = parse_once_later if is_later else parse_once
 
 
 def _note_parsed(call: CallUnderWay, parsed: Any, failsafe: Failsafe) -> None:

@@ -9,12 +9,9 @@ from collections.abc import Collection
 from kvflow_agents.app import App
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import MAX_AGENTS, Hint, fitting, fitting_loras
-from kvflow_agents.scope_steps import Arrived, ScopeStep
-from kvflow_agents.scopes import entry_of, start_of
-from kvflow_agents.step_graph import Join
+from kvflow_agents.scope_steps import Arrived, ScopeStep, front_of
+from kvflow_agents.scopes import ROOT, entry_of
 from kvflow_agents.trail import PAUSE, Clock
-
-ROOT = ""
 
 
 class Workflow:
@@ -164,40 +161,13 @@ class Workflow:
         return Forecast(self._seq, steps, False, False, due_ms, chance, loras)
 
     def _look_ahead(self) -> Steps:
-        root = self._scopes.get((ROOT, ""))
-        if root is not None and len(self._scopes) == 1:
-            front, self._finished, self._waiting = root.planned, root.finished, root.arrived
-        else:
-            front, self._finished = self._front()
-            self._waiting = self._arrived()
+        at_work = tuple([(scope, step) for (scope, _), step in self._scopes.items()])
+        front, self._finished, self._waiting = front_of(at_work)
         outlook = self.app.outlook(front, self._finished, self._waiting, most_agents=MAX_AGENTS)
         steps: Steps = outlook.steps
         if outlook.is_closed and (over := self._callers - steps.keys()):
             steps = {**steps, **dict.fromkeys(sorted(over))}
         return fitting(steps)
-
-    def _front(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What is planned now in all scopes, and what has run in their steps."""
-        times: dict[str, int] = {}
-        finished: set[str] = set()
-        for (scope, _), step in self._scopes.items():
-            for agent, planned in zip(step.planned, step.times, strict=True):
-                times[agent] = times.get(agent, 0) + planned
-            if scope != ROOT:
-                # A scope at work stands for the passive node at which it began.
-                times[start_of(scope)] = times.get(start_of(scope), 0) - 1
-            finished.update(step.finished)
-        front = sorted(agent for agent, planned in times.items() if planned > 0)
-        return tuple(front), tuple(sorted(finished))
-
-    def _arrived(self) -> Arrived:
-        """What AND joins have seen; of a join in several runs of a scope, the nearest one."""
-        arrived: dict[Join, frozenset[str]] = {}
-        for step in self._scopes.values():
-            for join, seen in step.arrived:
-                if len(seen) > len(arrived.get(join, ())):
-                    arrived[join] = seen
-        return frozenset(arrived.items())
 
     def _forget_inside(self, scope: str, holder: str, run: str) -> None:
         """Drop what nobody left of the scopes that `holder` held, unless other runs hold some."""

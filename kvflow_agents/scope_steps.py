@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from kvflow_agents.scopes import entry_of, exit_of, start_of
+from kvflow_agents.scopes import ROOT, entry_of, exit_of, start_of
 from kvflow_agents.step_graph import Join, StepGraph
 
 # Of each event and of the steps themselves. One takes 8 bytes for each of its agents.
@@ -35,6 +35,16 @@ class ScopeStep:
 
 
 NO_STEP = ScopeStep()
+
+
+class Front(NamedTuple):
+    """Where a run is, with all of its scopes."""
+
+    planned: tuple[str, ...]
+    finished: tuple[str, ...]
+    """What has run in the steps of now."""
+    arrived: Arrived
+    """Of a join in several runs of a scope, the nearest one's."""
 
 
 class Finish(NamedTuple):
@@ -122,6 +132,24 @@ class ScopeSteps:
         planned = tuple(sorted(counts))
         times = tuple([counts[agent] for agent in planned])
         return self._step(before, planned, times, finished, last_finished, arrived)
+
+
+@lru_cache(MAX_REMEMBERED)
+def front_of(at_work: tuple[tuple[str, ScopeStep], ...]) -> Front:
+    """Where a run is whose scopes are at these steps."""
+    times: Counter[str] = Counter()
+    arrived: dict[Join, frozenset[str]] = {}
+    for scope, step in at_work:
+        times.update(_counts(step))
+        if scope != ROOT:
+            # A scope at work stands for the passive node at which it began.
+            times[start_of(scope)] -= 1
+        for join, seen in step.arrived:
+            if len(seen) > len(arrived.get(join, ())):
+                arrived[join] = seen
+    planned = tuple(sorted(agent for agent, planned in times.items() if planned > 0))
+    finished = tuple(sorted({agent for _, step in at_work for agent in step.finished}))
+    return Front(planned, finished, frozenset(arrived.items()))
 
 
 def _counts(step: ScopeStep) -> dict[str, int]:

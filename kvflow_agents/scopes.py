@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from kvflow_agents.step_graph import StepGraph
 
+ROOT = ""
 START = "__start__"
 END = "__end__"
 INNER_START = f"/{START}"
