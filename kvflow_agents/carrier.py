@@ -138,7 +138,8 @@ class Carrier:
             return False
         hint = call.workflow.hint(call.agent)
         said = self._pseudonyms.hide(hint)
-        additions = DIALECTS[dialect](said, _seen(hint, body, dialect))
+        seen = _seen(hint, body) if dialect in SAYS_WHAT_WAS_SEEN else NOTHING_SEEN
+        additions = DIALECTS[dialect](said, seen)
         is_router = server in self._routers
         if is_router:
             headers = {**additions.headers, **self._routers.headers(server, said)}
@@ -247,9 +248,7 @@ def _server_at(
     return Server(root_of(base_url), api_key, cache_salt, extra_key)
 
 
-def _seen(hint: Hint, body: Mapping[str, Any], dialect: str) -> Seen:
-    if dialect not in SAYS_WHAT_WAS_SEEN:
-        return NOTHING_SEEN
+def _seen(hint: Hint, body: Mapping[str, Any]) -> Seen:
     goes_on = conversations.see(hint, body)
     return Seen(call_records.output_tokens(hint.app, hint.agent or ""), goes_on)
 

@@ -79,14 +79,14 @@ class Hint(NamedTuple):
 
 def encode_request(hint: Hint) -> dict[str, Any]:
     """The hint as entries of a request's `custom_params`: they hold its own mappings."""
-    forecast = hint.forecast
-    params: dict[str, Any] = {FIELD: _scalars(hint), STEPS_FIELD: forecast.steps}
-    if forecast.due_ms:
-        params[DUE_FIELD] = forecast.due_ms
-    if forecast.chance:
-        params[CHANCE_FIELD] = forecast.chance
-    if forecast.loras:
-        params[LORAS_FIELD] = forecast.loras
+    _, steps, _, _, due_ms, chance, loras = hint.forecast
+    params: dict[str, Any] = {FIELD: _scalars(hint), STEPS_FIELD: steps}
+    if due_ms:
+        params[DUE_FIELD] = due_ms
+    if chance:
+        params[CHANCE_FIELD] = chance
+    if loras:
+        params[LORAS_FIELD] = loras
     if hint.tenant is not None:
         params[TENANT_FIELD] = hint.tenant
     return params
@@ -221,20 +221,17 @@ def _is_allowed(char: str) -> bool:
 
 
 def _scalars(hint: Hint) -> dict[str, Any]:
-    scalars: dict[str, Any] = {
-        "v": VERSION,
-        "workflow": hint.workflow,
-        "seq": hint.forecast.seq,
-    }
-    if hint.app is not None:
-        scalars["app"] = hint.app
-    if hint.agent is not None:
-        scalars["agent"] = hint.agent
-    if hint.at_ms is not None:
-        scalars["at_ms"] = hint.at_ms
-    if hint.forecast.done:
+    workflow, (seq, _, done, changes, *_), agent, app, at_ms, *_ = hint
+    scalars: dict[str, Any] = {"v": VERSION, "workflow": workflow, "seq": seq}
+    if app is not None:
+        scalars["app"] = app
+    if agent is not None:
+        scalars["agent"] = agent
+    if at_ms is not None:
+        scalars["at_ms"] = at_ms
+    if done:
         scalars["done"] = True
-    if hint.forecast.changes:
+    if changes:
         scalars["changes"] = True
     return scalars
 

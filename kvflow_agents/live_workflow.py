@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from kvflow_agents.app import App
 from kvflow_agents.forecast import Forecast, Steps
@@ -12,6 +12,8 @@ from kvflow_agents.hints import MAX_AGENTS, Hint, fitting, fitting_loras
 from kvflow_agents.scope_steps import Arrived, ScopeStep, front_of
 from kvflow_agents.scopes import ROOT, entry_of
 from kvflow_agents.trail import PAUSE, Clock
+
+_NO_LORAS: Mapping[str, str] = {}
 
 
 class Workflow:
@@ -157,7 +159,7 @@ class Workflow:
             finished=self._finished,
             arrived=self._waiting,
         )
-        loras = fitting_loras(self.app.loras, steps)
+        loras = fitting_loras(self.app.loras, steps) if self.app.loras else _NO_LORAS
         return Forecast(self._seq, steps, False, False, due_ms, chance, loras)
 
     def _look_ahead(self) -> Steps:
