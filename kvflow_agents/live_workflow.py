@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 
 from kvflow_agents.app import App
 from kvflow_agents.forecast import Forecast, Steps
-from kvflow_agents.hints import MAX_AGENTS, Hint, fitting, fitting_loras
-from kvflow_agents.scope_steps import Arrived, ScopeStep, front_of
+from kvflow_agents.hints import Hint, fitting, fitting_loras
+from kvflow_agents.scope_steps import ScopeStep, front_of
 from kvflow_agents.scopes import ROOT, entry_of
 from kvflow_agents.trail import PAUSE, Clock
 
@@ -34,10 +34,9 @@ class Workflow:
         self._seq = first_seq
         self._lock = threading.Lock()
         self._scopes: dict[tuple[str, str], ScopeStep] = {}
-        self._callers: set[str] = set()
+        self._callers: frozenset[str] = frozenset()
         self._steps: Steps | None = None
-        self._finished: tuple[str, ...] = ()
-        self._waiting: Arrived = frozenset()
+        self._front = front_of(())
         self._trail = app.timing.begin(name, clock)
         self._ended: Forecast | None = None
 
@@ -94,7 +93,7 @@ class Workflow:
         """The hint for a call that `agent` makes now."""
         with self._lock:
             if agent not in self._callers:
-                self._callers.add(agent)
+                self._callers |= {agent}
                 self.app.learn_caller(agent)
                 self._steps = None
             if self._ended is not None:
@@ -156,20 +155,15 @@ class Workflow:
             scene=scene,
             trail=self._trail,
             graph=self.app.graph,
-            finished=self._finished,
-            arrived=self._waiting,
+            front=self._front,
         )
         loras = fitting_loras(self.app.loras, steps) if self.app.loras else _NO_LORAS
         return Forecast(self._seq, steps, False, False, due_ms, chance, loras)
 
     def _look_ahead(self) -> Steps:
         at_work = tuple([(scope, step) for (scope, _), step in self._scopes.items()])
-        front, self._finished, self._waiting = front_of(at_work)
-        outlook = self.app.outlook(front, self._finished, self._waiting, most_agents=MAX_AGENTS)
-        steps: Steps = outlook.steps
-        if outlook.is_closed and (over := self._callers - steps.keys()):
-            steps = {**steps, **dict.fromkeys(sorted(over))}
-        return fitting(steps)
+        self._front = front_of(at_work)
+        return self.app.steps_ahead(self._front, self._callers)
 
     def _forget_inside(self, scope: str, holder: str, run: str) -> None:
         """Drop what nobody left of the scopes that `holder` held, unless other runs hold some."""

@@ -41,9 +41,9 @@ class Front(NamedTuple):
     """Where a run is, with all of its scopes."""
 
     planned: tuple[str, ...]
-    finished: tuple[str, ...]
+    finished: tuple[str, ...] = ()
     """What has run in the steps of now."""
-    arrived: Arrived
+    arrived: Arrived = frozenset()
     """Of a join in several runs of a scope, the nearest one's."""
 
 

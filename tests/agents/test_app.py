@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from kvflow_agents import App, Join, StepGraph, app, scopes
+from kvflow_agents.scope_steps import Front
 from kvflow_agents.scopes import START
 
 
@@ -178,7 +179,7 @@ def test_who_was_not_learned_may_be_followed_by_anyone(monkeypatch: pytest.Monke
     team = open_app()
     for before, agent in ((START, "a"), ("a", "b")):
         team.learn({before}, {agent}, is_start=False)
-    assert not team.outlook(("b",), (), frozenset(), most_agents=10).is_closed
+    assert not team.outlook(Front(("b",)), most_agents=10).is_closed
 
 
 def test_a_structure_counts_as_known_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
