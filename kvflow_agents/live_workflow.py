@@ -129,7 +129,7 @@ class Workflow:
         if last is not None:
             for agent in {*last.planned, *last.finished}:
                 self._trail.finish(agent)
-        if len(self._scopes) > (last is not None):
+        if last is None or len(self._scopes) > 1:
             self._forget_inside(scope, scope, run)
         self._scopes[scope, run] = self.app.steps.planned(scope, last, tuple(agents))
         self._steps = None
