@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kvflow_agents import App, Join, StepGraph, Workflow
-from kvflow_agents.app import END as END_NODE
-from kvflow_agents.app import START
 from kvflow_agents.delays import Delay
 from kvflow_agents.following import END
+from kvflow_agents.scopes import END as END_NODE
+from kvflow_agents.scopes import START
 from kvflow_agents.step_delays import delays_ahead
 
 BINS = 10

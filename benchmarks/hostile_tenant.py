@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +98,7 @@ def in_a_cache(arm: str, calls: list[Call]) -> dict[str, Any]:
     for index, call in enumerate(calls):
         hint = hint_of(call, arm, following_of(calls, index), index + 1)
         if hint is not None:
-            hint = replace(hint, tenant=call.tenant, at_ms=100 * index)
+            hint = hint._replace(tenant=call.tenant, at_ms=100 * index)
         tokens = [ord(char) for char in call.prompt]
         # Namespaces as of a salt, so that no prompt is shared by chance.
         cached = cache.run(tokens, hint=hint, extra_key=call.tenant, tenant=call.tenant)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
 from typing import Annotated
@@ -224,7 +224,7 @@ def learned(events: Sequence[Event]) -> list[Forecast | None]:
 
 
 def structure(events: Sequence[Event]) -> list[Forecast | None]:
-    return [told and replace(told, due_ms={}, chance={}) for told in learned(events)]
+    return [told and told._replace(due_ms={}, chance={}) for told in learned(events)]
 
 
 def absent(events: Sequence[Event]) -> list[Forecast | None]:
@@ -239,7 +239,7 @@ def stale(events: Sequence[Event]) -> list[Forecast | None]:
         past = before.setdefault(event.client, [])
         if forecast is not None:
             past.append(forecast)
-            forecast = replace(past[max(len(past) - 6, 0)], seq=index)
+            forecast = past[max(len(past) - 6, 0)]._replace(seq=index)
         told.append(forecast)
     return told
 
@@ -251,8 +251,7 @@ def shuffled(events: Sequence[Event]) -> list[Forecast | None]:
     def shuffle(told: Forecast) -> Forecast:
         agents = list(told.steps)
         others = dict(zip(agents, chance.sample(agents, len(agents)), strict=True))
-        return replace(
-            told,
+        return told._replace(
             steps={agent: told.steps[others[agent]] for agent in agents},
             due_ms={
                 each: told.due_ms[others[each]] for each in agents if others[each] in told.due_ms
@@ -269,7 +268,7 @@ def reversed_(events: Sequence[Event]) -> list[Forecast | None]:
         most = max((count for count in told.steps.values() if count is not None), default=0)
         steps = {a: None if count is None else most + 1 - count for a, count in told.steps.items()}
         latest = max(told.due_ms.values(), default=0)
-        return replace(told, steps=steps, due_ms={a: latest - ms for a, ms in told.due_ms.items()})
+        return told._replace(steps=steps, due_ms={a: latest - ms for a, ms in told.due_ms.items()})
 
     return [told and turn_round(told) for told in perfect(events)]
 
@@ -277,7 +276,7 @@ def reversed_(events: Sequence[Event]) -> list[Forecast | None]:
 def never(events: Sequence[Event]) -> list[Forecast | None]:
     """Nobody is ever needed again."""
     return [
-        told and replace(told, steps=dict.fromkeys(told.steps), due_ms={}, chance={})
+        told and told._replace(steps=dict.fromkeys(told.steps), due_ms={}, chance={})
         for told in perfect(events)
     ]
 
@@ -286,7 +285,7 @@ def now(events: Sequence[Event]) -> list[Forecast | None]:
     """Everybody is needed at once, always."""
     return [
         told
-        and replace(told, steps=dict.fromkeys(told.steps, 0), due_ms=dict.fromkeys(told.steps, 0))
+        and told._replace(steps=dict.fromkeys(told.steps, 0), due_ms=dict.fromkeys(told.steps, 0))
         for told in perfect(events)
     ]
 

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from functools import lru_cache
 
 from kvflow_agents.failsafe import logger
+from kvflow_agents.forecast import Steps
+from kvflow_agents.hints import MAX_AGENTS, fitting
+from kvflow_agents.scope_steps import Front, ScopeSteps
+from kvflow_agents.scopes import start_of
 from kvflow_agents.step_graph import Join, Outlook, StepGraph
 from kvflow_agents.timing import Timing
 
-START = "__start__"
-END = "__end__"
 # A graph whose every step leads somewhere new would grow for ever.
 MAX_LEARNED_EDGES = 10_000
 # One that names agents after what they work on would, too: forecasts of it say nothing.
 MAX_LEARNED_AGENTS = 256
-# Bounds the steps kept of outlooks, all together: some megabytes.
-MAX_REMEMBERED_STEPS = 65_536
+# Bounds what is kept of outlooks, all together: some megabytes.
+MAX_REMEMBERED_AGENTS = 65_536
 # Agents whose adapter is remembered.
 MAX_LORAS = 4096
 # Scopes that were found at work and need not be looked at again.
 MAX_ADOPTED = 1024
-
-
-@lru_cache(maxsize=8192)
-def start_of(scope: str) -> str:
-    """The passive node at which a scope begins."""
-    return f"{scope}/{START}" if scope else START
-
-
-def end_of(scope: str) -> str:
-    """The passive node at which a scope ends."""
-    return f"{scope}/{END}" if scope else END
 
 
 class App:
@@ -51,7 +41,7 @@ class App:
             self.name if name or not graph.agents else "\n".join(sorted(graph.agents))
         )
         """Tells conversations apart that other applications know by the same name."""
-        self.graph = graph
+        self._grow(graph)
         self.timing = Timing()
         self.loras: dict[str, str] = {}
         """The LoRA adapter that each agent calls with, as far as it was said."""
@@ -62,39 +52,50 @@ class App:
         self._room_for_agents = MAX_LEARNED_AGENTS
         self._is_full = False
         self._most_joins = len(graph.joins) + MAX_LEARNED_EDGES
-        self._outlooks: dict[object, tuple[StepGraph, Outlook]] = {}
-        self._remembered_steps = 0
+        self._outlooks: dict[tuple[Front, int], tuple[StepGraph, Outlook]] = {}
+        self._steps_ahead: dict[tuple[Front, frozenset[str]], tuple[StepGraph, Steps]] = {}
+        self._remembered_agents = 0
         self._lock = threading.Lock()
 
-    def outlook(
-        self,
-        front: Sequence[str],
-        finished: Sequence[str],
-        arrived: Mapping[Join, Collection[str]],
-        *,
-        most_agents: int,
-    ) -> Outlook:
+    def steps_ahead(self, front: Front, callers: frozenset[str]) -> Steps:
+        """What a run says that is at a front: who has called and cannot again has no steps."""
+        graph = self.graph
+        of_graph, steps = self._steps_ahead.get((front, callers), (None, {}))
+        if of_graph is not graph:
+            outlook = self.outlook(front, most_agents=MAX_AGENTS)
+            over = callers - outlook.steps.keys() if outlook.is_closed else ()
+            steps = fitting({**outlook.steps, **dict.fromkeys(sorted(over))})
+            self._make_room(len(steps) + len(callers))
+            self._steps_ahead[front, callers] = (graph, steps)
+        return steps
+
+    def outlook(self, front: Front, *, most_agents: int) -> Outlook:
         """The graph's outlook, made once for all the runs that pass through the same front."""
         graph = self.graph
-        seen = frozenset((join, frozenset(sources)) for join, sources in arrived.items())
-        front_key = (tuple(front), tuple(finished), seen, most_agents)
-        of_graph, outlook = self._outlooks.get(front_key, (None, None))
+        of_graph, outlook = self._outlooks.get((front, most_agents), (None, None))
         if outlook is None or of_graph is not graph:
             outlook = graph.outlook(
-                front, finished=finished, arrived=arrived, most_agents=most_agents
+                front.planned,
+                finished=front.finished,
+                arrived=dict(front.arrived),
+                most_agents=most_agents,
             )
             if self._is_full:  # who was not learned may be followed by anyone
                 outlook = replace(outlook, is_closed=False)
-            self._remember(front_key, graph, outlook)
+            self._make_room(len(outlook.steps))
+            self._outlooks[front, most_agents] = (graph, outlook)
         return outlook
 
-    def _remember(self, front_key: object, graph: StepGraph, outlook: Outlook) -> None:
+    def _make_room(self, agents: int) -> None:
         with self._lock:
-            self._remembered_steps += len(outlook.steps)
-            if self._remembered_steps > MAX_REMEMBERED_STEPS:
-                self._outlooks.clear()
-                self._remembered_steps = len(outlook.steps)
-            self._outlooks[front_key] = (graph, outlook)
+            self._remembered_agents += agents
+            if self._remembered_agents > MAX_REMEMBERED_AGENTS:
+                self._forget_outlooks()
+                self._remembered_agents = agents
+
+    def _forget_outlooks(self) -> None:
+        self._outlooks.clear()
+        self._steps_ahead.clear()
 
     def learn(self, before: Collection[str], planned: Collection[str], *, is_start: bool) -> None:
         """Add the edges that explain `planned` after `before`, where the graph has none.
@@ -144,9 +145,8 @@ class App:
             leading |= {Join(join.sources, start) for join in graph.joins_into(entry)}
             new = leading.difference(graph.joins_into(start))
             if new and self._has_room(len(new) + len(inner.joins)):
-                self.graph = graph.including(StepGraph(new, passive={start}))
-                if start not in graph.passive:
-                    self.graph = self.graph.including(inner)
+                grown = graph.including(StepGraph(new, passive={start}))
+                self._grow(grown if start in graph.passive else grown.including(inner))
                 self._nodes.update((start, *inner.agents, *inner.passive))
             if len(self._adopted) >= MAX_ADOPTED:
                 self._adopted.clear()
@@ -160,7 +160,7 @@ class App:
                 joins = [Join(frozenset({source}), target) for source, target in sorted(new)]
                 found = {target for _, target in new} - self.graph.passive
                 open_agents = found if self._is_open else ()
-                self.graph = self.graph.including(StepGraph(joins, open_agents=open_agents))
+                self._grow(self.graph.including(StepGraph(joins, open_agents=open_agents)))
 
     def _among_known(self, edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
         """All of the edges, unless there is no room for the agents that they would add."""
@@ -171,13 +171,17 @@ class App:
             return edges
         if not self._is_full:
             self._is_full = True
-            self._outlooks.clear()
+            self._forget_outlooks()
             logger.warning(
                 "an application has named more than %d agents that its structure does not have: no "
                 "more are learned; name them for what they do, not for what they work on",
                 MAX_LEARNED_AGENTS,
             )
         return {edge for edge in edges if strangers.isdisjoint(edge)}
+
+    def _grow(self, graph: StepGraph) -> None:
+        self.graph = graph
+        self.steps = ScopeSteps(graph, self.learn)
 
     def _has_room(self, joins: int) -> bool:
         return len(self.graph.joins) + joins <= self._most_joins

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVarTuple, Unpack
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
@@ -15,6 +15,11 @@ from kvflow_agents.servers import Server
 from kvflow_agents.track_record import came_true
 
 LEAST_ANSWERS = 3
+# Events that may wait until they are counted, together: see `trail.MAX_UNLEARNED`. A call has two,
+# if its answer is a stream three.
+MAX_UNCOUNTED = 16
+
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +80,22 @@ class CallUnderWay:
     """One call from its first attempt to the end of its answer."""
 
     listener: Listener | None = None
+    calls: AgentCalls | None = None
+    """Where it is counted, once it is."""
+    is_metered = False
+    _usage: Usage | None = None
+    _has_answered = _has_ended = False
 
-    def __init__(self, calls: AgentCalls, lock: threading.Lock, started_s: float) -> None:
-        self._calls = calls
-        self._lock = lock
+    def __init__(self, records: CallRecords, started_s: float) -> None:
+        self._records = records
         self._started_s = started_s
         self._when_s = time.time()
-        self._usage: Usage | None = None
-        self._is_metered = self._has_answered = self._has_ended = False
 
     def answer(self) -> None:
         """Something of the answer has come; only the first time counts."""
         if not self._has_answered:
             self._has_answered = True
-            with self._lock:
-                self._calls.first_tokens_s.append(time.perf_counter() - self._started_s)
+            self._records.add(_note_answer, self, time.perf_counter() - self._started_s)
 
     def use(
         self, prompt_tokens: int, cached_tokens: int | None, output_tokens: int | None = None
@@ -102,40 +108,21 @@ class CallUnderWay:
             self.listener.use(prompt_tokens, cached_tokens, output_tokens)
         self._usage = Usage(self._when_s, cached_tokens, prompt_tokens, output_tokens)
         if self._has_ended:
-            with self._lock:
-                self._meter()
+            self._records.add(_meter, self, self._usage)
 
     def end(self) -> None:
         """The answer is complete, or nobody wants the rest."""
         if self._has_ended:
             return
         self._has_ended = True
-        latency_s = time.perf_counter() - self._started_s
-        with self._lock:
-            self._calls.ended_calls += 1
-            self._calls.total_latency_s += latency_s
-            self._calls.latencies_s.append(latency_s)
-            self._meter()
+        self._records.add(_note_end, self, time.perf_counter() - self._started_s, self._usage)
         if self.listener is not None:
             self.listener.end()
 
     def fail(self) -> None:
         """It has raised an error; its latency says nothing."""
         self._has_ended = True
-        with self._lock:
-            self._calls.errors += 1
-
-    def _meter(self) -> None:
-        if self._usage is None or self._is_metered:
-            return
-        self._is_metered = True
-        _, cached_tokens, prompt_tokens, _ = self._usage
-        self._calls.prompt_tokens += prompt_tokens
-        self._calls.usages.append(self._usage)
-        if cached_tokens is not None:
-            self._calls.metered_calls += 1
-            self._calls.metered_tokens += prompt_tokens
-            self._calls.cached_tokens += cached_tokens
+        self._records.add(_note_error, self)
 
 
 class _Workflow:
@@ -173,39 +160,47 @@ class CallRecords:
         self._limits = limits or Limits()
         self._agents: OrderedDict[tuple[str | None, str], AgentCalls] = OrderedDict()
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
+        self._events: deque[tuple[Any, ...]] = deque()
         self._lock = threading.Lock()
 
     def begin(self, hint: Hint, server: Server, started_s: float) -> CallUnderWay:
         """An agent calls, with a hint, since `started_s` of `time.perf_counter`."""
-        with self._lock:
-            calls = self._agent(hint.app, hint.agent or "")
-            calls.calls += 1
-            workflow = self._workflow(hint)
-            workflow.servers.add(server)
-            _judge(calls, hint.agent or "", workflow, started_s)
-            workflow.take_in(hint.forecast, started_s)
-        return CallUnderWay(calls, self._lock, started_s)
+        call = CallUnderWay(self, started_s)
+        self.add(self._begin, call, hint, server, started_s)
+        return call
 
     def note(self, hint: Hint) -> None:
         """A workflow has told a forecast without a call."""
-        with self._lock:
-            if hint.workflow in self._workflows:
-                self._workflows[hint.workflow].take_in(hint.forecast, time.perf_counter())
+        self.add(self._note, hint, time.perf_counter())
+
+    def add(self, count: Callable[[Unpack[Ts]], None], *event: *Ts) -> None:
+        """Something has happened, which `count` counts before anybody looks."""
+        self._events.append((count, *event))
+        # Who has the lock counts them, or the next event does. Waiting for it, a finalizer that
+        # ends a call while its own thread counts would wait for ever.
+        if len(self._events) >= MAX_UNCOUNTED and self._lock.acquire(blocking=False):
+            try:
+                self._catch_up()
+            finally:
+                self._lock.release()
 
     def reset(self) -> None:
         """Forget everything; calls under way are not counted."""
         with self._lock:
+            self._catch_up()
             self._agents.clear()
             self._workflows.clear()
 
     def agents(self) -> list[tuple[str | None, str, AgentCalls]]:
         """App, agent and a copy of what is kept, the agents that called last at the end."""
         with self._lock:
+            self._catch_up()
             return [(app, agent, _copy(calls)) for (app, agent), calls in self._agents.items()]
 
     def output_tokens(self, app: str | None, agent: str) -> int | None:
         """How long an agent's answers get, the median of its last; None if too few are known."""
         with self._lock:
+            self._catch_up()
             calls = self._agents.get((app, agent))
             usages = () if calls is None else calls.usages
             lengths = [each.output_tokens for each in usages if each.output_tokens is not None]
@@ -214,7 +209,26 @@ class CallRecords:
     def workflows(self) -> list[tuple[str, str | None, tuple[Server, ...]]]:
         """Workflow, its app and its servers, the workflows that called last at the end."""
         with self._lock:
+            self._catch_up()
             return [(name, each.app, tuple(each.servers)) for name, each in self._workflows.items()]
+
+    def _catch_up(self) -> None:
+        """Count what has happened, in its order."""
+        while self._events:
+            count, *event = self._events.popleft()
+            count(*event)
+
+    def _begin(self, call: CallUnderWay, hint: Hint, server: Server, started_s: float) -> None:
+        calls = call.calls = self._agent(hint.app, hint.agent or "")
+        calls.calls += 1
+        workflow = self._workflow(hint)
+        workflow.servers.add(server)
+        _judge(calls, hint.agent or "", workflow, started_s)
+        workflow.take_in(hint.forecast, started_s)
+
+    def _note(self, hint: Hint, now_s: float) -> None:
+        if hint.workflow in self._workflows:
+            self._workflows[hint.workflow].take_in(hint.forecast, now_s)
 
     def _agent(self, app: str | None, agent: str) -> AgentCalls:
         key = (app, agent)
@@ -251,6 +265,37 @@ def _judge(calls: AgentCalls, agent: str, said: _Workflow, now_s: float) -> None
         calls.timed_calls += 1
         calls.due_error_s += abs(lateness_s)
         calls.due_lateness_s += lateness_s
+
+
+def _note_answer(call: CallUnderWay, after_s: float) -> None:
+    if call.calls is not None:
+        call.calls.first_tokens_s.append(after_s)
+
+
+def _note_end(call: CallUnderWay, latency_s: float, usage: Usage | None) -> None:
+    if call.calls is not None:
+        call.calls.ended_calls += 1
+        call.calls.total_latency_s += latency_s
+        call.calls.latencies_s.append(latency_s)
+        _meter(call, usage)
+
+
+def _note_error(call: CallUnderWay) -> None:
+    if call.calls is not None:
+        call.calls.errors += 1
+
+
+def _meter(call: CallUnderWay, usage: Usage | None) -> None:
+    calls = call.calls
+    if calls is None or usage is None or call.is_metered:
+        return
+    call.is_metered = True
+    calls.prompt_tokens += usage.prompt_tokens
+    calls.usages.append(usage)
+    if usage.cached_tokens is not None:
+        calls.metered_calls += 1
+        calls.metered_tokens += usage.prompt_tokens
+        calls.cached_tokens += usage.cached_tokens
 
 
 def _copy(calls: AgentCalls) -> AgentCalls:

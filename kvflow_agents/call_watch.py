@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from kvflow_agents.call_records import CallUnderWay
@@ -17,9 +17,13 @@ def watch(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
     A parsed answer is complete, a stream ends with its response, and a raw response tells what
     was used when the application parses it.
     """
-    if isinstance(result, _streams()):
+    made: Any = type(result)
+    if _is_answer(made):
+        _note_usage(call, result)
+        call.end()
+    elif _is_stream(made):
         _watch_stream(call, result, failsafe)
-    elif _is_raw(result):
+    elif hasattr(result, "http_response"):
         response = result.http_response
         if response.is_closed:
             call.end()
@@ -38,15 +42,20 @@ def _streams() -> tuple[type, ...]:
     return Stream, AsyncStream
 
 
-@cache
-def _parsed() -> type:
+# Asked of a type, and remembered: `isinstance` goes through the metaclass of each.
+@lru_cache(maxsize=256)
+def _is_answer(made: type[Any]) -> bool:
     from openai import BaseModel
 
-    return BaseModel
+    return issubclass(made, BaseModel)
 
 
-def _is_raw(result: Any) -> bool:
-    return not isinstance(result, _parsed()) and hasattr(result, "http_response")
+@lru_cache(maxsize=256)
+def _is_stream(made: type[Any]) -> bool:
+    return issubclass(made, _streams())
+
+
+_is_async = lru_cache(maxsize=256)(inspect.iscoroutinefunction)
 
 
 def _note_usage(call: CallUnderWay, answer: Any) -> None:
@@ -83,7 +92,9 @@ def _watch_parsing(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
         failsafe(_note_parsed, call, parsed, failsafe)
         return parsed
 
-    result.parse = parse_once_later if inspect.iscoroutinefunction(parse) else parse_once
+    # Asked of the function, and remembered: of the bound method it takes five of inspect's.
+    is_later = _is_async(getattr(parse, "__func__", parse))
+    result.parse = parse_once_later if is_later else parse_once
 
 
 def _note_parsed(call: CallUnderWay, parsed: Any, failsafe: Failsafe) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from kvflow_agents import pseudonyms, routers
@@ -137,17 +138,23 @@ class Carrier:
             return False
         hint = call.workflow.hint(call.agent)
         said = self._pseudonyms.hide(hint)
-        additions = DIALECTS[dialect](said, _seen(hint, body, dialect))
-        if server in self._routers:
+        seen = _seen(hint, body) if dialect in SAYS_WHAT_WAS_SEEN else NOTHING_SEEN
+        additions = DIALECTS[dialect](said, seen)
+        is_router = server in self._routers
+        if is_router:
             headers = {**additions.headers, **self._routers.headers(server, said)}
             additions = additions._replace(headers=headers)
         if not _add(client, options, body, additions):
             return False
-        self._remember(hint, server, made, takes_forecasts=dialect in TAKES_FORECASTS)
+        is_first = made.hinted_server is None
+        self._count(hint, server, is_first=is_first, takes_forecasts=dialect in TAKES_FORECASTS)
+        if is_router and is_first and dialect in TAKES_FORECASTS:
+            # The call reaches one of them; any may have KV of the workflow's other agents.
+            self.post(server, hint)
         self._report_failsafe(_report, hint, server, made)
         if self._recorder is not None:
             self._recorder_failsafe(_record, self._recorder, hint, body, made)
-        if self._prompt_recorder is not None and made.hinted_server is None:
+        if self._prompt_recorder is not None and is_first:
             self._recorder_failsafe(self._prompt_recorder.see, hint, body)
         if self._lint is not None:
             self._lint_failsafe(self._lint.see, hint.app or hint.workflow, call.agent, body)
@@ -190,22 +197,23 @@ class Carrier:
             base_url,
         )
 
-    def _remember(
-        self, hint: Hint, server: Server, made: Attempt, *, takes_forecasts: bool
-    ) -> None:
+    def _count(self, hint: Hint, server: Server, *, is_first: bool, takes_forecasts: bool) -> None:
+        """Count a request, and note the server of one that is no retry."""
         with self._lock:
-            if made.hinted_server is not None:
+            if not is_first:
                 self.counts.retried += 1
                 return
             self.counts.hinted += 1
-            if takes_forecasts:
-                self._workflow_servers.setdefault(hint.workflow, set()).add(server)
+            if not takes_forecasts:
+                return
+            servers = self._workflow_servers.get(hint.workflow)
+            if servers is not None:
+                servers.add(server)
                 self._workflow_servers.move_to_end(hint.workflow)
-                if len(self._workflow_servers) > MAX_REMEMBERED:
-                    self._workflow_servers.popitem(last=False)
-        if takes_forecasts and server in self._routers:
-            # The call reaches one of them; any may have KV of the workflow's other agents.
-            self.post(server, hint)
+                return
+            self._workflow_servers[hint.workflow] = {server}
+            if len(self._workflow_servers) > MAX_REMEMBERED:
+                self._workflow_servers.popitem(last=False)
 
 
 def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Additions) -> bool:
@@ -225,17 +233,22 @@ def _add(client: Any, options: Any, body: Mapping[str, Any], additions: Addition
 
 def _server(client: Any, base_url: str, body: Mapping[str, Any]) -> Server:
     cache_salt, extra_key = body.get("cache_salt"), body.get("extra_key")
-    return Server(
-        root_of(base_url),
+    return _server_at(
+        base_url,
         client.api_key,
         cache_salt if isinstance(cache_salt, str) else None,
         extra_key if isinstance(extra_key, str) else None,
     )
 
 
-def _seen(hint: Hint, body: Mapping[str, Any], dialect: str) -> Seen:
-    if dialect not in SAYS_WHAT_WAS_SEEN:
-        return NOTHING_SEEN
+@lru_cache(maxsize=256)
+def _server_at(
+    base_url: str, api_key: str | None, cache_salt: str | None, extra_key: str | None
+) -> Server:
+    return Server(root_of(base_url), api_key, cache_salt, extra_key)
+
+
+def _seen(hint: Hint, body: Mapping[str, Any]) -> Seen:
     goes_on = conversations.see(hint, body)
     return Seen(call_records.output_tokens(hint.app, hint.agent or ""), goes_on)
 
@@ -257,5 +270,5 @@ def _is_hintable(options: Any) -> bool:
         options.method.lower() == "post"
         and options.url.startswith("/")
         and options.url.rstrip("/").endswith(HINTED_PATHS)
-        and isinstance(options.json_data, Mapping)
+        and isinstance(options.json_data, (dict, Mapping))  # dict first: it is found at once
     )

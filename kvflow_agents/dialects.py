@@ -85,6 +85,8 @@ SAYS_WHAT_WAS_SEEN = (DYNAMO,)
 
 def is_hinted(body: Mapping[str, Any]) -> bool:
     """Whether a request carries a forecast of the application's own."""
+    if PARAMS_FIELD not in body and ENVELOPE_FIELD not in body:
+        return False
     params = body.get(PARAMS_FIELD)
     is_flat = isinstance(params, Mapping) and FIELD in params
     return is_flat or has_forecast(body.get(ENVELOPE_FIELD))
@@ -96,6 +98,8 @@ def added_fields(body: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[
     What the application says itself stays: additions fill objects, and replace nothing. To its
     envelope our action is added.
     """
+    if body.keys().isdisjoint(additions):
+        return {**additions}
     changed: dict[str, Any] = {}
     for name, value in additions.items():
         there = body.get(name)

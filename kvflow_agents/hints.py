@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from kvflow_agents.errors import HintError
 from kvflow_agents.forecast import Forecast, Steps
@@ -63,8 +62,7 @@ Reason = Literal["version", "type", "name", "range", "size"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(NamedTuple):
     """Who calls, in which workflow of which application, and what the workflow expects next."""
 
     workflow: str
@@ -81,14 +79,14 @@ class Hint:
 
 def encode_request(hint: Hint) -> dict[str, Any]:
     """The hint as entries of a request's `custom_params`: they hold its own mappings."""
-    forecast = hint.forecast
-    params: dict[str, Any] = {FIELD: _scalars(hint), STEPS_FIELD: forecast.steps}
-    if forecast.due_ms:
-        params[DUE_FIELD] = forecast.due_ms
-    if forecast.chance:
-        params[CHANCE_FIELD] = forecast.chance
-    if forecast.loras:
-        params[LORAS_FIELD] = forecast.loras
+    _, steps, _, _, due_ms, chance, loras = hint.forecast
+    params: dict[str, Any] = {FIELD: _scalars(hint), STEPS_FIELD: steps}
+    if due_ms:
+        params[DUE_FIELD] = due_ms
+    if chance:
+        params[CHANCE_FIELD] = chance
+    if loras:
+        params[LORAS_FIELD] = loras
     if hint.tenant is not None:
         params[TENANT_FIELD] = hint.tenant
     return params
@@ -162,13 +160,11 @@ def workflow_name(name: str) -> str:
 def renamed(hint: Hint, rename: Callable[[str], str]) -> Hint:
     """The hint with other names for its workflow, its app and every agent."""
     forecast = hint.forecast
-    return replace(
-        hint,
+    return hint._replace(
         workflow=rename(hint.workflow),
         app=None if hint.app is None else rename(hint.app),
         agent=None if hint.agent is None else rename(hint.agent),
-        forecast=replace(
-            forecast,
+        forecast=forecast._replace(
             steps={rename(agent): steps for agent, steps in forecast.steps.items()},
             due_ms={rename(agent): due_ms for agent, due_ms in forecast.due_ms.items()},
             chance={rename(agent): chance for agent, chance in forecast.chance.items()},
@@ -225,20 +221,17 @@ def _is_allowed(char: str) -> bool:
 
 
 def _scalars(hint: Hint) -> dict[str, Any]:
-    scalars: dict[str, Any] = {
-        "v": VERSION,
-        "workflow": hint.workflow,
-        "seq": hint.forecast.seq,
-    }
-    if hint.app is not None:
-        scalars["app"] = hint.app
-    if hint.agent is not None:
-        scalars["agent"] = hint.agent
-    if hint.at_ms is not None:
-        scalars["at_ms"] = hint.at_ms
-    if hint.forecast.done:
+    workflow, (seq, _, done, changes, *_), agent, app, at_ms, *_ = hint
+    scalars: dict[str, Any] = {"v": VERSION, "workflow": workflow, "seq": seq}
+    if app is not None:
+        scalars["app"] = app
+    if agent is not None:
+        scalars["agent"] = agent
+    if at_ms is not None:
+        scalars["at_ms"] = at_ms
+    if done:
         scalars["done"] = True
-    if hint.forecast.changes:
+    if changes:
         scalars["changes"] = True
     return scalars
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from kvflow_agents.app import App
 from kvflow_agents.forecast import Steps
+from kvflow_agents.scope_steps import Front
 from kvflow_agents.step_graph import Join, StepGraph
 
 MAX_AGENTS = 256
@@ -102,8 +103,8 @@ class LearnedApp:
         if self._app is None:
             joins = [Join(frozenset({a}), b) for a, each in self._edges.items() for b in each]
             self._app = App(StepGraph(joins))
-        finished = [agent] if has_finished else []
-        return self._app.outlook(running, finished, {}, most_agents=MAX_AGENTS).steps
+        front = Front(tuple(running), (agent,) if has_finished else ())
+        return self._app.outlook(front, most_agents=MAX_AGENTS).steps
 
     @property
     def _is_trusted(self) -> bool:

@@ -23,13 +23,14 @@ from typing import Self
 
 from kvflow_agents import turns
 from kvflow_agents.adapter import Subscriptions
-from kvflow_agents.app import END, START, App
+from kvflow_agents.app import App
 from kvflow_agents.apps import MAX_APPS
 from kvflow_agents.carrier import Carrier
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.failsafe import Failsafe
 from kvflow_agents.hints import agent_name, lora_name
 from kvflow_agents.runs import Caller, Run, Runs
+from kvflow_agents.scopes import END, START
 from kvflow_agents.step_graph import StepGraph
 from kvflow_agents.turns import Turn
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeAlias
 
 from kvflow_agents.hints import Hint
@@ -19,7 +18,7 @@ def scoped(hint: Hint) -> Hint:
     if hint.tenant is None:
         return hint
     app = None if hint.app is None else scoped_name(hint.tenant, hint.app)
-    return replace(hint, workflow=scoped_name(hint.tenant, hint.workflow), app=app)
+    return hint._replace(workflow=scoped_name(hint.tenant, hint.workflow), app=app)
 
 
 def scoped_name(tenant: Tenant, name: str) -> str:

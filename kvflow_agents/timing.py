@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from kvflow_agents.forecast import Figures, Steps
 from kvflow_agents.habits import Habits
+from kvflow_agents.scope_steps import Front
 from kvflow_agents.step_delays import delays_ahead
-from kvflow_agents.step_graph import Join, StepGraph
+from kvflow_agents.step_graph import StepGraph
 from kvflow_agents.trail import Clock, Trail
 
 K = TypeVar("K")
@@ -64,12 +64,11 @@ class Timing:
         scene: str,
         trail: Trail,
         graph: StepGraph,
-        finished: Sequence[str],
-        arrived: Mapping[Join, Collection[str]],
+        front: Front,
     ) -> tuple[Figures, Figures]:
         """Due times in ms and chances in percent, as `caller` calls; agents unknown left out."""
         look = self._looks.get(scene)
-        if look is not None and look.uses > 0 and look.steps == steps:
+        if look is not None and look.uses > 0 and (look.steps is steps or look.steps == steps):
             look.uses -= 1
             return look.figures
         trail.learn()
@@ -77,26 +76,19 @@ class Timing:
         if self.habits.turns_seen and any(
             count and agent not in due_ms for agent, count in steps.items()
         ):
-            due_ms = {**self._along(graph, steps, finished, arrived), **due_ms}
+            due_ms = {**self._along(graph, steps, front), **due_ms}
         uses = min(int(self.habits.noted_calls(scene) / 4), MAX_USES)
         _put(self._looks, scene, _Look(steps, (due_ms, chance), uses))
         return due_ms, chance
 
-    def _along(
-        self,
-        graph: StepGraph,
-        steps: Steps,
-        finished: Sequence[str],
-        arrived: Mapping[Join, Collection[str]],
-    ) -> Figures:
+    def _along(self, graph: StepGraph, steps: Steps, front: Front) -> Figures:
         """Medians along the graph, made again when it or the turns have changed enough."""
-        seen = frozenset((join, frozenset(sources)) for join, sources in arrived.items())
-        key = (tuple(steps.items()), tuple(finished), seen)
+        key = (tuple(steps.items()), front.finished, front.arrived)
         age = _age(self.habits.turns_seen)
         of_graph, of_age, due_ms = self._composed.get(key, (None, None, {}))
         if of_graph is not graph or of_age != age:
             delays = delays_ahead(
-                graph, steps, self.habits.turn, finished=finished, arrived=arrived
+                graph, steps, self.habits.turn, finished=front.finished, arrived=dict(front.arrived)
             )
             due_ms = {agent: round(delay.median) for agent, delay in delays.items()}
             _put(self._composed, key, (graph, age, due_ms))

@@ -48,7 +48,7 @@ class Trail:
     def call(self, agent: str) -> str:
         """An agent calls the model; in which scene."""
         now_s = self._clock()
-        scene = self.scene(agent)
+        scene = f"{agent}{_BETWEEN}{self._cast}"
         self._unlearned.append((agent, scene, now_s))
         if len(self._unlearned) == MAX_UNLEARNED:
             self.learn()

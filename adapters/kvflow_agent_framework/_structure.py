@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kvflow_agent_framework import _internals as internals
 from kvflow_agent_framework._internals import Agent, Workflow
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import end_of, start_of
+from kvflow_agents.scopes import end_of, start_of
 
 Path = tuple[str, ...]
 

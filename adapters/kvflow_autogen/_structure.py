@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import end_of, start_of
+from kvflow_agents.scopes import end_of, start_of
 from kvflow_autogen import _internals as internals
 from kvflow_autogen._internals import Agent, Team
 

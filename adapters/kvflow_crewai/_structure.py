@@ -7,7 +7,7 @@ from itertools import dropwhile, takewhile
 from typing import Any
 
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import end_of, start_of
+from kvflow_agents.scopes import end_of, start_of
 from kvflow_crewai import _internals as internals
 from kvflow_crewai._internals import Crew, Task
 

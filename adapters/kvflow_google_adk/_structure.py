@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import end_of, start_of
+from kvflow_agents.scopes import end_of, start_of
 from kvflow_google_adk import _internals as internals
 from kvflow_google_adk._internals import Node, Runner
 

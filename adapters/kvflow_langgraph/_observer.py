@@ -6,49 +6,52 @@ import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 from kvflow_agents import App, Carrier, StepGraph, agent_name
-from kvflow_agents.app import START
 from kvflow_agents.apps import Apps
 from kvflow_agents.runs import Caller, Run, Runs, conversation_name
+from kvflow_agents.scopes import START
 from kvflow_langgraph import _internals as internals
 from kvflow_langgraph._internals import Loop, LoopTask
 from kvflow_langgraph._scopes import Scopes
 from kvflow_langgraph._structure import Path, inner_path, structure_of
 
-_agent_name = lru_cache(maxsize=8192)(agent_name)
-
 Subscribers = Callable[[Loop, Any], Collection[Carrier]]
 """The carriers that want a root loop's run hinted, given the loop and its graph."""
 
 
+class Node(NamedTuple):
+    """A node of an application, planned or at work."""
+
+    path: Path
+    agent: str
+
+
+@lru_cache(maxsize=8192)
+def _node(path: Path) -> Node:
+    return Node(path, agent_name(path))
+
+
 @dataclass(eq=False)
 class Scope:
-    """One loop's place in its run. Holds its step's tasks, and is held by the loop only."""
+    """One loop's place in its run, held by the loop only."""
 
     run: Run
     name: str
     key: str
     path: Path
-    tasks: dict[str, Task] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Task:
-    """A node's execution: planned or at work."""
-
-    scope: Scope
-    path: Path
-    agent: str
+    tasks: dict[str, Node] = field(default_factory=dict)
+    """The tasks of its step by id: what each runs."""
+    reference: ref[Scope] = field(init=False)
 
 
 class Observer:
     """Follows every loop that somebody subscribes to.
 
-    Loops hold their scopes, scopes their tasks, and tasks their run: when a loop is gone, however
-    it went, nothing of it is left here.
+    Loops hold their scopes, and scopes their tasks and their run: when a loop is gone, however it
+    went, nothing of it is left here.
     """
 
     def __init__(self, subscribers: Subscribers) -> None:
@@ -57,7 +60,8 @@ class Observer:
         self._inner_scopes = Scopes()
         self._runs = Runs()
         self._scopes: WeakKeyDictionary[Loop, Scope | None] = WeakKeyDictionary()
-        self._tasks: WeakValueDictionary[str, Task] = WeakValueDictionary()
+        # Of the scope that a task is in. A weak dictionary would make one for each task.
+        self._tasks: dict[str, ref[Scope]] = {}
         self._keys = itertools.count(1)
 
     def planned(self, loop: Loop) -> None:
@@ -65,7 +69,7 @@ class Observer:
         scope = self._scope_of(loop)
         if scope is None:
             return
-        scope.tasks = {}
+        self._forget(scope.tasks)
         tasks = internals.tasks_of(loop)
         known = [self._add(scope, task) for task in tasks]
         # LangGraph takes a graph's input in a step of its own. The start of an inner graph is in
@@ -85,17 +89,17 @@ class Observer:
 
     def finished(self, task: LoopTask) -> None:
         """A task has run."""
-        known = self._tasks.get(task.id)
-        if known is not None:
-            scope = known.scope
-            scope.run.workflow.finish(scope.name, known.agent, run=scope.key)
+        found = self._find((task.id,))
+        if found is not None:
+            scope, node = found
+            scope.run.workflow.finish(scope.name, node.agent, run=scope.key)
 
     def left(self, loop: Loop) -> None:
         """A loop is over."""
         scope = self._scopes.pop(loop, None)
         if scope is None:
             return
-        scope.tasks = {}  # tasks hold their scope
+        self._forget(scope.tasks)
         if scope.key:
             scope.run.workflow.leave(scope.name, run=scope.key)
         else:
@@ -103,22 +107,24 @@ class Observer:
 
     def caller(self) -> Caller | None:
         """Who is calling, from the context of the call."""
-        task = self._first(internals.tasks_around_call())
-        return None if task is None else Caller(task.scope.run, task.agent)
+        found = self._find(internals.tasks_around_call())
+        return None if found is None else Caller(found[0].run, found[1].agent)
 
     def _scope_of(self, loop: Loop) -> Scope | None:
         scope = self._scopes.get(loop)
         if scope is None and loop not in self._scopes:
             scope = self._scopes[loop] = self._enter(loop)
+            if scope is not None:
+                scope.reference = ref(scope, _forgetting(scope.tasks, self._tasks))
         return scope
 
     def _enter(self, loop: Loop) -> Scope | None:
         # A graph that a node runs on a thread of its own is a root to LangGraph, not to us.
         around = internals.tasks_around(loop) or internals.tasks_around_call()
-        holder = self._first(around)
+        holder = self._find(around)
         graph = internals.graph_of(loop)
         if holder is not None:
-            return self._enter_inner(holder, graph)
+            return self._enter_inner(*holder, graph)
         carriers = self._subscribers(loop, graph)
         if not carriers:
             return None
@@ -128,23 +134,39 @@ class Observer:
         run = self._runs.begin(name, app, carriers)
         return Scope(run, name="", key="", path=())
 
-    def _enter_inner(self, holder: Task, graph: Any | None) -> Scope:
-        run, path, name = holder.scope.run, holder.path, holder.agent
+    def _enter_inner(self, outer: Scope, holder: Node, graph: Any | None) -> Scope:
+        run, path, name = outer.run, holder.path, holder.agent
         if graph is not None:
             name = self._inner_scopes.of(run.workflow.app, path, graph)
             path = inner_path(path, graph)
         return Scope(run, name, key=str(next(self._keys)), path=path)
 
-    def _add(self, scope: Scope, task: LoopTask) -> Task:
-        path = (*scope.path, task.name)
-        known = Task(scope, path, _agent_name(path))
-        scope.tasks[task.id] = known
-        self._tasks[task.id] = known
-        return known
+    def _add(self, scope: Scope, task: LoopTask) -> Node:
+        node = scope.tasks[task.id] = _node((*scope.path, task.name))
+        self._tasks[task.id] = scope.reference
+        return node
 
-    def _first(self, ids: Iterable[str]) -> Task | None:
+    def _find(self, ids: Iterable[str]) -> tuple[Scope, Node] | None:
+        """The first of some tasks that is known, and its scope."""
         for id in ids:
-            task = self._tasks.get(id)
-            if task is not None:
-                return task
+            reference = self._tasks.get(id)
+            scope = None if reference is None else reference()
+            node = None if scope is None else scope.tasks.get(id)
+            if scope is not None and node is not None:
+                return scope, node
         return None
+
+    def _forget(self, tasks: dict[str, Node]) -> None:
+        for id in tasks:
+            self._tasks.pop(id, None)
+        tasks.clear()
+
+
+def _forgetting(tasks: dict[str, Node], known: dict[str, ref[Scope]]) -> Callable[[object], None]:
+    """What to do when the scope of these tasks is gone; it must not hold that scope."""
+
+    def forget(_: object) -> None:
+        for id in tasks:
+            known.pop(id, None)
+
+    return forget

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import END, START, end_of, start_of
+from kvflow_agents.scopes import END, START, end_of, start_of
 
 Path = tuple[str, ...]
 

@@ -7,7 +7,7 @@ from itertools import islice, product
 from typing import Any
 
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import end_of, start_of
+from kvflow_agents.scopes import end_of, start_of
 from kvflow_llama_index import _internals as internals
 from kvflow_llama_index._internals import Workflow
 

@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from kvflow_agents import App, Carrier, StepGraph, agent_name, turns
-from kvflow_agents.app import END, START
 from kvflow_agents.apps import MAX_APPS, Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.identity_map import IdentityMap
 from kvflow_agents.runs import Caller, Run, Runs, conversation_name
+from kvflow_agents.scopes import END, START
 from kvflow_openai_agents import _internals as internals
 from kvflow_openai_agents._internals import Agent, Trace
 from kvflow_openai_agents._structure import Path, scope_in, structure_of

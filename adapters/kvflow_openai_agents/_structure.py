@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvflow_agents import Join, StepGraph, agent_name
-from kvflow_agents.app import END, START, start_of
+from kvflow_agents.scopes import END, START, start_of
 from kvflow_openai_agents import _internals as internals
 from kvflow_openai_agents._internals import Agent
 

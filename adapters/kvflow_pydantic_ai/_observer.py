@@ -11,11 +11,11 @@ from weakref import WeakValueDictionary
 
 import kvflow_agents
 from kvflow_agents import Carrier, Join, StepGraph, agent_name, loops
-from kvflow_agents.app import END, START
 from kvflow_agents.apps import Apps
 from kvflow_agents.endings import Endings
 from kvflow_agents.loops import LoopAgent
 from kvflow_agents.runs import Caller, Run, Runs
+from kvflow_agents.scopes import END, START
 from kvflow_pydantic_ai import _internals as internals
 from kvflow_pydantic_ai._internals import Agent, AgentRun
 

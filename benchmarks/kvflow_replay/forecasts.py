@@ -7,8 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from kvflow_agents import App, StepGraph, Workflow
-from kvflow_agents.app import END, START
 from kvflow_agents.hints import Hint, agent_name, workflow_name
+from kvflow_agents.scopes import END, START
 from kvflow_replay.calls import Call, End
 
 # Bounds what is kept of workflows that never end.

@@ -106,4 +106,4 @@ def _sped_up(hint: Hint | None, speed: float) -> Hint | None:
     if hint is None or speed == 1:
         return hint
     due_ms = {agent: int(due / speed) for agent, due in hint.forecast.due_ms.items()}
-    return replace(hint, forecast=replace(hint.forecast, due_ms=due_ms))
+    return hint._replace(forecast=hint.forecast._replace(due_ms=due_ms))

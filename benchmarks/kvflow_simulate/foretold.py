@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from kvflow_agents.app_prompts import Namespace
 from kvflow_agents.eviction import (
@@ -89,7 +88,7 @@ class Foretold(Claimed):
             self.foresight.called_with(request.hint, request.adapter)
 
     def told(self, hint: Hint, now_s: float) -> None:
-        self.foresight.hear(replace(hint, at_ms=int(1000 * now_s)))
+        self.foresight.hear(hint._replace(at_ms=int(1000 * now_s)))
         if self._settings.order == "time":
             self.now_ms = self._reuse.clock.now_ms
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -86,7 +85,7 @@ class Doorman:
 
     def stamped(self, hint: Hint, tenant: Tenant = None) -> Hint:
         """A hint as it goes on: with the time and its tenant, its names perhaps hashed."""
-        return replace(self.identity.hidden(hint), at_ms=self._clock(), tenant=tenant)
+        return self.identity.hidden(hint)._replace(at_ms=self._clock(), tenant=tenant)
 
 
 def _set_tenants(request: Any, tenants: Tenant | list[Tenant]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 import msgspec
@@ -180,4 +179,4 @@ def to_hint(message: Any) -> Hint:
 
 def noticed_hint(message: Any) -> Hint:
     """The hint in a notice: it says who calls."""
-    return replace(to_hint(message), agent=message.agent)
+    return to_hint(message)._replace(agent=message.agent)

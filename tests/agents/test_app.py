@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from kvflow_agents import App, Join, StepGraph, app
-from kvflow_agents.app import START
+from kvflow_agents import App, Join, StepGraph, app, scopes
+from kvflow_agents.scope_steps import Front
+from kvflow_agents.scopes import START
 
 
 def edge(source: str, target: str) -> Join:
@@ -58,17 +59,17 @@ def test_open_agents_alone_are_held_to_have_led_to_something_unmodelled() -> Non
 
 
 def test_a_graph_that_says_where_it_starts_is_believed_when_a_run_begins_elsewhere() -> None:
-    team = App(StepGraph([edge(app.START, "a"), edge("a", "b")], passive=[app.START]))
-    team.learn({app.START}, {"b"}, is_start=True)
+    team = App(StepGraph([edge(START, "a"), edge("a", "b")], passive=[START]))
+    team.learn({START}, {"b"}, is_start=True)
     assert list(team.graph.joins_into("b")) == [edge("a", "b")]
-    team.learn({app.START}, {"b"}, is_start=False)
-    assert edge(app.START, "b") in team.graph.joins_into("b")
+    team.learn({START}, {"b"}, is_start=False)
+    assert edge(START, "b") in team.graph.joins_into("b")
 
 
 def test_a_graph_that_does_not_say_where_it_starts_learns_it() -> None:
     team = App(StepGraph(agents="ab"))
-    team.learn({app.START}, {"b"}, is_start=True)
-    assert list(team.graph.joins_into("b")) == [edge(app.START, "b")]
+    team.learn({START}, {"b"}, is_start=True)
+    assert list(team.graph.joins_into("b")) == [edge(START, "b")]
 
 
 def test_a_holder_that_calls_the_model_is_learned_beside_its_scope() -> None:
@@ -122,8 +123,8 @@ def test_what_an_app_learns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_start_and_an_end_lie_inside_their_scope() -> None:
-    assert (app.start_of(""), app.end_of("")) == ("__start__", "__end__")
-    assert (app.start_of("a/b"), app.end_of("a/b")) == ("a/b/__start__", "a/b/__end__")
+    assert (scopes.start_of(""), scopes.end_of("")) == ("__start__", "__end__")
+    assert (scopes.start_of("a/b"), scopes.end_of("a/b")) == ("a/b/__start__", "a/b/__end__")
 
 
 def test_threads_that_learn_at_once_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +179,7 @@ def test_who_was_not_learned_may_be_followed_by_anyone(monkeypatch: pytest.Monke
     team = open_app()
     for before, agent in ((START, "a"), ("a", "b")):
         team.learn({before}, {agent}, is_start=False)
-    assert not team.outlook(["b"], [], {}, most_agents=10).is_closed
+    assert not team.outlook(Front(("b",)), most_agents=10).is_closed
 
 
 def test_a_structure_counts_as_known_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ forecasts = st.builds(
     changes=st.booleans(),
     due_ms=st.dictionaries(agents, st.integers(0, 31_536_000_000), max_size=6),
     chance=st.dictionaries(agents, st.integers(0, 100), max_size=6),
+    loras=st.just({}),
 )
 hints = st.builds(
     Hint,
@@ -57,6 +58,9 @@ hints = st.builds(
     forecast=forecasts,
     agent=st.none() | agents,
     app=st.none() | st.just("app"),
+    at_ms=st.none(),
+    tenant=st.none(),
+    is_answer=st.just(False),
 )
 sights = st.builds(Seen, st.none() | st.integers(0, 2**40), st.booleans())
 

@@ -75,6 +75,10 @@ def hints() -> st.SearchStrategy[Hint]:
         ),
         agent=st.none() | names(MAX_AGENT_BYTES),
         app=st.none() | names(MAX_APP_BYTES),
+        # What a server adds; hypothesis draws each field of a tuple that it is not told of.
+        at_ms=st.none(),
+        tenant=st.none(),
+        is_answer=st.just(False),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import openai
 import pytest
@@ -74,7 +73,7 @@ class Case:
     """A workflow whose agents say all that a hint can hold."""
 
     def hint(self, agent: str) -> Hint:
-        return replace(HINT, agent=agent)
+        return HINT._replace(agent=agent)
 
 
 def run_case(server: FakeServer, dialect: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -243,7 +242,7 @@ def test_a_call_counts_once_however_often_it_is_prefilled() -> None:
 
 def test_the_samples_of_one_request_are_one_call_that_of_the_first() -> None:
     server = Server(most_under_way=4)
-    asked = replace(server.hint("a", {"b": 1}), at_ms=7)
+    asked = server.hint("a", {"b": 1})._replace(at_ms=7)
     heard = [ACCEPTED, *[Heard("stale")] * 2]
     for number, each in enumerate(heard):
         is_first = server.receipts.arrived(f"sample {number}", asked, each)
@@ -257,7 +256,7 @@ def test_the_samples_of_one_request_are_one_call_that_of_the_first() -> None:
     assert (sums["calls"], sums["stale"], sums["device_tokens"]) == (1, 0, 0)
     # A client that repeats itself makes calls of their own, and is told so.
     for at_ms in range(8, 20):
-        server.arrived(str(at_ms), replace(asked, at_ms=at_ms), Heard("stale"))
+        server.arrived(str(at_ms), asked._replace(at_ms=at_ms), Heard("stale"))
         server.receipts.admitted(str(at_ms), COLD)
     assert server.workflow()["sums"]["stale"] == 12
     assert len(server.receipts._asked) == 4

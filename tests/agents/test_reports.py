@@ -6,6 +6,8 @@ import gc
 import io
 import json
 import pickle
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,13 @@ from rich.console import Console
 
 import kvflow_agents
 from kvflow_agents import AgentReport, Call, Carrier
-from kvflow_agents.call_records import CallRecords, CallUnderWay, Limits, call_records
+from kvflow_agents.call_records import (
+    MAX_UNCOUNTED,
+    CallRecords,
+    CallUnderWay,
+    Limits,
+    call_records,
+)
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.reports import report
@@ -274,6 +282,50 @@ def test_what_is_kept_is_bounded() -> None:
     assert [each.agent for each in found.agents] == ["c4", "b"]
     assert len(found["b"].usages) == 3
     assert [name for name, _, _ in records.workflows()] == ["run 3", "run 4"]
+
+
+def test_calls_of_many_threads_are_all_counted_though_nobody_looks() -> None:
+    records = CallRecords()
+    hint = Hint("run", Forecast(seq=0, steps={}), "writer")
+
+    def call() -> None:
+        for _ in range(250):
+            made = records.begin(hint, SERVER, time.perf_counter())
+            made.use(10, 5)
+            made.end()
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(records._events) < 3 * MAX_UNCOUNTED
+    ((_, _, calls),) = records.agents()
+    assert (calls.calls, calls.ended_calls, calls.prompt_tokens) == (1000, 1000, 10_000)
+
+
+def test_a_call_took_as_long_as_it_did_whenever_it_is_counted() -> None:
+    records = CallRecords()
+    call = records.begin(
+        Hint("run", Forecast(seq=0, steps={}), "writer"), SERVER, time.perf_counter()
+    )
+    call.end()
+    time.sleep(0.2)
+    took = report(records=records)["writer"].latency
+    assert took is not None and took.mean_s < 0.1
+
+
+def test_a_call_that_ends_while_others_are_counted_does_not_wait() -> None:
+    records = CallRecords()
+    calls = [
+        records.begin(Hint("run", Forecast(seq=0, steps={}), "writer"), SERVER, 0.0)
+        for _ in range(MAX_UNCOUNTED)
+    ]
+    with records._lock:  # as a finalizer does that runs where its thread holds it
+        for call in calls:
+            call.end()
+    ((_, _, counted),) = records.agents()
+    assert counted.ended_calls == MAX_UNCOUNTED
 
 
 def test_a_report_is_a_table_and_json(client: openai.OpenAI) -> None:

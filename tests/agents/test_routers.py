@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import openai
 import pytest
@@ -57,10 +56,10 @@ def test_an_entry_that_names_no_servers_is_refused(
 
 
 def test_only_a_routers_calls_have_a_key() -> None:
-    router, agent_call = Server("http://router"), replace(HINT, agent="作家" * 40)
+    router, agent_call = Server("http://router"), HINT._replace(agent="作家" * 40)
     routers = Routers({router.root_url: ("http://a",)})
     (key,) = routers.headers(router, agent_call).values()
-    (other,) = routers.headers(router, replace(HINT, agent="a")).values()
+    (other,) = routers.headers(router, HINT._replace(agent="a")).values()
     assert key.isalnum() and key != other
     assert routers.headers(Server("http://a"), agent_call) == {}
     assert routers.headers(router, HINT) == {}
@@ -142,5 +141,5 @@ def test_a_report_adds_up_the_receipts_of_all_servers_behind_a_router(
         workers = f"{server.root_url},{other.root_url}"
         monkeypatch.setenv(WORKERS_VARIABLE, f"http://router={workers}")
         records = CallRecords()
-        records.begin(replace(HINT, agent="a"), Server("http://router"), 0.0)
+        records.begin(HINT._replace(agent="a"), Server("http://router"), 0.0)
         assert report(receipts=True, records=records)["a"].receipts == {"calls": 4}

@@ -7,7 +7,6 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -280,17 +279,17 @@ def test_a_load_takes_no_other_along_that_would_make_it_late(
     demoted(cache, workflow)
     link = SlowLink(cache)
     for at_ms in (10_000, 11_000):
-        cache.cache.hear(replace(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8}), at_ms=at_ms))
+        cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8})._replace(at_ms=at_ms))
         cache.one_pass()
     link.deliver()
     cache.one_pass()
     assert on_device(cache, 0) == PROMPT_TOKENS
-    cache.cache.hear(replace(workflow.hint({0: 90, 1: 90, 2: 8, 3: 8, 4: 8}), at_ms=20_000))
+    cache.cache.hear(workflow.hint({0: 90, 1: 90, 2: 8, 3: 8, 4: 8})._replace(at_ms=20_000))
     for agent in range(2, 5):
         cache.run(prompt(agent, 4), [1])
     quiet(cache)
     assert on_device(cache, 0) + on_device(cache, 1) < PROMPT_TOKENS
-    cache.cache.hear(replace(workflow.hint({0: 0, 1: 1, 2: 8, 3: 8, 4: 8}), at_ms=30_000))
+    cache.cache.hear(workflow.hint({0: 0, 1: 1, 2: 8, 3: 8, 4: 8})._replace(at_ms=30_000))
     cache.one_pass()
     assert 0 < counts(cache)["load_tokens_under_way"] <= PROMPT_TOKENS
     settle(cache, link)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -120,7 +119,7 @@ def cached_tokens(
 
 
 def _stamped(hint: Hint | None, now_s: float) -> Hint | None:
-    return None if hint is None else replace(hint, at_ms=int(1000 * now_s))
+    return None if hint is None else hint._replace(at_ms=int(1000 * now_s))
 
 
 def _requests(workload: Workload) -> list[Request]:
