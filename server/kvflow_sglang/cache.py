@@ -178,8 +178,10 @@ class KVFlowRadixCache(UnifiedRadixCache):
             self.mailbox.put(request)
         elif self.inferred is not None:
             self.inferred.arrived(request)
+        told = _told_caller(custom_params) if is_hinted else None
+        if told is not None and self._prefetch_queue is not None:
+            self._prefetch_queue.forget(told.workflow)  # its request asks for its own
         if self.gathering is not None:
-            told = _told_caller(custom_params) if is_hinted else None
             self.gathering.arrived(None if told is None else told.workflow)
         if self.lora is not None:
             self.lora.request_arrived()

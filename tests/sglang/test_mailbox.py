@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
 from kvflow_sglang.mailbox import Mailbox
@@ -59,8 +60,8 @@ def test_two_requests_of_one_name_are_both_heard(mailbox: Mailbox, heard: Heard)
 class Server:
     """A cache to which requests come, and in which nothing runs."""
 
-    def __init__(self) -> None:
-        self.standalone = StandaloneCache("kvflow", pool_tokens=1000)
+    def __init__(self, host_ratio: float | None = None) -> None:
+        self.standalone = StandaloneCache("kvflow", pool_tokens=1000, host_ratio=host_ratio)
         self.cache = self.standalone.cache
 
     def arrive(self, rid: str, hint: Hint | None) -> Any:
@@ -114,3 +115,20 @@ def test_a_malformed_hint_is_refused_when_it_is_heard() -> None:
     request = server.arrive("1", hint("w", 5))
     request.sampling_params.custom_params["kvflow_steps"] = 7
     assert server.cache.status()["hints_refused_type"] == 1
+
+
+@pytest.mark.parametrize("has_come", [False, True])
+def test_nothing_is_loaded_ahead_for_a_workflow_whose_request_has_come(has_come: bool) -> None:
+    server = Server(host_ratio=2.0)
+    for seq, agent in enumerate("ab"):
+        steps = {each: int(each != agent) for each in "ab"}
+        told = Hint("w", Forecast(seq, steps), agent=agent)
+        server.standalone.run([seq + 1] * 400, [9] * 4, hint=told)
+    server.standalone.evict(808)
+    if has_come:
+        server.arrive("1", Hint("w", Forecast(2, {"a": 0, "b": 1}), agent="a"))
+    before = server.cache.prefetcher.counts["prefetched_tokens"]
+    for _ in range(MOST_PUT_OFF + 2):
+        server.standalone.one_pass()
+    loaded = server.cache.prefetcher.counts["prefetched_tokens"] - before
+    assert loaded == 0 if has_come else loaded > 0
