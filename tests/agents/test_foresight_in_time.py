@@ -99,6 +99,23 @@ def test_who_is_due_is_needed_then(server: Server) -> None:
     assert (server.due(A), server.due(B)) == (10_500, 50_000)
 
 
+def test_a_time_that_has_hardly_moved_is_the_same(server: Server) -> None:
+    server.say(10_000, {"a": 1, "b": 2}, due_ms={"a": 16_000, "b": 40_000})
+    # A sixteenth of the new wait.
+    for moved_ms, due_ms in ((999, 26_000), (1001, 27_001), (-882, 26_000), (-883, 25_117)):
+        server.say(11_000, {"a": 1, "b": 2}, due_ms={"a": 15_000 + moved_ms, "b": 39_000})
+        assert server.due(A) == due_ms
+        server.say(11_000, {"a": None, "b": 2}, due_ms={"b": 39_000})
+        server.say(11_000, {"a": 1, "b": 2}, due_ms={"a": 15_000, "b": 39_000})
+
+
+def test_a_call_that_comes_near_is_expected_to_the_millisecond(server: Server) -> None:
+    for at_ms in range(10_000, 19_500, 500):
+        server.say(at_ms, {"a": 1, "b": 2}, due_ms={"a": 20_000 - at_ms, "b": 40_000})
+    server.say(19_500, {"a": 1, "b": 2}, due_ms={"a": 540, "b": 40_000})
+    assert server.due(A) == 20_040
+
+
 def test_without_a_time_steps_go_at_the_pace_of_the_workflow(server: Server) -> None:
     server.say(10_000, {"a": 1, "b": 3})
     assert (server.due(A), server.due(B)) == (10_000 + STEP_MS, 10_000 + 3 * STEP_MS)
