@@ -37,6 +37,14 @@ class Mailbox:
         for _ in range(min(most, len(self._waiting))):
             self._hear(self._waiting.popitem(last=False)[1])
 
+    def hear_in_front(self) -> None:
+        """A prefill is about to be planned."""
+        self.hear(IN_FRONT)
+
+    def hear_behind(self) -> None:
+        """A batch runs, and the answers of the one before are on their way; or nothing runs."""
+        self.hear(BEHIND)
+
     def hear_to(self, rid: str) -> None:
         """Hear the hints up to this request's, if it waits."""
         while rid in self._waiting:

@@ -15,7 +15,6 @@ from kvflow_sglang import self_check
 from kvflow_sglang.command_line import BACKEND, asks_for_kvflow
 from kvflow_sglang.compat import hooks, http_process, names
 from kvflow_sglang.compat.hooks import HookRegistry, HookType
-from kvflow_sglang.mailbox import BEHIND, IN_FRONT
 
 # Set for the processes of a server whose door was put in place.
 DOOR_VARIABLE = "KVFLOW_DOOR"
@@ -230,10 +229,10 @@ def _next_prefill(find: Callable[..., Any], scheduler: Any, running_batch: Any) 
     if gathering is not None and waiting and idles and gathering.holds(waiting):
         cache.mailbox.hear(1)  # another may come at any moment, and be the last
         return no_batch(running_batch)
-    cache.mailbox.hear(IN_FRONT)
+    cache.mailbox.hear_in_front()
     plan = find(scheduler, running_batch)
     if plan.batch_to_run is None and idles:
-        cache.mailbox.hear(BEHIND)
+        cache.mailbox.hear_behind()
     elif plan.batch_to_run is not None and gathering is not None:
         gathering.began()
     return plan
@@ -261,7 +260,7 @@ def _process_result(
     if cache.gathering is not None:
         cache.gathering.ran()
     result = process(scheduler, batch, *args, **kwargs)
-    cache.mailbox.hear(BEHIND)
+    cache.mailbox.hear_behind()
     return result
 
 
