@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from kvflow_agents.app import App
 from kvflow_agents.forecast import Forecast, Steps
 from kvflow_agents.hints import Hint, fitting, fitting_loras
+from kvflow_agents.lora_ledger import NO_LORAS
 from kvflow_agents.scope_steps import ScopeStep, front_of
 from kvflow_agents.scopes import ROOT, entry_of
 from kvflow_agents.trail import PAUSE, Clock
-
-_NO_LORAS: Mapping[str, str] = {}
 
 
 class Workflow:
@@ -157,7 +156,7 @@ class Workflow:
             graph=self.app.graph,
             front=self._front,
         )
-        loras = fitting_loras(self.app.loras, steps) if self.app.loras else _NO_LORAS
+        loras = fitting_loras(self.app.loras, steps) if self.app.loras else NO_LORAS
         return Forecast(self._seq, steps, False, False, due_ms, chance, loras)
 
     def _look_ahead(self) -> Steps:

@@ -168,7 +168,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return tokens if self.prefetcher is None else tokens + self.prefetcher.tokens_under_way
 
     def arrived(self, request: Any) -> None:
-        """A request has come: its hint is heard, or one inferred, once a batch has been launched.
+        """A request has come: its hint is heard in its turn, or one inferred once a batch runs.
 
         Until then what its workflow has told before counts.
         """
