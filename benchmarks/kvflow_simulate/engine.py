@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.hints import Hint
 from kvflow_agents.lora_ledger import Adapter
 from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS
 from kvflow_agents.prefix import Tokens
@@ -38,8 +39,9 @@ class Engine:
         slots: int = 1,
         overlaps_loras: bool = False,
         is_stock: bool = True,
+        piece_tokens: int = 1,
     ) -> None:
-        """`slots`: for LoRA adapters, the base model included."""
+        """`slots`: for LoRA adapters, the base model included; `piece_tokens`: see `EarlyLoads`."""
         self.now_s = 0.0
         self.counts: Counter[str] = Counter()
         self._machine = machine
@@ -53,7 +55,9 @@ class Engine:
         self.policy = made[0]
         if slots > 1:
             self.policy.manage_adapters()
-        self.early = EarlyLoads(self.tree, self.policy, make_room=self._make_room)
+        self.early = EarlyLoads(
+            self.tree, self.policy, make_room=self._make_room, piece_tokens=piece_tokens
+        )
         self.tree.on_split = self.early.split
         self.adapters = AdapterSlots(
             slots,
@@ -67,12 +71,14 @@ class Engine:
         self._link_free_s = 0.0
         self._frontend_free_s = 0.0
         self._sent = 0
-        self._to_come: list[tuple[float, int, Job]] = []
+        self._to_come: list[tuple[float, int, Job | Hint]] = []
         self._arrivals = Arrivals()
         self._is_put_off = False
         self._waiting: deque[Job] = deque()
         self._chunked: Job | None = None
         self._running: list[Job] = []
+        # The adapters of all that has arrived and is not answered.
+        self._wanted: Counter[Adapter] = Counter()
         self._served: list[Served] = []
 
     @property
@@ -86,7 +92,7 @@ class Engine:
         self._traffic = traffic
         self._served = []
         for request in traffic.first():
-            self._send(request)
+            self._send(request, self.now_s)
         while self._pass():
             pass
         assert not self._running and not self._private_tokens, "something was left undone"
@@ -114,26 +120,44 @@ class Engine:
         return True
 
     def _next_event_s(self) -> float:
-        """When something comes from outside: a request, or the end of a copy."""
+        """When something comes from outside, is sent there, or a copy ends."""
         arrival_s = self._to_come[0][0] if self._to_come else math.inf
         flight = self.early.flight
         flight_s = math.inf if flight is None else flight.ends_s
-        return min(arrival_s, flight_s, self.adapters.next_end_s)
+        return min(arrival_s, flight_s, self.adapters.next_end_s, self._traffic.next_s)
 
-    def _send(self, request: Request) -> None:
-        job = Job(request, self.now_s, left_tokens=len(request.answer) + 1)
-        ready_s = max(self.now_s + self._machine.overhead_s, self._frontend_free_s)
+    def _let_send(self) -> None:
+        """What has its time is sent, up to now; before any answer of now is heard."""
+        while (at_s := self._traffic.next_s) <= self.now_s:
+            sent = self._traffic.send()
+            if isinstance(sent, Request):
+                self._send(sent, at_s)
+            elif sent is not None:
+                # Behind the calls that were made before, but it keeps no call waiting.
+                self._come(sent, max(at_s + self._machine.overhead_s, self._frontend_free_s))
+
+    def _send(self, request: Request, at_s: float) -> None:
+        job = Job(request, at_s, left_tokens=len(request.answer) + 1)
+        ready_s = max(at_s + self._machine.overhead_s, self._frontend_free_s)
         self._frontend_free_s = ready_s + self._machine.frontend_s
+        self._come(job, self._frontend_free_s)
+
+    def _come(self, what: Job | Hint, at_s: float) -> None:
         self._sent += 1
-        heapq.heappush(self._to_come, (self._frontend_free_s, self._sent, job))
+        heapq.heappush(self._to_come, (at_s, self._sent, what))
 
     def _take_arrivals(self) -> None:
+        self._let_send()
         while self._to_come and self._to_come[0][0] <= self.now_s:
-            job = heapq.heappop(self._to_come)[2]
-            self.policy.arrived(job.request, self.now_s)
-            self._arrivals.note()
+            come = heapq.heappop(self._to_come)[2]
             self.early.wake()
-            self._waiting.append(job)
+            if not isinstance(come, Job):
+                self.policy.told(come, self.now_s)
+                continue
+            self.policy.arrived(come.request, self.now_s)
+            self._arrivals.note()
+            self._wanted[come.request.adapter] += 1
+            self._waiting.append(come)
 
     def _finish_copies(self) -> None:
         self.adapters.land(self.now_s)
@@ -146,9 +170,7 @@ class Engine:
         self._is_put_off = self._arrivals.go_first()
         if self._is_put_off:
             return
-        chunked = [] if self._chunked is None else [self._chunked]
-        needed = _adapters_of(*self._running, *chunked, *self._waiting)
-        self.adapters.load_ahead(needed, link_is_free=self.early.flight is None)
+        self.adapters.load_ahead(self._wanted.keys(), link_is_free=self.early.flight is None)
         if self.adapters.needs_link or self.adapters.loading:
             return
         parts = self.early.next_copy()
@@ -286,6 +308,7 @@ class Engine:
         finished = [job for job in self._running if job.left_tokens == 0]
         if finished:
             self._running = [job for job in self._running if job.left_tokens]
+            self._let_send()
         for job in finished:
             self._end(job)
 
@@ -296,6 +319,9 @@ class Engine:
             self._cache(job, request.prompt + request.answer, len(request.answer))
         self.policy.answer_cached(request, job.held)
         self.tree.unlock(job.held)
+        self._wanted[request.adapter] -= 1
+        if not self._wanted[request.adapter]:
+            del self._wanted[request.adapter]
         self.early.wake()
         computed = len(request.prompt) - job.kept_tokens - job.prefetched_tokens
         served = Served(
@@ -310,7 +336,7 @@ class Engine:
         )
         self._served.append(served)
         for following in self._traffic.answered(request):
-            self._send(following)
+            self._send(following, self.now_s)
 
     def _cache(self, job: Job, tokens: Tokens, private_tokens: int) -> None:
         """What a request has computed enters the tree; what was there already is freed."""

@@ -48,7 +48,7 @@ class Machine:
             "adapter_bytes",
         )
         for name in (*positive, "chunk_tokens", "most_running"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nor is NaN
                 raise ConfigurationError(f"{name} must be more than 0")
         for name in (each for each in self.__slots__ if each.endswith("_s")):
             if getattr(self, name) < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -58,7 +59,19 @@ class Served:
 
 
 class Traffic(Protocol):
-    """Who calls: requests at the start, and those that follow an answer."""
+    """Who calls: requests at the start, those that follow an answer, those that have their time.
+
+    As it stands here, nothing has its time.
+    """
 
     def first(self) -> Iterable[Request]: ...
     def answered(self, request: Request) -> Iterable[Request]: ...
+
+    @property
+    def next_s(self) -> float:
+        """When something is sent next, by the engine's clock; infinite if nothing is."""
+        return math.inf
+
+    def send(self) -> Request | Hint | None:
+        """Take what is sent at `next_s`: a request, a hint without one, or nothing after all."""
+        raise LookupError("nothing is to be sent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -91,16 +91,11 @@ def simulate(
         future = future_of(simulate(workload, CEILING, machine, sizes))
     begun_s = time.process_time()
     adapters = workload.parameters.adapters
-    slots = adapters + 1 if side.fits_everything or not adapters else sizes.slots
-    engine = Engine(
-        machine,
-        pool_tokens=workload.footprint_tokens() if side.fits_everything else sizes.pool_tokens,
-        host_tokens=sizes.host_tokens if side.has_host_tier else 0,
-        policy=lambda tree: side.make(tree, future),
-        slots=slots,
-        overlaps_loras=side.overlaps_loras,
-        is_stock=not (side.is_hinted or side.knows_the_future),
-    )
+    if side.fits_everything:
+        sizes = replace(sizes, pool_tokens=workload.footprint_tokens())
+    if side.fits_everything or not adapters:
+        sizes = replace(sizes, slots=adapters + 1)
+    engine = engine_for(side, machine, sizes, future)
     said: Hints = hints if side.is_hinted else "absent"
     traffic = WorkloadTraffic(workload, hints=said, clock=lambda: engine.now_s)
     warm_up = engine.run(traffic)
@@ -116,6 +111,22 @@ def simulate(
         engine.now_s - started_s,
         counts,
         time.process_time() - begun_s,
+    )
+
+
+def engine_for(
+    side: Side, machine: Machine, sizes: Sizes, future: Future | None, *, piece_tokens: int = 1
+) -> Engine:
+    """An empty engine, with the policy of a side and what that has to work with."""
+    return Engine(
+        machine,
+        pool_tokens=sizes.pool_tokens,
+        host_tokens=sizes.host_tokens if side.has_host_tier else 0,
+        policy=lambda tree: side.make(tree, future),
+        slots=sizes.slots,
+        overlaps_loras=side.overlaps_loras,
+        is_stock=not (side.is_hinted or side.knows_the_future),
+        piece_tokens=piece_tokens,
     )
 
 
@@ -150,6 +161,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "elapsed_s": outcome.elapsed_s,
         "mean_latency_ms": 1000 * fmean(call.latency_s for call in calls),
         "mean_ttft_ms": 1000 * fmean(call.ttft_s for call in calls),
+        "p95_latency_ms": 1000 * _most_of(95, [call.latency_s for call in calls]),
+        "p95_ttft_ms": 1000 * _most_of(95, [call.ttft_s for call in calls]),
         "prompt_tokens": _prompt_tokens(outcome),
         "hit_rate": 1 - outcome.total("computed_tokens") / _prompt_tokens(outcome),
         "kept_tokens": outcome.total("kept_tokens"),
@@ -164,6 +177,11 @@ def figures(outcome: Outcome) -> dict[str, Any]:
 
 def _prompt_tokens(outcome: Outcome) -> int:
     return sum(len(call.request.prompt) for call in outcome.served)
+
+
+def _most_of(percent: int, values: list[float]) -> float:
+    """What so many percent of the values do not exceed: the nearest rank."""
+    return sorted(values)[-(-percent * len(values) // 100) - 1]
 
 
 def _adapter_hit_share(outcome: Outcome) -> float | None:
@@ -182,7 +200,7 @@ def policies_for(workloads: Iterable[Workload]) -> Sequence[str]:
 def with_ratios(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Figures with mean latencies over those of the ceiling and of the optimum, where they ran.
 
-    And what was computed over what the optimum computes with the same tiers.
+    And what was computed over what LRU and the optimum compute with the same tiers.
     """
     latency = {(row["workload"], row["policy"]): row["mean_latency_ms"] for row in outcomes}
     computed = {(row["workload"], row["policy"]): row["computed_tokens"] for row in outcomes}
@@ -193,9 +211,10 @@ def with_ratios(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             base = latency.get((row["workload"], policy))
             ratios[f"latency_of_{policy}"] = row["mean_latency_ms"] / base if base else None
         side = SIDES.get(row["policy"])
-        best = "optimum" if side is not None and side.has_host_tier else "optimum-device"
-        least = computed.get((row["workload"], best)) if side is not None else None
-        ratios["computed_of_optimum"] = row["computed_tokens"] / least if least else None
+        for name, same_tiers in SAME_TIERS.items():
+            policy = "" if side is None else same_tiers[side.has_host_tier]
+            base = computed.get((row["workload"], policy))
+            ratios[f"computed_of_{name}"] = row["computed_tokens"] / base if base else None
         rows.append({**row, **ratios})
     return rows
 
@@ -212,6 +231,8 @@ def host_tokens(preset: Preset, machine: Machine, pool_tokens: int) -> int:
 
 
 DEFAULT_POLICIES = ("lru", "hicache", "papers", "ours", "optimum")
+SAME_TIERS = {"lru": ("lru", "hicache"), "optimum": ("optimum-device", "optimum")}
+"""Who does the same on the device alone, and with a host tier besides."""
 LORA_POLICIES = ("lru", "lru-overlap", "ours-device", "optimum-device")
 ADAPTER_COUNTS = (
     "adapter_loads",

@@ -45,14 +45,17 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     if not console.is_terminal:
         console.width = PIPE_COLUMNS
     for name in dict.fromkeys(row["workload"] for row in rows):
-        console.print(_table(name, [row for row in rows if row["workload"] == name]))
+        of_one = [row for row in rows if row["workload"] == name]
+        has_adapters = any(row["adapter_hit_share"] is not None for row in of_one)
+        console.print(table(of_one, LORA_COLUMNS if has_adapters else COLUMNS, title=name))
 
 
-def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, title: str | None = None
+) -> Table:
+    """A line for each policy; `columns` say which figure is under which heading."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("policy")
-    has_adapters = any(row["adapter_hit_share"] is not None for row in rows)
-    columns = LORA_COLUMNS if has_adapters else COLUMNS
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:

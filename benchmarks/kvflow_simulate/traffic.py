@@ -10,7 +10,7 @@ from kvflow_agents.prefix import Tokens
 from kvflow_agents.trail import Clock
 from kvflow_bench.workloads import Call, Stage, Workflow, Workload
 from kvflow_simulate.forecasts import Hints, Teller, tellers
-from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.requests import CallId, Request, Traffic
 
 # Answers are nobody's prompt: their tokens begin where those of prompts have ended.
 FIRST_ANSWER_TOKEN = 1000
@@ -27,7 +27,7 @@ class _Player:
     unanswered: int = 0
 
 
-class WorkloadTraffic:
+class WorkloadTraffic(Traffic):
     """All workflows of a workload at once; each stage follows the answers of the one before.
 
     First those that warm up; after `count` those that count. `clock` is that of the engine.

@@ -13,7 +13,7 @@ from kvflow_sglang.standalone import Core, StandaloneCache
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Policy, Recency
-from kvflow_simulate.requests import Request
+from kvflow_simulate.requests import Request, Traffic
 from kvflow_simulate.sides import SIDES
 from kvflow_simulate.traffic import WorkloadTraffic
 from kvflow_simulate.tree import PrefixTree
@@ -47,7 +47,7 @@ WORKLOADS = (
 )
 
 
-class Replay:
+class Replay(Traffic):
     """Requests one after another, whatever they wait for."""
 
     def __init__(self, requests: list[Request]) -> None:

@@ -12,7 +12,7 @@ from kvflow_bench.workloads import Parameters, Workload
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
-from kvflow_simulate.requests import CallId, Request, Served
+from kvflow_simulate.requests import CallId, Request, Served, Traffic
 from kvflow_simulate.sides import CEILING, SIDES
 from kvflow_simulate.simulate import Outcome, Sizes, figures, simulate
 from kvflow_simulate.traffic import WorkloadTraffic
@@ -164,7 +164,7 @@ def _serve(calls: list[tuple[str, Adapter]], *, slots: int, overlaps: bool) -> l
     return engine.run(_AtOnce(requests))
 
 
-class _AtOnce:
+class _AtOnce(Traffic):
     def __init__(self, requests: list[Request]) -> None:
         self._requests = requests
 

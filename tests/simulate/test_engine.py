@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.forecast import Forecast
+from kvflow_agents.hints import Hint
 from kvflow_agents.prefix import Tokens
 from kvflow_bench.workloads import KINDS, Parameters, Workload
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.forecasts import HINTS, Hints
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
-from kvflow_simulate.requests import CallId, Request
+from kvflow_simulate.requests import CallId, Request, Traffic
 from kvflow_simulate.sides import CEILING, SIDES
 from kvflow_simulate.simulate import Outcome, Sizes, simulate
 from kvflow_simulate.traffic import WorkloadTraffic
+from kvflow_simulate.tree import PrefixTree
 
 # One token a second over the link, a thousand computed.
 MACHINE = Machine(
@@ -129,7 +134,91 @@ def test_a_prompt_that_can_never_fit_is_refused() -> None:
         engine.run(_Once(Request(CallId(0, 0), "a", Tokens("q", range(100)), Tokens("q"))))
 
 
-class _Once:
+def _request(number: int, *, answer_tokens: int = 0) -> Request:
+    prompt, answer = Tokens("q", [number]) * 100, Tokens("q", [-1]) * answer_tokens
+    return Request(CallId(0, number), "a", prompt, answer)
+
+
+def test_requests_that_have_their_time_are_sent_then_whatever_the_engine_is_at() -> None:
+    at_s = [0.25, 0.25, 0.5, 100.0]
+    engine = Engine(MACHINE, pool_tokens=1000, host_tokens=0, policy=Recency)
+    served = engine.run(_Timed([(each, _request(n)) for n, each in enumerate(at_s)]))
+    assert [call.sent_s for call in served] == at_s
+    # The third finds the first two in a prefill, the last an idle engine.
+    ends_s = [0.25 + 1.2, 0.25 + 1.2, 0.25 + 1.2 + 1.1, 100.0 + 1.1]
+    assert [call.ended_s for call in served] == pytest.approx(ends_s)
+
+
+def test_a_request_that_has_its_time_arrives_between_two_decode_steps() -> None:
+    long = _request(0, answer_tokens=20)
+    engine = Engine(MACHINE, pool_tokens=1000, host_tokens=0, policy=Recency)
+    served = engine.run(_Timed([(0.0, long), (2.0, _request(1))]))
+    # Steps end at 1.6 and 2.1 s: the first one after it was sent is the one before its prefill.
+    assert served[0].first_token_s == pytest.approx(2.1 + 1.1)
+
+
+class _Heard(Recency):
+    """What a policy is told, and when."""
+
+    def __init__(self, tree: PrefixTree) -> None:
+        super().__init__(tree)
+        self.heard: list[tuple[str, float]] = []
+
+    def arrived(self, request: Request, now_s: float) -> None:
+        self.heard.append((f"call {request.id.number}", now_s))
+
+    def told(self, hint: Hint, now_s: float) -> None:
+        self.heard.append((hint.workflow, now_s))
+
+
+def test_a_hint_of_its_own_is_heard_between_the_calls_before_and_after_it() -> None:
+    def told(name: str) -> Hint:
+        return Hint(name, Forecast(1, done=True))
+
+    busy = replace(MACHINE, overhead_s=0.5, frontend_s=0.25)
+    engine = Engine(busy, pool_tokens=1000, host_tokens=0, policy=_Heard)
+    sent: list[tuple[float, Request | Hint | None]] = [
+        (0.0, _request(0)),
+        (0.0, told("one")),
+        (0.0, _request(1)),
+        (0.0, None),
+        (50.0, told("other")),
+    ]
+    assert len(engine.run(_Timed(sent))) == 2
+    assert isinstance(engine.policy, _Heard)
+    assert [who for who, _ in engine.policy.heard] == ["call 0", "one", "call 1", "other"]
+    assert engine.policy.heard[0][1] == 0.75 == engine.policy.heard[1][1]
+    assert engine.policy.heard[-1][1] == 50.5
+
+
+def test_what_was_sent_before_an_answer_is_sent_before_it_is_heard() -> None:
+    traffic = _Timed([(0.0, _request(0)), (0.5, _request(1)), (1.5, _request(2))])
+    Engine(MACHINE, pool_tokens=1000, host_tokens=0, policy=Recency).run(traffic)
+    assert traffic.log == ["send", "send", "answered 0", "send", "answered 1", "answered 2"]
+
+
+class _Timed(Traffic):
+    def __init__(self, sent: Sequence[tuple[float, Request | Hint | None]]) -> None:
+        self._left = list(sent)
+        self.log: list[str] = []
+
+    def first(self) -> list[Request]:
+        return []
+
+    def answered(self, request: Request) -> list[Request]:
+        self.log.append(f"answered {request.id.number}")
+        return []
+
+    @property
+    def next_s(self) -> float:
+        return self._left[0][0] if self._left else math.inf
+
+    def send(self) -> Request | Hint | None:
+        self.log.append("send")
+        return self._left.pop(0)[1]
+
+
+class _Once(Traffic):
     def __init__(self, request: Request) -> None:
         self._request = request
 
