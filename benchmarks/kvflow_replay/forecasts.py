@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+import heapq
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from kvflow_agents import App, StepGraph, Workflow
@@ -21,12 +22,12 @@ SESSION = "session"
 @dataclass(slots=True)
 class _Run:
     workflow: Workflow
-    at_work: dict[str, float] = field(default_factory=dict)
-    """Until when each agent's call lasts."""
+    at_work: Counter[str] = field(default_factory=Counter)
+    """How many calls of each agent that is at work are not answered."""
 
 
 class Forecaster:
-    """Hears a trace in the order of time and says what its adapter would have said.
+    """Hears of calls and answers in the order of time and says what an adapter would have said.
 
     Only what came before is known. Agents are at work from their first call until another of
     their workflow calls after their last answer. Calls without a workflow have no hint.
@@ -43,16 +44,22 @@ class Forecaster:
             return None
         self._now_s = call.at_s
         run = self._run(call.workflow, call.app or "")
-        agent = agent_name((call.agent or SESSION).split("/"))
-        ended = [name for name, ends_s in run.at_work.items() if ends_s <= call.at_s]
-        for name in ended:
+        agent = _agent(call)
+        for name in [name for name, calls in run.at_work.items() if not calls]:
             if name != agent:
                 run.workflow.finish("", name)
                 del run.at_work[name]
         if agent not in run.at_work:
             run.workflow.join("", agent)
-        run.at_work[agent] = call.at_s + call.latency_s
+        run.at_work[agent] += 1
         return run.workflow.hint(agent)
+
+    def answered(self, call: Call) -> None:
+        """A call has its answer; nothing is said with that."""
+        run = self._runs.get(call.workflow or "")
+        # Its run may be over or forgotten, and another have its name.
+        if run is not None and run.at_work[_agent(call)]:
+            run.at_work[_agent(call)] -= 1
 
     def end(self, end: End) -> Hint | None:
         """The hint that says that a workflow is over or pauses; None if it has not called."""
@@ -87,3 +94,24 @@ class Forecaster:
 
     def _now(self) -> float:
         return self._now_s
+
+
+class RecordedForecaster(Forecaster):
+    """A forecaster for which calls are answered when the trace says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+        self._under_way: list[tuple[float, int, Call]] = []
+
+    def call(self, call: Call) -> Hint | None:
+        while self._under_way and self._under_way[0][0] <= call.at_s:
+            self.answered(heapq.heappop(self._under_way)[2])
+        self._calls += 1
+        ends_s = call.at_s + call.latency_s
+        heapq.heappush(self._under_way, (ends_s, self._calls, call))
+        return super().call(call)
+
+
+def _agent(call: Call) -> str:
+    return agent_name((call.agent or SESSION).split("/"))

@@ -13,7 +13,7 @@ from kvflow_agents.hints import Hint
 from kvflow_bench.client import Client, ServerCallError
 from kvflow_replay.answers import Asked, LiveReplay
 from kvflow_replay.calls import Call, End, Event
-from kvflow_replay.forecasts import Forecaster
+from kvflow_replay.forecasts import RecordedForecaster
 from kvflow_replay.replay import NOBODY
 
 # Every vocabulary has them, and none of them is special.
@@ -44,7 +44,7 @@ async def replay_live(
     A call of which the trace says how long after an answer it was made waits for that answer.
     The server's cache is taken as it is. What fails is counted.
     """
-    done, forecaster = LiveReplay(), Forecaster()
+    done, forecaster = LiveReplay(), RecordedForecaster()
     slots = asyncio.Semaphore(MOST_AT_ONCE)
     begun_s = time.monotonic()
     async with Client(base_url) as client, asyncio.TaskGroup() as tasks:

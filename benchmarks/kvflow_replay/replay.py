@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kvflow_agents.errors import ConfigurationError
 from kvflow_replay.caches import Cache, Found, PolicyCache
 from kvflow_replay.calls import Call, End, Event
-from kvflow_replay.forecasts import Forecaster
+from kvflow_replay.forecasts import RecordedForecaster
 from kvflow_replay.optimum import NextUses, Optimum
 from kvflow_replay.reader import unshared
 from kvflow_simulate.requests import CallId, Request
@@ -126,7 +126,7 @@ def replay(
     caches = _caches(sides, sizes, served)
     outcomes = [Outcome(side.name, side.has_host_tier) for side in sides]
     done = Replay(sizes, len(served), len(calls) - len(served), 0, events[0].at_s, [], outcomes)
-    forecaster, number = Forecaster(), 0
+    forecaster, number = RecordedForecaster(), 0
     per_window = -(-len(served) // windows)
     for event in events:
         if isinstance(event, End):

@@ -12,7 +12,7 @@ from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.prefix import Tokens
 from kvflow_replay.caches import PolicyCache
 from kvflow_replay.calls import Call, End, Event
-from kvflow_replay.forecasts import Forecaster
+from kvflow_replay.forecasts import Forecaster, RecordedForecaster
 from kvflow_replay.optimum import NextUses, Optimum
 from kvflow_replay.replay import (
     DEFAULT_POLICIES,
@@ -127,7 +127,7 @@ def test_losses_are_where_lru_computed_less() -> None:
 
 
 def test_the_forecast_says_who_calls_next_and_the_end_that_nobody_does() -> None:
-    forecaster = Forecaster()
+    forecaster = RecordedForecaster()
     hint = None
     for event in cycle(3, 5):
         assert isinstance(event, Call)
