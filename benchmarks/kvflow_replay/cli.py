@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from kvflow_replay.answers import LiveReplay
     from kvflow_replay.calls import Event
+    from kvflow_replay.timed import TimedReplay, Timetable
+    from kvflow_simulate.machine import Machine
+    from kvflow_simulate.sides import Side
+    from kvflow_simulate.simulate import Sizes
 
 # A group without commands, because `kvflow` adds each as a group; the callback is it.
 app = typer.Typer(help=__doc__, add_completion=False, subcommand_metavar="")
@@ -41,33 +46,45 @@ def replay_command(
         int, typer.Option(min=1, max=1_000_000, help="Of Mooncake traces.")
     ] = 512,
     calls: Annotated[int | None, typer.Option(min=1, help="Only the file's first ones.")] = None,
-    windows: Annotated[int, typer.Option(min=1, max=1000, help="To look at apart.")] = 20,
+    windows: Annotated[
+        int, typer.Option(min=1, max=1000, help="To look at apart, without time.")
+    ] = 20,
+    machine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Replay with time, on a simulated h100-8b or cpu-tiny."),
+    ] = None,
+    link_gb_per_s: Annotated[float | None, typer.Option(help="The machine's host link.")] = None,
     server: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Make the calls of an SGLang server instead."),
     ] = None,
-    hints: Annotated[bool, typer.Option(help="Send forecasts to the server.")] = True,
+    hints: Annotated[
+        bool, typer.Option(help="Send forecasts to the server or the machine.")
+    ] = True,
     speed: Annotated[
-        float, typer.Option(min=0.001, help="How much faster than it was, on the server.")
+        float,
+        typer.Option(min=0.001, help="How much faster than it was, on the server or the machine."),
     ] = 1.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
 ) -> None:
     """Compare policies on a trace: lru, ours-device and optimum-device in the pool alone; hicache,
-    papers, ours and optimum with a host tier besides."""
+    papers, ours and optimum with a host tier besides; on a machine those of `kvflow simulate`."""
     from rich.console import Console
     from rich.progress import Progress
 
     from kvflow_replay import replay as replays
     from kvflow_replay import tables
     from kvflow_replay.calls import Call
-    from kvflow_replay.document import document, live_document
+    from kvflow_replay.document import document, live_document, timed_document
     from kvflow_replay.reader import Reader
+    from kvflow_replay.timed import Timetable, pools_for
     from kvflow_simulate.sides import chosen
 
     console = Console(stderr=True)
     try:
+        simulated = _machine(machine, link_gb_per_s, server)
         sides = chosen(policy or list(replays.DEFAULT_POLICIES))
         with file.open("rb") as lines, console.status("reading"):
             reader = Reader(lines, block_tokens=block_tokens)
@@ -84,6 +101,14 @@ def replay_command(
             if json_file is not None:
                 _write(json_file, live_document(live, reader.findings))
             raise typer.Exit(1 if live.failed == live.calls else 0)
+        if simulated is not None:
+            trace = Timetable(events, block, speed=speed, is_hinted=hints)
+            pools = pools_for(made, block, pool_tokens, host_tokens)
+            timed = _replay_timed(console, trace, sides, simulated, pools)
+            tables.show_timed(timed, reader.findings)
+            if json_file is not None:
+                _write(json_file, timed_document(timed, reader.findings))
+            return
         sizes = replays.sizes_for(made, block, pool_tokens, host_tokens)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("replaying", total=len(made))
@@ -130,6 +155,34 @@ def _replay_live(
                 progress=lambda: progress.advance(task),
             )
         )
+
+
+def _replay_timed(
+    console: Console, trace: Timetable, sides: list[Side], machine: Machine, sizes: Sizes
+) -> TimedReplay:
+    from rich.progress import Progress
+
+    from kvflow_replay.timed import replay_timed
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("replaying", total=len(trace.calls) * (1 + len(sides)))
+        return replay_timed(trace, sides, machine, sizes, progress=lambda: progress.advance(task))
+
+
+def _machine(name: str | None, link_gb_per_s: float | None, server: str | None) -> Machine | None:
+    """The machine to simulate, if any."""
+    from kvflow_simulate import machine as machines
+
+    if name is None:
+        if link_gb_per_s is not None:
+            raise ConfigurationError("--link-gb-per-s needs --machine")
+        return None
+    if server is not None:
+        raise ConfigurationError("a trace goes to a --server or to a --machine, not to both")
+    found = machines.named(name)
+    if link_gb_per_s is None:
+        return found
+    return replace(found, link_bytes_per_s=link_gb_per_s * 1e9)
 
 
 def _write(file: Path, values: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from kvflow_replay.answers import LiveReplay, rows
 from kvflow_replay.findings import Findings
 from kvflow_replay.replay import Loss, Outcome, Replay, Sums, baseline, losses
+from kvflow_replay.timed import TimedReplay
 
 SCHEMA = 1
 
@@ -41,6 +42,23 @@ def live_document(live: LiveReplay, findings: Findings) -> dict[str, Any]:
         "errors": live.errors,
         "most_late_s": live.late_s,
         "rows": [{**asdict(row), "hit_rate": row.hit_rate} for row in rows(live)],
+    }
+
+
+def timed_document(done: TimedReplay, findings: Findings) -> dict[str, Any]:
+    """What each policy cost on a machine."""
+    return {
+        "schema": SCHEMA,
+        "trace": findings.to_dict(),
+        "machine": asdict(done.machine),
+        "calls": done.calls,
+        "calls_with_forecast": done.hinted,
+        "calls_too_large_for_the_pool": done.too_large,
+        "pool_tokens": done.sizes.pool_tokens,
+        "host_tokens": done.sizes.host_tokens,
+        "speed": done.speed,
+        "trace_s": done.trace_s,
+        "policies": done.rows,
     }
 
 

@@ -11,17 +11,30 @@ from kvflow_replay.answers import LiveReplay, rows
 from kvflow_replay.document import ratio_to
 from kvflow_replay.findings import Findings
 from kvflow_replay.replay import Loss, Outcome, Replay, losses
+from kvflow_replay.timed import TimedReplay
+from kvflow_simulate.tables import table as figures_table
 
 SHOWN_LOSSES = 10
 # Where nobody sees the edge of a terminal.
 PIPE_COLUMNS = 140
+TIMED_COLUMNS = {
+    "latency, ms": "mean_latency_ms",
+    "TTFT, ms": "mean_ttft_ms",
+    "95%, ms": "p95_ttft_ms",
+    "/ ceiling": "latency_of_ceiling",
+    "hit rate": "hit_rate",
+    "kept": "kept_tokens",
+    "loaded ahead": "prefetch_found_tokens",
+    "loaded": "host_tokens",
+    "computed": "computed_tokens",
+    "/ LRU": "computed_of_lru",
+    "/ optimum": "computed_of_optimum",
+}
 
 
 def show(done: Replay, findings: Findings) -> None:
     """Print what the trace holds, what each policy found, and where LRU did better."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_COLUMNS
+    console = _console()
     for line in _about(done, findings):
         console.print(escape(line), highlight=False)
     console.print(_policies(done))
@@ -34,9 +47,7 @@ def show(done: Replay, findings: Findings) -> None:
 
 def show_live(live: LiveReplay, findings: Findings) -> None:
     """Print what a server answered."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_COLUMNS
+    console = _console()
     console.print(
         f"{live.calls:,} calls, {live.hinted:,} with a forecast, {live.failed:,} failed; "
         f"at most {live.late_s:.1f} s late",
@@ -61,6 +72,20 @@ def show_live(live: LiveReplay, findings: Findings) -> None:
     console.print(table)
 
 
+def show_timed(done: TimedReplay, findings: Findings) -> None:
+    """Print what a trace cost on a machine under each policy."""
+    console = _console()
+    sent = "" if done.speed == 1 else f", sent {done.speed:g} times as fast"
+    lines = [
+        f"{done.calls:,} calls, {done.hinted:,} with a forecast, in {done.trace_s:,.0f} s{sent}; "
+        f"pool {done.sizes.pool_tokens:,} tokens, host {done.sizes.host_tokens:,}",
+        *_apart(done.too_large, findings),
+    ]
+    for line in lines:
+        console.print(escape(line), highlight=False)
+    console.print(figures_table(done.rows, TIMED_COLUMNS))
+
+
 def complaints(findings: Findings) -> list[str]:
     """What is wrong with the trace, a line for each kind."""
     texts = [f"{count:,} lines skipped: {why}" for why, count in findings.skipped.items()]
@@ -79,11 +104,23 @@ def _about(done: Replay, findings: Findings) -> list[str]:
         f"{done.window_ends_s[-1] - done.begin_s:,.0f} s; blocks of {block} tokens; "
         f"pool {device:,} tokens, host {host:,}"
     ]
-    if done.too_large:
-        lines.append(f"{done.too_large:,} calls left out: they do not fit in the pool")
+    return lines + _apart(done.too_large, findings)
+
+
+def _apart(too_large: int, findings: Findings) -> list[str]:
+    lines = []
+    if too_large:
+        lines.append(f"{too_large:,} calls left out: they do not fit in the pool")
     if findings.estimated_calls:
         lines.append(f"{findings.estimated_calls:,} calls with estimated lengths")
     return lines
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    return console
 
 
 def _policies(done: Replay) -> Table:

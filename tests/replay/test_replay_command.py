@@ -103,6 +103,62 @@ def test_the_example_that_the_demo_has_recorded(path: Path, tmp_path: Path) -> N
     assert policies["ours-device"]["computed_to_lru"] < 0.9
 
 
+MACHINE = ("--machine", "h100-8b")
+
+
+def test_a_trace_is_replayed_on_a_machine(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    sizes = ("--pool-tokens", str(26 * 64), "--host-tokens", str(200 * 64))
+    sides = ("--policy", "hicache", "--policy", "ours", "--policy", "optimum")
+    options = (*MACHINE, "--link-gb-per-s", "2", *sizes, *sides, "--json", str(out))
+    result = replay(path, [*trace(), json.dumps(TOO_LARGE) + "\n"], *options)
+    assert result.exit_code == 0, result.output
+    assert "60 calls, 60 with a forecast" in result.stdout
+    assert "1 calls left out" in result.stdout
+    assert "loaded ahead" in result.stdout
+    document = json.loads(out.read_text())
+    assert document["machine"]["link_bytes_per_s"] == 2e9
+    assert (document["calls"], document["calls_too_large_for_the_pool"]) == (60, 1)
+    assert (document["pool_tokens"], document["host_tokens"]) == (26 * 64, 200 * 64)
+    policies = {row["policy"]: row for row in document["policies"]}
+    assert list(policies) == ["ceiling", "hicache", "ours", "optimum"]
+    assert 0 < policies["ours"]["mean_ttft_ms"] < policies["hicache"]["mean_ttft_ms"]
+    assert policies["ours"]["prefetch_found_tokens"] > 0
+    assert policies["ours"]["computed_of_lru"] <= 1
+    assert policies["ours"]["computed_of_optimum"] >= 1
+    assert policies["ours"]["elapsed_s"] >= 59 >= document["trace_s"]
+
+
+TOO_LARGE = {"v": 1, "at_ms": 60_000, "prompt_tokens": 26 * 64 + 1, "block_tokens": 64}
+
+
+def test_on_a_machine_too_forecasts_and_speed_are_as_asked_for(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = (*MACHINE, "--no-hints", "--speed", "4", "--calls", "10", "--policy", "ours")
+    result = replay(path, trace(), *options, "--json", str(out))
+    assert "10 calls, 0 with a forecast" in result.stdout
+    assert "4 times as fast" in result.stdout
+    elapsed_s = json.loads(out.read_text())["policies"][-1]["elapsed_s"]
+    assert 9 / 4 < elapsed_s < 9 / 4 + 1
+
+
+@pytest.mark.parametrize("machine", ["h100-8b", "cpu-tiny"])
+def test_the_example_on_a_machine(path: Path, tmp_path: Path, machine: str) -> None:
+    documents = []
+    for _ in range(2):
+        out = tmp_path / "out.json"
+        lines = [EXAMPLE.read_text(encoding="utf-8")]
+        result = replay(path, lines, "--machine", machine, "--json", str(out))
+        assert result.exit_code == 0
+        documents.append(out.read_text())
+    assert documents[0] == documents[1]
+    rows = json.loads(documents[0])["policies"]
+    assert {row["calls"] for row in rows} == {56}
+    policies = {row["policy"]: row for row in rows}
+    assert policies["ours"]["mean_latency_ms"] < policies["hicache"]["mean_latency_ms"]
+    assert policies["ours-device"]["computed_of_lru"] < 0.9
+
+
 def test_a_server_that_is_gone_is_said_and_exits_1(path: Path) -> None:
     result = replay(path, trace(2, 1), "--server", "http://127.0.0.1:9", "--speed", "1000000")
     assert result.exit_code == 1
@@ -118,6 +174,12 @@ def test_a_server_that_is_gone_is_said_and_exits_1(path: Path) -> None:
         (trace(), ["--policy", "fifo"], "there is no policy 'fifo'"),
         (trace(), ["--pool-tokens", "3"], "at least a block"),
         (trace(), ["--pool-tokens", "64"], "no call of the trace fits"),
+        ([], [*MACHINE], "holds no call"),
+        (trace(), [*MACHINE, "--pool-tokens", "64"], "no call of the trace fits"),
+        (trace(), ["--machine", "abacus"], "there is no machine 'abacus'"),
+        (trace(), [*MACHINE, "--server", "http://127.0.0.1:9"], "not to both"),
+        (trace(), [*MACHINE, "--link-gb-per-s", "0"], "link_bytes_per_s must be more than 0"),
+        (trace(), ["--link-gb-per-s", "1"], "needs --machine"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused_with_the_reason(
