@@ -20,7 +20,7 @@ PIPE_COLUMNS = 140
 TIMED_COLUMNS = {
     "latency, ms": "mean_latency_ms",
     "TTFT, ms": "mean_ttft_ms",
-    "95%, ms": "p95_ttft_ms",
+    "TTFT 95%, ms": "p95_ttft_ms",
     "/ ceiling": "latency_of_ceiling",
     "hit rate": "hit_rate",
     "kept": "kept_tokens",

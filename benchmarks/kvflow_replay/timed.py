@@ -24,8 +24,8 @@ from kvflow_simulate.simulate import (
     with_ratios,
 )
 
-# Where loads ahead may end for lack of room. Anywhere, and what many agents share falls into more
-# and more nodes, so that calls cost the simulator more and more.
+# What is cut for lack of room is cut into such pieces. Anywhere, and what many agents share falls
+# into more and more nodes, so that calls cost the simulator more and more.
 PIECE_TOKENS = 64
 # What a trace has no use for: adapters, and how long the simulator took.
 LEFT_OUT = ("workload", "adapter", "cpu_s")

@@ -71,7 +71,10 @@ class Clairvoyant(Recency):
             self._adapter_calls.setdefault(adapter, deque()).append(call)
 
     def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
-        return min(wanted_tokens, len(victim.key))
+        # With one tier what is cut off is gone, and leaves no nodes behind.
+        piece_tokens = self.tree.piece_tokens if self.tree.host_tokens else 1
+        left_tokens = max(len(victim.key) - wanted_tokens, 0)
+        return len(victim.key) - left_tokens // piece_tokens * piece_tokens
 
     def found(self, request: Request, cached_tokens: int) -> None:
         self._adapter_calls[request.adapter].remove(request.id)

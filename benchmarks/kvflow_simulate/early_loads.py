@@ -37,19 +37,12 @@ class EarlyLoads:
     """What the server's prefetcher does between two batches; `make_room` frees slots."""
 
     def __init__(
-        self,
-        tree: PrefixTree,
-        policy: Policy,
-        *,
-        make_room: Callable[[int, int], int],
-        piece_tokens: int = 1,
+        self, tree: PrefixTree, policy: Policy, *, make_room: Callable[[int, int], int]
     ) -> None:
-        """A load for which there is not enough room ends at a multiple of `piece_tokens`."""
         self._tree = tree
         self._policy = policy
         self._queue = policy.queue
         self._make_room = make_room
-        self._piece_tokens = piece_tokens
         self.flight: Flight | None = None
         self.reserved_tokens = 0
         self.counts: Counter[str] = Counter()
@@ -142,7 +135,7 @@ class EarlyLoads:
             return None
         stop = load.start + self._make_room(load.tokens, load.distance)
         if stop < load.stop:
-            stop -= stop % self._piece_tokens
+            stop -= stop % self._tree.piece_tokens
         if stop - load.start < FEWEST_TOKENS:
             return 0
         anchor = _node_ending_at(claim, stop)

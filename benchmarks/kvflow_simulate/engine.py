@@ -41,7 +41,7 @@ class Engine:
         is_stock: bool = True,
         piece_tokens: int = 1,
     ) -> None:
-        """`slots`: for LoRA adapters, the base model included; `piece_tokens`: see `EarlyLoads`."""
+        """`slots`: for LoRA adapters, the base model included; `piece_tokens`: see `PrefixTree`."""
         self.now_s = 0.0
         self.counts: Counter[str] = Counter()
         self._machine = machine
@@ -51,13 +51,16 @@ class Engine:
             made.append(policy(tree))
             return made[0]
 
-        self.tree = PrefixTree(device_tokens=pool_tokens, host_tokens=host_tokens, order=make)
+        self.tree = PrefixTree(
+            device_tokens=pool_tokens,
+            host_tokens=host_tokens,
+            order=make,
+            piece_tokens=piece_tokens,
+        )
         self.policy = made[0]
         if slots > 1:
             self.policy.manage_adapters()
-        self.early = EarlyLoads(
-            self.tree, self.policy, make_room=self._make_room, piece_tokens=piece_tokens
-        )
+        self.early = EarlyLoads(self.tree, self.policy, make_room=self._make_room)
         self.tree.on_split = self.early.split
         self.adapters = AdapterSlots(
             slots,

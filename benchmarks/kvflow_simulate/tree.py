@@ -82,8 +82,15 @@ class PrefixTree:
     """
 
     def __init__(
-        self, *, device_tokens: int, host_tokens: int, order: Callable[[PrefixTree], Order]
+        self,
+        *,
+        device_tokens: int,
+        host_tokens: int,
+        order: Callable[[PrefixTree], Order],
+        piece_tokens: int = 1,
     ) -> None:
+        """Where a part of a node would do, loads ahead and the optimum cut off whole pieces."""
+        self.piece_tokens = piece_tokens
         self.device_tokens = device_tokens
         self.host_tokens = host_tokens
         self.device_used = self.host_used = 0

@@ -179,6 +179,7 @@ def test_a_server_that_is_gone_is_said_and_exits_1(path: Path) -> None:
         (trace(), ["--machine", "abacus"], "there is no machine 'abacus'"),
         (trace(), [*MACHINE, "--server", "http://127.0.0.1:9"], "not to both"),
         (trace(), [*MACHINE, "--link-gb-per-s", "0"], "link_bytes_per_s must be more than 0"),
+        (trace(), [*MACHINE, "--link-gb-per-s", "nan"], "link_bytes_per_s must be more than 0"),
         (trace(), ["--link-gb-per-s", "1"], "needs --machine"),
     ],
 )

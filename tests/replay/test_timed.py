@@ -20,8 +20,8 @@ from kvflow_replay.trace_traffic import request_of
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import Served
-from kvflow_simulate.sides import SIDES, Side, chosen
-from kvflow_simulate.simulate import Outcome, Sizes
+from kvflow_simulate.sides import CEILING, SIDES, Side, chosen
+from kvflow_simulate.simulate import Outcome, Sizes, future_of
 from kvflow_simulate.tree import PrefixTree
 
 BLOCK = 16
@@ -60,8 +60,9 @@ def cycle(agents: int, rounds: int, *, every_s: float) -> list[Event]:
     for turn in range(agents * rounds):
         agent = turn % agents
         blocks = [agent * 1000 + block for block in range(10)]
-        who = {"workflow": "w", "agent": f"a{agent}", "app": "cycle"}
-        events.append(call(turn * every_s, [*blocks, 1_000_000 + turn], **who))
+        blocks.append(1_000_000 + turn)
+        at_s = turn * every_s
+        events.append(call(at_s, blocks, workflow="w", agent=f"a{agent}", app="cycle"))
     return events
 
 
@@ -189,6 +190,53 @@ def test_one_call_at_a_time_nobody_computes_less_than_the_optimum(seed: int, blo
     for name in ("ours-device", "lru"):
         assert rows[name]["computed_tokens"] >= least
         assert rows[name]["computed_of_optimum"] == rows[name]["computed_tokens"] / least
+
+
+def mixture(seed: int) -> list[Event]:
+    """Sessions and strangers, close to each other; some calls wait for answers, some runs end."""
+    chance = random.Random(seed)
+    events: list[Event] = []
+    for turn in range(60):
+        workflow = chance.choice([None, "w0", "w1", "w2"])
+        at_s = turn * chance.choice([0.01, 0.5, 2.0])
+        if workflow is not None and chance.random() < 0.15:
+            events.append(End(at_s, workflow, chance.random() < 0.5))
+            continue
+        path = [chance.randrange(3)]
+        for _ in range(chance.randrange(6)):
+            path.append(hash((path[-1], chance.randrange(2))) % 2**40)
+        tokens, output = len(path) * BLOCK - chance.randrange(BLOCK), chance.randrange(12)
+        agent = chance.choice([None, "a", "b"])
+        delay_s = chance.choice([None, None, 0.0, 3.0])
+        blocks = Tokens("q", path)
+        events.append(Call(at_s, tokens, output, blocks, workflow, agent, delay_s=delay_s))
+    return replays.in_order(events)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["lru", "hicache", "papers", "ours", "ours-device", "optimum"]),
+    st.integers(120, 400),
+)
+def test_every_call_is_answered_once_and_every_token_counted(
+    seed: int, policy: str, pool_tokens: int
+) -> None:
+    events = mixture(seed)
+    side, sizes = SIDES[policy], Sizes(pool_tokens, 2 * pool_tokens)
+    trace = Timetable(events, BLOCK, speed=2.0)
+    ceiling = run(trace, CEILING, MACHINE, sizes)
+    served = run(trace, side, MACHINE, sizes, future_of(ceiling)).served
+    numbers = [each.request.id.number for each in served]
+    assert sorted(numbers) == [n for n, event in enumerate(events) if isinstance(event, Call)]
+    for each in served:
+        counts = (each.kept_tokens, each.prefetched_tokens, each.loaded_tokens)
+        assert min(*counts, each.computed_tokens - 1) >= 0
+        event = events[each.request.id.number]
+        assert isinstance(event, Call)
+        assert sum(counts) + each.computed_tokens == event.prompt_tokens
+        assert event.delay_s is not None or each.sent_s == (event.at_s - events[0].at_s) / 2
+        assert each.sent_s < each.first_token_s <= each.ended_s
 
 
 # ---- forecasts ----

@@ -21,9 +21,9 @@ from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request, Traffic
 from kvflow_simulate.sides import CEILING, SIDES
-from kvflow_simulate.simulate import Outcome, Sizes, simulate
+from kvflow_simulate.simulate import Outcome, Sizes, engine_for, future_of, simulate
 from kvflow_simulate.traffic import WorkloadTraffic
-from kvflow_simulate.tree import PrefixTree
+from kvflow_simulate.tree import PrefixTree, path
 
 # One token a second over the link, a thousand computed.
 MACHINE = Machine(
@@ -113,6 +113,21 @@ def test_what_is_loaded_ahead_is_found_on_the_device() -> None:
     calls = run("ours").served
     assert sum(call.loaded_tokens for call in calls) == 0
     assert {round(call.ttft_s, 6) for call in calls} == {1.01}
+
+
+@pytest.mark.parametrize(
+    ("policy", "piece_tokens", "ends"),
+    [("ours", 1, {77, 79, 80}), ("ours", 40, {40, 80}), ("optimum", 40, {40, 80})],
+)
+def test_where_there_is_too_little_room_nodes_are_cut_into_whole_pieces(
+    policy: str, piece_tokens: int, ends: set[int]
+) -> None:
+    sizes = Sizes(190, 2000)
+    future = future_of(simulate(CYCLE, CEILING, MACHINE, sizes))
+    engine = engine_for(SIDES[policy], MACHINE, sizes, future, piece_tokens=piece_tokens)
+    engine.run(WorkloadTraffic(CYCLE, hints="exact"))
+    found = {sum(len(each.key) for each in path(node)) for node in engine.tree.nodes()}
+    assert {end for end in found if end < FIXED} == ends
 
 
 def test_everything_fits_in_the_ceiling() -> None:
