@@ -199,17 +199,30 @@ Tell = Callable[[Sequence[Event]], "list[Forecast | None]"]
 
 
 def perfect(events: Sequence[Event]) -> list[Forecast | None]:
-    """In how many calls of its client each agent calls next, and when, from the future itself."""
+    """When each agent calls next, and in how many calls if in this run."""
+    return _from_the_future(events, over_ends=False)
+
+
+def endless(events: Sequence[Event]) -> list[Forecast | None]:
+    """The same, in how many calls of this run and later ones: for an order that goes by steps."""
+    return _from_the_future(events, over_ends=True)
+
+
+def _from_the_future(events: Sequence[Event], *, over_ends: bool) -> list[Forecast | None]:
     told: list[Forecast | None] = [None] * len(events)
     following: dict[str, dict[str, tuple[int, float]]] = {}
     left: dict[str, int] = {}
+    ends: dict[str, int] = {}
     for index in reversed(range(len(events))):
         event = events[index]
         if event.learned is None:
             continue
         known = following.setdefault(event.client, {})
         count = left.get(event.client, 0) - 1
-        steps: dict[str, int | None] = {agent: at - count for agent, (at, _) in known.items()}
+        if isinstance(event, Notice) and not over_ends:
+            ends[event.client] = count
+        end = ends.get(event.client, 0)
+        steps = {agent: at - count if at <= end else None for agent, (at, _) in known.items()}
         due = {agent: int((at_s - event.at_s) * 1000) for agent, (_, at_s) in known.items()}
         if isinstance(event, Call):
             steps.setdefault(event.agent, None)
@@ -394,20 +407,20 @@ def measure(name: str, calls: int, seed: int, hints: Sequence[str]) -> dict[str,
     pool_tokens = int(POOL_SHARE * footprint_tokens(made))
     future = Future(requests_of(events, absent(events)))
 
-    def run(side: str, kind: str = "absent") -> int:
+    def run(side: str, tell: Tell = absent) -> int:
         make = SIDES[side].make
-        return run_order(lambda tree: make(tree, future), kind)
+        return run_order(lambda tree: make(tree, future), tell)
 
-    def run_order(order: Order, kind: str = "absent") -> int:
-        return prefill_tokens(events, HINTS[kind](events), order, pool_tokens)
+    def run_order(order: Order, tell: Tell = absent) -> int:
+        return prefill_tokens(events, tell(events), order, pool_tokens)
 
     row: dict[str, object] = {"workload": name, "calls": calls, "seed": seed}
     row["pool_tokens"] = pool_tokens
-    row |= {"lru": run("lru"), "optimum": run("optimum-device"), "papers": run("papers", "perfect")}
+    row |= {"lru": run("lru"), "optimum": run("optimum-device"), "papers": run("papers", endless)}
     row["whole leaves"] = run_order(lambda tree: WholeLeaves(tree, future))
     if "perfect" in hints:
-        row["perfect, whole leaves"] = run_order(InWholes, "perfect")
-    return row | {kind: run("ours-device", kind) for kind in hints}
+        row["perfect, whole leaves"] = run_order(InWholes, perfect)
+    return row | {kind: run("ours-device", HINTS[kind]) for kind in hints}
 
 
 def main(

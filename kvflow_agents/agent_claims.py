@@ -76,7 +76,7 @@ class AgentClaims(Generic[N]):
         """Let an agent's claims say what is known of its next call by now."""
         agent = workflow.agents[name]
         counts = self.is_heeded and not workflow.is_dormant
-        growth = agent.history.growth(after_pause=workflow.is_paused)
+        growth = agent.history.growth(after_pause=workflow.calls_after_pause(name))
         chance, other_chance = (growth, 1.0) if agent.history.grows else (1.0, growth)
         if agent.claim is not None:
             due_ms = self._due_ms(workflow, name, agent.claim, chance) if counts else None

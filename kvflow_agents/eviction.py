@@ -82,6 +82,13 @@ def by_recency(ordinary: Rank, expected: Rank) -> bool:
     return expected.last_access < ordinary.last_access
 
 
+def beyond_share(expected_goes: Preference) -> Preference:
+    """Of KV that is expected beyond its share of a tier also what was used less recently goes."""
+    return lambda ordinary, expected: (
+        by_recency(ordinary, expected) or expected_goes(ordinary, expected)
+    )
+
+
 class EvictionQueue(set[Leaf], Generic[Leaf]):
     """A set of evictable leaves that knows which goes first.
 

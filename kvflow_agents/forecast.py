@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Steps = Mapping[str, int | None]
-"""Agent to steps-to-execution. 0: planned in the current step; None: not expected again;
-an agent that is missing: unknown."""
+"""Agent to steps-to-execution. 0: planned in the current step; None: not expected again, or in a
+later run if it has a `due_ms`; an agent that is missing: unknown."""
 Figures = Mapping[str, int]
 """Agent to a figure that was learned; an agent that is missing: unknown."""
 

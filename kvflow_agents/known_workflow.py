@@ -119,6 +119,11 @@ class KnownWorkflow(Generic[N]):
                 known = self.expected.due_ms
                 self.said_ms = {name: at for name, at in self.said_ms.items() if name in known}
 
+    def calls_after_pause(self, agent: str) -> bool:
+        """Whether an agent's next call is one of a later run: its time is told, but no steps."""
+        is_timed = agent in self.expected.due_ms
+        return self.is_paused or (is_timed and self.expected.steps.get(agent, 0) is None)
+
     def steps_of(self, agent: str) -> int | None:
         """In how many steps an agent calls, as far as the workflow is believed."""
         if not self.record.is_good:

@@ -30,30 +30,28 @@ class ReuseByAge:
 
     def __init__(self) -> None:
         self._uses = [0.0] * BINS
-        # Of those that rested no longer: how many, and for how long at that age.
-        self._ended = [0.0] * BINS
-        self._ended_ms = [0.0] * BINS
+        self._rested_ms = [0.0] * BINS
         self._events = 0.0
 
-    def note(self, age_ms: float, *, was_used: bool) -> None:
-        """KV has rested for so long until it was used, or was evicted."""
+    def note(self, from_ms: float, age_ms: float, *, was_used: bool) -> None:
+        """KV has rested from one age to another, until it was used, or was evicted."""
         last = _bin_of(age_ms)
-        self._ended[last] += 1
-        self._ended_ms[last] += max(age_ms - _begin_ms(last), 0.0)
+        for each in range(_bin_of(from_ms), last + 1):
+            begin_ms = _begin_ms(each)
+            end_ms = min(begin_ms + _width_ms(each), age_ms)
+            self._rested_ms[each] += max(end_ms - max(begin_ms, from_ms), 0.0)
         self._uses[last] += was_used
         self._events += 1
         if self._events > MOST_EVENTS:
             self._events /= 2
             self._uses = [uses / 2 for uses in self._uses]
-            self._ended = [ended / 2 for ended in self._ended]
-            self._ended_ms = [ended_ms / 2 for ended_ms in self._ended_ms]
+            self._rested_ms = [rested_ms / 2 for rested_ms in self._rested_ms]
 
     def wait_ms(self, age_ms: float) -> float:
         """After how long KV that has rested for so long is used again, at its present rate."""
         this = _bin_of(age_ms)
         prior_ms = PRIOR_EVENTS * max(age_ms, 1.0)
-        rested_ms = self._ended_ms[this] + _width_ms(this) * sum(self._ended[this + 1 :])
-        return (rested_ms + prior_ms) / (self._uses[this] + PRIOR_EVENTS)
+        return (self._rested_ms[this] + prior_ms) / (self._uses[this] + PRIOR_EVENTS)
 
 
 class MessageClock:
@@ -100,10 +98,16 @@ class Reuse:
         self.order = order
         self._by_age = ReuseByAge()
 
-    def note(self, rank: Rank, *, was_used: bool) -> None:
-        """A leaf of this rank was used again, or evicted. Without a clock it has no age."""
+    def note(self, rank: Rank, since: float, *, was_used: bool) -> None:
+        """A leaf of this rank was used again, or evicted. Without a clock it has no age.
+
+        `since`: the last access before it was a leaf. What lay below it until then is what was
+        looked at, and what an eviction leaves of a conversation has not rested twice.
+        """
         if rank.standing is Standing.ORDINARY and self.clock.has_begun:
-            self._by_age.note(self.clock.age_ms(rank.last_access), was_used=was_used)
+            age_ms = self.clock.age_ms(rank.last_access)
+            from_ms = age_ms - self.clock.age_ms(since)
+            self._by_age.note(max(from_ms, 0), age_ms, was_used=was_used)
 
     def expected_goes(self, ordinary: Rank, expected: Rank) -> bool:
         """Whether the expected leaf will likely be used later than the ordinary one.

@@ -9,7 +9,7 @@ from kvflow_agents.eviction import (
     Preference,
     Rank,
     Standing,
-    by_recency,
+    beyond_share,
     by_standing,
     part_to_evict,
     rank,
@@ -77,10 +77,11 @@ class Foretold(Claimed):
             exceeds = expected.host > share * self.tree.host_tokens
         else:
             exceeds = expected.device > share * self.tree.device_tokens
-        return by_recency if exceeds else self._reuse.expected_goes
+        expected_goes = self._reuse.expected_goes
+        return beyond_share(expected_goes) if exceeds else expected_goes
 
-    def fate(self, rank: Rank, *, was_used: bool) -> None:
-        self._reuse.note(rank, was_used=was_used)
+    def fate(self, rank: Rank, leaf_since: int, *, was_used: bool) -> None:
+        self._reuse.note(rank, leaf_since, was_used=was_used)
 
     def arrived(self, request: Request, now_s: float) -> None:
         if request.hint is not None:

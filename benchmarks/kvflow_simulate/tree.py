@@ -46,6 +46,8 @@ class Node:
     locks: int = 0
     device_children: int = 0
     last_access: int = 0
+    leaf_since: int = 0
+    """The last access before it was a leaf of the device."""
 
 
 class Match(NamedTuple):
@@ -70,7 +72,7 @@ class Order(Protocol):
     def moved(self, node: Node) -> None: ...
     def removed(self, node: Node) -> None: ...
     def preference(self, *, on_host: bool) -> Preference: ...
-    def fate(self, rank: Rank, *, was_used: bool) -> None: ...
+    def fate(self, rank: Rank, leaf_since: int, *, was_used: bool) -> None: ...
 
 
 class PrefixTree:
@@ -106,7 +108,9 @@ class PrefixTree:
         self._order = order(self)
         self._device_leaves: EvictionQueue[Node] = EvictionQueue(
             self._order.rank,
-            on_discard=lambda _, rank: self._order.fate(rank, was_used=not self._is_evicting),
+            on_discard=lambda node, rank: self._order.fate(
+                rank, node.leaf_since, was_used=not self._is_evicting
+            ),
         )
         self._host_leaves: EvictionQueue[Node] = EvictionQueue(self._order.rank)
 
@@ -350,7 +354,9 @@ class PrefixTree:
             return
         is_free = not node.locks
         if is_free and node.on_device and not node.device_children:
-            self._device_leaves.add(node)
+            if node not in self._device_leaves:
+                node.leaf_since = self.accesses
+                self._device_leaves.add(node)
         else:
             self._device_leaves.discard(node)
         if is_free and node.on_host and not node.on_device and not node.children:

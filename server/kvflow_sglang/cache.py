@@ -92,8 +92,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         # What the shadow holds the cache no longer has: it would look like a loss.
         self.view.cache_emptied()
         self.tree_core.expected_goes = lambda tenant: self._reuse_of(tenant).expected_goes
-        self.tree_core.on_fate = lambda tenant, rank, was_used: self._reuse_of(tenant).note(
-            rank, was_used=was_used
+        self.tree_core.on_fate = lambda tenant, rank, since, was_used: self._reuse_of(tenant).note(
+            rank, since, was_used=was_used
         )
         clock = MessageClock(accesses)
         make_reuse = partial(Reuse, clock, order=self.settings.order)

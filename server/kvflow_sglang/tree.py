@@ -12,7 +12,7 @@ from kvflow_agents.eviction import (
     Preference,
     Rank,
     Standing,
-    by_recency,
+    beyond_share,
     by_standing,
     may_displace,
     part_to_evict,
@@ -23,7 +23,7 @@ from kvflow_agents.occupancy import Holding, Occupancy
 from kvflow_agents.prefetch import Span
 from kvflow_agents.tenant_queue import TenantQueue
 from kvflow_agents.tenants import Tenant
-from kvflow_sglang.compat.radix_cache import FULL, FullComponent, UnifiedTreeCore
+from kvflow_sglang.compat.radix_cache import FULL, FullComponent, UnifiedTreeCore, accesses
 
 Node = Any  # sglang's UnifiedTreeNode
 Tier = Literal["device", "host"]
@@ -76,8 +76,9 @@ class ClaimedTreeCore(UnifiedTreeCore):
     evicts_parts: bool = False
     # What the eviction under way is to free; None: not known.
     wanted_tokens: int | None = None
-    # Called with the rank of a tenant's device leaf when it is evicted or read: which of both.
-    on_fate: Callable[[Tenant, Rank, bool], None] = staticmethod(lambda *fate: None)
+    # Called when a tenant's device leaf is evicted or read: with its rank, with the last access
+    # before it was a leaf, and which of both.
+    on_fate: Callable[[Tenant, Rank, float, bool], None] = staticmethod(lambda *fate: None)
     # Called for a node that left the device, with how far its nearest agent is from its call.
     on_lost: Callable[[int | None], None] = staticmethod(lambda distance: None)
     # Called for a node that is evicted from a tier, before it is: the node, tier and standing.
@@ -100,6 +101,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self._expected = ExpectedTokens()
         # Of leaves that were locked, perhaps by a request that waits or a backup, and not read yet.
         self._unread_ranks: dict[int, Rank] = {}
+        self._leaf_since: dict[int, float] = {}  # of device leaves not read yet
         # Each lock and unlock of a path looks at all its nodes, so they are counted when asked.
         self._uncounted: dict[int, Node] = {}
         self._not_backed_up: set[int] = set()
@@ -195,7 +197,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         """A request has read its prefix down to a node: if that is a leaf, it was used again."""
         noted = self._unread_ranks.pop(node.id, None)
         if noted is not None and all(child.evicted for child in node.children.values()):
-            self.on_fate(self.tenant_of(node), noted, True)
+            self._meets_fate(node, noted, was_read=True)
 
     def first_host_victim(self) -> Node | None:
         """The host leaf to evict next; it stays in the tree."""
@@ -227,17 +229,23 @@ class ClaimedTreeCore(UnifiedTreeCore):
         return _exceeds(self.expected.of(tenant).host, self.most_expected_host_tokens)
 
     def _preference_on_device(self, tenant: Tenant) -> Preference:
-        return by_recency if self._clips_on_device(tenant) else self.expected_goes(tenant)
+        expected_goes = self.expected_goes(tenant)
+        return beyond_share(expected_goes) if self._clips_on_device(tenant) else expected_goes
 
     def _preference_on_host(self, tenant: Tenant) -> Preference:
-        return by_recency if self._clips_on_host(tenant) else self.expected_goes(tenant)
+        expected_goes = self.expected_goes(tenant)
+        return beyond_share(expected_goes) if self._clips_on_host(tenant) else expected_goes
 
     def _left_queue(self, node: Node, noted: Rank) -> None:
         if self._is_evicting:
             self._unread_ranks.pop(node.id, None)
-            self.on_fate(self.tenant_of(node), noted, False)
+            self._meets_fate(node, noted, was_read=False)
         else:
             self._unread_ranks.setdefault(node.id, noted)
+
+    def _meets_fate(self, leaf: Node, noted: Rank, *, was_read: bool) -> None:
+        since = self._leaf_since.pop(leaf.id, noted.last_access)
+        self.on_fate(self.tenant_of(leaf), noted, since, was_read)
 
     def _rank(self, node: Node) -> Rank:
         standing, distance = self.ledger.standing(node)
@@ -317,6 +325,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
         self.ledger.removed(node)
         self._not_backed_up.discard(node.id)
         self._unread_ranks.pop(node.id, None)
+        self._leaf_since.pop(node.id, None)
         self.occupancy.removed(node.id)
         self._uncounted.pop(node.id, None)
         self._note_expected(node, NOTHING)
@@ -326,7 +335,11 @@ class ClaimedTreeCore(UnifiedTreeCore):
         # As the stock core does, but most nodes are in the right sets already: no need to ask.
         device, host = self.evictable_device_leaves, self.evictable_host_leaves
         if self._is_device_leaf(node) != (node in device):
-            device.discard(node) if node in device else device.add(node)
+            if node in device:
+                device.discard(node)
+            else:
+                device.add(node)
+                self._leaf_since.setdefault(node.id, accesses())
         if self._is_host_leaf(node) != (node in host):
             host.discard(node) if node in host else host.add(node)
         self._uncounted[node.id] = node

@@ -16,6 +16,7 @@ from kvflow_agents.eviction import (
     Preference,
     Rank,
     Standing,
+    beyond_share,
     by_recency,
     by_standing,
     part_to_evict,
@@ -82,6 +83,18 @@ def test_competing_expected_leaves_go_by_recency_against_ordinary_ones_only() ->
     # 2 is older than 6 now; 8, the next in steps, is older than 6 too; 4 and 1 follow likewise.
     leaves = [old, *(leaf for leaf in LEAVES if leaf.id != 2)]
     assert drained(queue_of(*leaves), by_recency) == [7, 5, 2, 8, 4, 1, 6, 3]
+
+
+def test_beyond_its_share_expected_kv_goes_that_is_older_or_needed_later() -> None:
+    def needed_later(ordinary: Rank, expected: Rank) -> bool:
+        return expected.distance > 2
+
+    # 2 is newer than 6 and 3, and needed late; then 8 is older than 6, and so are 4 and 1.
+    assert drained(queue_of(*LEAVES), needed_later) == [7, 5, 2, 6, 3, 8, 4, 1]
+    assert drained(queue_of(*LEAVES), beyond_share(needed_later)) == [7, 5, 2, 8, 4, 1, 6, 3]
+    assert drained(queue_of(*LEAVES), beyond_share(by_standing)) == drained(
+        queue_of(*LEAVES), by_recency
+    )
 
 
 def test_an_expected_leaf_never_competes_with_a_spent_one() -> None:

@@ -176,6 +176,22 @@ def test_a_history_that_begins_anew_at_times_is_kept_by_how_often_it_grows() -> 
     assert now_ms + 1300 < whole < now_ms + 4000
 
 
+def test_what_a_run_has_said_is_not_needed_by_calls_of_later_runs() -> None:
+    server = Server()
+    for run in range(8):
+        now_ms, said = 10_000 * run, [*A, 10 + run]
+        server.call(now_ms, "a", {"a": 1}, prompt=said)
+        server.call(now_ms + 1000, "a", {"a": 1}, prompt=[*said, 5])
+        if run < 7:
+            server.say(now_ms + 2000, {"a": None})
+    for steps, is_this_run in ((1, True), (None, False)):
+        server.say(73_000, {"a": steps, "b": 0}, "b", due_ms={"a": 5000})
+        beginning, whole = server.due(A), server.due([*said, 5])
+        assert beginning is not None and whole is not None
+        assert (whole - beginning < 5000) == is_this_run
+        assert (whole > 73_000 + 100_000) == (not is_this_run)
+
+
 def test_what_nobody_expects_between_runs_is_not_wrong_when_the_workflow_goes_on() -> None:
     server = Server()
     for run in range(10):

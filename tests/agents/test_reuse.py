@@ -68,7 +68,7 @@ def test_kv_of_an_age_at_which_nothing_was_ever_used_gives_way() -> None:
     used = cache.use(1000)
     cache.use(11_000)
     for _ in range(20):
-        cache.reuse.note(ordinary(used), was_used=False)
+        cache.reuse.note(ordinary(used), used, was_used=False)
     assert not cache.reuse.expected_goes(ordinary(used), expected(11_000 + 20_000))
 
 
@@ -77,7 +77,7 @@ def test_kv_of_an_age_that_is_often_used_stays() -> None:
     used = cache.use(1000)
     cache.use(11_000)
     for _ in range(20):
-        cache.reuse.note(ordinary(used), was_used=True)
+        cache.reuse.note(ordinary(used), used, was_used=True)
     assert cache.reuse.expected_goes(ordinary(used), expected(11_000 + 5_000))
 
 
@@ -86,14 +86,14 @@ def test_only_ordinary_kv_teaches() -> None:
     used = cache.use(1000)
     cache.use(11_000)
     for _ in range(20):
-        cache.reuse.note(rank(Standing.SPENT, None, used, 0), was_used=False)
+        cache.reuse.note(rank(Standing.SPENT, None, used, 0), used, was_used=False)
     assert cache.reuse.expected_goes(ordinary(used), expected(11_000 + 10_001))
 
 
 def test_without_a_clock_nothing_teaches() -> None:
     cache = Cache()
     for _ in range(20):
-        cache.reuse.note(ordinary(0), was_used=True)
+        cache.reuse.note(ordinary(0), 0, was_used=True)
     used = cache.use(1000)
     assert not cache.reuse.expected_goes(ordinary(used), expected(1001))
 
@@ -101,9 +101,31 @@ def test_without_a_clock_nothing_teaches() -> None:
 def test_the_rate_of_an_age_is_uses_over_the_time_spent_at_it() -> None:
     by_age = ReuseByAge()
     for age_ms, was_used in ((300, True), (1000, False), (90, True), (256, False)):
-        by_age.note(age_ms, was_used=was_used)
+        by_age.note(0, age_ms, was_used=was_used)
     # From 256 to 511 ms: 44 of the first, all 256 of the second, none of the last.
     assert by_age.wait_ms(400) == (44 + 256 + 400) / (1 + 1)
+
+
+def test_kv_that_becomes_a_leaf_has_rested_from_then_on() -> None:
+    by_age = ReuseByAge()
+    by_age.note(300, 500, was_used=True)
+    by_age.note(500, 500, was_used=False)
+    assert by_age.wait_ms(400) == (200 + 400) / (1 + 1)
+
+
+def test_what_an_eviction_leaves_of_a_conversation_has_not_rested_twice() -> None:
+    cache = Cache()
+    used = cache.use(1000)
+    evicted = cache.use(11_000)
+    cache.reuse.note(ordinary(used), used, was_used=False)
+    waits = [
+        cache.reuse.expected_goes(ordinary(used), expected(11_000 + ms)) for ms in (6000, 7000)
+    ]
+    for _ in range(20):
+        cache.reuse.note(ordinary(used), evicted, was_used=False)
+    assert waits == [
+        cache.reuse.expected_goes(ordinary(used), expected(11_000 + ms)) for ms in (6000, 7000)
+    ]
 
 
 def test_what_is_overdue_stays() -> None:
@@ -128,7 +150,7 @@ def test_without_a_clock_and_by_steps_what_is_expected_stays(order: Order) -> No
 def test_a_wait_is_always_a_positive_time(seen: list[tuple[float, bool]], age_ms: float) -> None:
     by_age = ReuseByAge()
     for each, was_used in seen:
-        by_age.note(each, was_used=was_used)
+        by_age.note(0, each, was_used=was_used)
     assert 0 < by_age.wait_ms(age_ms) < float("inf")
 
 
@@ -136,5 +158,5 @@ def test_old_evidence_fades() -> None:
     by_age = ReuseByAge()
     for was_used, times in ((False, 10_000), (True, 10_000)):
         for _ in range(times):
-            by_age.note(1000, was_used=was_used)
+            by_age.note(0, 1000, was_used=was_used)
     assert by_age.wait_ms(1000) < 1000

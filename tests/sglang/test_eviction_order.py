@@ -73,8 +73,9 @@ class Reference:
             return spent
         if ordinary is None or expected is None:
             return ordinary or expected
-        if self.expected_tokens() > self.cache.tree_core.most_expected_device_tokens:
-            return min(ordinary, expected, key=age)
+        clips = self.expected_tokens() > self.cache.tree_core.most_expected_device_tokens
+        if clips and age(expected) < age(ordinary):
+            return expected
         goes = self.cache.tenants.anonymous.reuse.expected_goes(
             self.rank(ordinary), self.rank(expected)
         )

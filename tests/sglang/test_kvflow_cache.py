@@ -94,7 +94,9 @@ def test_kv_is_used_once_by_each_request_that_reads_it_and_by_no_lock() -> None:
     cache = StandaloneCache("kvflow", pool_tokens=400, host_ratio=4.0)
     fates: list[tuple[float, bool]] = []
     tree = cache.cache.tree_core
-    tree.on_fate = lambda tenant, noted, was_used: fates.append((noted.last_access, was_used))
+    tree.on_fate = lambda tenant, noted, since, was_used: fates.append(
+        (noted.last_access, was_used)
+    )
     cache.run(FIXED, [1, 2])  # its backup locks it
     cache.one_pass()
     assert fates == []

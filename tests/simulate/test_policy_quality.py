@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 
 from policy_quality import TRAFFIC as ALL_TRAFFIC
-from policy_quality import Call, Notice, events_of, measure, perfect
+from policy_quality import Call, Notice, endless, events_of, measure, perfect
 
 WRONG = ("stale", "shuffled", "reversed", "never", "now")
 
@@ -34,18 +36,22 @@ def test_wrong_hints_compute_hardly_more_than_recency(row: dict[str, int], kind:
     assert row[kind] <= 1.02 * row["lru"]
 
 
-def test_perfect_forecasts_are_true() -> None:
+@pytest.mark.parametrize("over_ends", [False, True])
+def test_perfect_forecasts_are_true(over_ends: bool) -> None:
     events = events_of(ALL_TRAFFIC["tool gaps"], 200, seed=1)
-    for index, told in enumerate(perfect(events)):
+    for index, told in enumerate(endless(events) if over_ends else perfect(events)):
         assert told is not None
         later = [
             each
             for each in events[index + 1 :]
             if isinstance(each, Call) and each.client == events[index].client
         ]
+        client_events = (each for each in events[index:] if each.client == events[index].client)
+        this_run = [*takewhile(lambda each: isinstance(each, Call), client_events)][1:]
         for agent, steps in told.steps.items():
             calls = [number for number, each in enumerate(later, 1) if each.agent == agent]
-            assert steps == (calls[0] if calls else None)
+            is_said = calls and (over_ends or calls[0] <= len(this_run))
+            assert steps == (calls[0] if is_said else None)
             if calls:
                 due_s = later[calls[0] - 1].at_s - events[index].at_s
                 assert told.due_ms[agent] == int(1000 * due_s)
