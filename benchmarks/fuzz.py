@@ -24,6 +24,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import lcm
 from pathlib import Path
 from threading import get_ident
 from types import SimpleNamespace
@@ -47,7 +48,7 @@ from kvflow_agents.hints import (
     encode_body,
     encode_request,
 )
-from kvflow_agents.prefetch import FEWEST_TOKENS
+from kvflow_agents.prefetch import PIECE_TOKENS
 from kvflow_sglang import plugin
 from kvflow_sglang.doorman import Doorman
 from kvflow_sglang.identity import Identity
@@ -458,12 +459,13 @@ def _assert_found_again(
 ) -> None:
     """What was computed last is there: nothing has needed its room since.
 
-    A load ahead that finds less room than is worth a load has evicted that much for nothing.
+    A load ahead that finds less room than a piece has evicted that much for nothing.
     """
     match = cache.match(tokens, salt)
     found = match.device_prefix_len + match.host_hit_length
     whole_pages = len(tokens) // page_size * page_size
-    least = whole_pages if cache.cache.prefetcher is None else whole_pages - FEWEST_TOKENS + 1
+    for_nothing = 0 if cache.cache.prefetcher is None else lcm(PIECE_TOKENS, page_size) - 1
+    least = whole_pages - for_nothing
     assert least <= found <= whole_pages, (
         f"{found} tokens were found of {whole_pages} just computed"
     )

@@ -16,6 +16,11 @@ MOST_WAITS = 3
 """A request waits for at most this many loads, then runs as it would without kvflow."""
 FEWEST_TOKENS = 10
 """A smaller piece is not worth a copy; SGLang's own `load_back_threshold`."""
+PIECE_TOKENS = 64
+"""What finds too little room is loaded up to a multiple of it, counted from the prompt's beginning.
+
+Cut anywhere, what agents share would fall into more and more nodes, which nothing joins again.
+"""
 # After so many loads in time the horizon is again what it was before they came late.
 LOADS_IN_TIME = 32
 
@@ -46,10 +51,19 @@ class Load(Generic[N]):
         return self.claim.distance
 
 
+def tokens_to_load(start: int, stop: int, room_tokens: int, page_size: int = 1) -> int:
+    """How many of the tokens from `start` to `stop` to load where there is room for so many."""
+    if start + room_tokens >= stop:
+        return stop - start
+    piece_tokens = math.lcm(PIECE_TOKENS, page_size)
+    return max((start + room_tokens) // piece_tokens * piece_tokens - start, 0)
+
+
 Reserve = Callable[[Load[N]], int | None]
 """Makes ready for a load: for how many of its tokens there is room, 0 if not for enough.
 
-None: it cannot go with this copy, which brings the beginning of its path for another.
+None: not with this copy, which brings the beginning of its path for another, or where there is
+room for less than a piece: others may be smaller.
 """
 
 
@@ -154,10 +168,10 @@ class PrefetchQueue(Generic[N]):
                 self._unchecked.pop(claim, None)
                 continue
             budget = budgets.setdefault(claim.tenant, budget_of(claim.tenant))
-            most = min(int(most_tokens) - tokens, budget)
+            most = tokens_to_load(start, stop, min(int(most_tokens) - tokens, budget))
             if most < FEWEST_TOKENS or claim.tenant in crowded:
                 continue
-            reserved = reserve(Load(claim, start, min(stop, start + most)))
+            reserved = reserve(Load(claim, start, start + most))
             if reserved == 0:
                 crowded.add(claim.tenant)
             elif reserved is not None:

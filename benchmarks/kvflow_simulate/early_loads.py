@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvflow_agents.claims import Claim
-from kvflow_agents.prefetch import FEWEST_TOKENS, Load, Span
+from kvflow_agents.prefetch import FEWEST_TOKENS, Load, Span, tokens_to_load
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.tree import Node, PrefixTree, TokenKey, host_only, path
 
@@ -133,11 +133,10 @@ class EarlyLoads:
         claim = load.claim
         if self._is_bringing(host_only(claim.node)[0], parts):
             return None
-        stop = load.start + self._make_room(load.tokens, load.distance)
-        if stop < load.stop:
-            stop -= stop % self._tree.piece_tokens
+        room = self._make_room(load.tokens, load.distance)
+        stop = load.start + tokens_to_load(load.start, load.stop, room)
         if stop - load.start < FEWEST_TOKENS:
-            return 0
+            return None if room >= FEWEST_TOKENS else 0
         anchor = _node_ending_at(claim, stop)
         if anchor is None:
             assert isinstance(claim.key, TokenKey)

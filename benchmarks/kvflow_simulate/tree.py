@@ -91,7 +91,7 @@ class PrefixTree:
         order: Callable[[PrefixTree], Order],
         piece_tokens: int = 1,
     ) -> None:
-        """Where a part of a node would do, loads ahead and the optimum cut off whole pieces."""
+        """Where a part of a node would do, the optimum cuts off whole pieces."""
         self.piece_tokens = piece_tokens
         self.device_tokens = device_tokens
         self.host_tokens = host_tokens

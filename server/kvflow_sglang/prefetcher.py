@@ -11,7 +11,13 @@ from weakref import WeakKeyDictionary
 
 from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Holder
-from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS, Load, PrefetchQueue
+from kvflow_agents.prefetch import (
+    FEWEST_TOKENS,
+    MOST_WAITS,
+    Load,
+    PrefetchQueue,
+    tokens_to_load,
+)
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang.loads import EarlyLoads, Flight
 from kvflow_sglang.settings import Settings
@@ -197,10 +203,10 @@ class Prefetcher:
         if self._loads.is_bringing(load.claim.node):
             return None
         room = self._cache.make_room(load.tokens, load.distance, load.claim.tenant)
-        tokens: int = room // self._cache.page_size * self._cache.page_size
+        tokens = tokens_to_load(load.start, load.stop, room, self._cache.page_size)
         stop = load.start + tokens
         if tokens < FEWEST_TOKENS:
-            return 0
+            return None if room >= FEWEST_TOKENS else 0
         if tree.node_ending_at(load.claim, stop) is None:
             key: Any = load.claim.key
             self._cache.touch_prefix(key[:stop])  # cuts the node there

@@ -6,13 +6,21 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvflow_agents.claims import Claim
 from kvflow_agents.eviction import Standing, may_displace, rank
 from kvflow_agents.link_rate import FEWEST_COPIES, MOST_COPIES, LinkRate
-from kvflow_agents.prefetch import FEWEST_TOKENS, LOADS_IN_TIME, Load, PrefetchQueue, Span
+from kvflow_agents.prefetch import (
+    FEWEST_TOKENS,
+    LOADS_IN_TIME,
+    Load,
+    PrefetchQueue,
+    Span,
+    tokens_to_load,
+)
 from kvflow_agents.tenants import Tenant
 
 
@@ -85,17 +93,18 @@ class Device:
         """How many tokens of a load may take the place of others."""
         return sum(tokens for _, tokens in self._victims_of(load))
 
-    def reserve(self, load: Load[Any]) -> int:
-        left = load.tokens
+    def reserve(self, load: Load[Any]) -> int | None:
+        room = self.room_for(load)
+        left = wanted = tokens_to_load(load.start, load.stop, room)
+        if wanted < FEWEST_TOKENS:
+            return None if room >= FEWEST_TOKENS else 0
         for victim, tokens in self._victims_of(load):
             taken = min(tokens, left)
             self.held[victim] -= taken
             left -= taken
-        reserved = load.tokens - left
-        if reserved < FEWEST_TOKENS:
-            return 0
-        self.loaded[id(load.claim)] += reserved
-        return reserved
+        assert not left, "there was room for all of it"
+        self.loaded[id(load.claim)] += wanted
+        return wanted
 
     def _victims_of(self, load: Load[Any]) -> list[tuple[tuple[Tenant, int], int]]:
         mine = [(key, tokens) for key, tokens in self.held.items() if key[0] == load.claim.tenant]
@@ -104,6 +113,23 @@ class Device:
             for key, tokens in sorted(mine, key=lambda each: -each[0][1])
             if tokens and may_displace(rank(Standing.EXPECTED, key[1], 1.0, 1), load.distance)
         ]
+
+
+@pytest.mark.parametrize(
+    ("span", "room_tokens", "page_size", "tokens"),
+    [
+        ((0, 100), 100, 1, 100),
+        ((0, 100), 99, 1, 64),
+        ((0, 100), 63, 1, 0),
+        ((40, 300), 90, 1, 128 - 40),  # pieces are those of the prompt
+        ((40, 300), 20, 1, 0),
+        ((0, 640), 500, 48, 384),  # and whole pages
+    ],
+)
+def test_what_finds_too_little_room_is_loaded_in_whole_pieces(
+    span: Span, room_tokens: int, page_size: int, tokens: int
+) -> None:
+    assert tokens_to_load(*span, room_tokens, page_size) == tokens
 
 
 def test_the_nearest_agents_come_first_then_who_was_heard_first() -> None:
@@ -134,18 +160,18 @@ def test_a_load_is_the_first_part_of_what_is_missing() -> None:
     made = queue(most_tokens=64)
     wanted = claim(1)
     made.want("w", [wanted])
-    for span, expected in [((0, 100), (0, 64)), ((30, 100), (30, 94)), ((90, 100), (90, 100))]:
+    for span, expected in [((0, 100), (0, 64)), ((30, 100), (30, 64)), ((90, 100), (90, 100))]:
         (load,) = copy(made, lambda one, span=span: span)
         assert ((load.start, load.stop), load.distance) == (expected, 1)
 
 
 def test_small_loads_go_in_one_copy_up_to_its_size() -> None:
-    made = queue(most_tokens=120)
-    claims = [claim(1, tokens=50), claim(0, tokens=50), claim(1, tokens=50), claim(1, tokens=50)]
+    made = queue(most_tokens=170)
+    claims = [claim(1, tokens=50), claim(0, tokens=50), claim(1, tokens=80), claim(1, tokens=50)]
     made.want("w", claims)
     loads = copy(made)
     assert [load.claim for load in loads] == [claims[1], claims[0], claims[2]]
-    assert [load.stop for load in loads] == [50, 50, 20]
+    assert [load.stop for load in loads] == [50, 50, 64]
 
 
 def test_what_is_on_the_device_is_not_looked_at_again() -> None:
@@ -303,7 +329,8 @@ def test_nobody_who_could_be_loaded_is_kept_from_it_by_one_who_cannot(
     for each in claims:
         start, stop = device.missing(each)
         if stop - start >= FEWEST_TOKENS:
-            assert device.room_for(Load(each, start, stop)) < FEWEST_TOKENS
+            room = min(device.room_for(Load(each, start, stop)), most_tokens)
+            assert tokens_to_load(start, stop, room) < FEWEST_TOKENS
 
 
 def learned(tokens_per_s: int) -> PrefetchQueue[Any]:
@@ -318,7 +345,7 @@ def learned(tokens_per_s: int) -> PrefetchQueue[Any]:
 
 
 def test_a_load_takes_others_along_only_as_far_as_it_is_there_in_time_itself() -> None:
-    for due_ms, tokens in [(100, 200), (300, 300), (700, 700), (5000, 1000)]:
+    for due_ms, tokens in [(100, 200), (300, 264), (700, 648), (5000, 968)]:
         made = learned(tokens_per_s=1000)
         made.want("sooner", [claim(0, 200, due=due_ms)])
         made.want("later", [claim(1, 2000, due=10_000)])
@@ -337,10 +364,10 @@ def test_a_tenant_whose_turn_it_is_does_not_let_others_in_whom_it_delays() -> No
 def test_an_early_start_is_never_too_late_for_the_agent_itself() -> None:
     made = learned(tokens_per_s=100)
     made.want("w", [claim(0, 2000, due=5)])
-    assert filled(made, now_ms=0) == 1000
+    assert filled(made, now_ms=0) == 960
     made.note_landed(None)
     made.want("w", [claim(0, 2000, due=5)])
-    assert filled(made, now_ms=50) == 1000, "and it may be overdue"
+    assert filled(made, now_ms=50) == 960, "and it may be overdue"
 
 
 def test_where_calls_are_steps_away_nothing_is_known_of_the_link() -> None:
@@ -393,7 +420,7 @@ def test_a_tenant_gets_no_more_than_its_budget_and_leaves_the_rest_to_others() -
     one, other = [claim(0, tenant="one") for _ in range(3)], claim(1, tenant="other")
     made.want("one", one)
     made.want("other", [other])
-    budgets: dict[Tenant, int] = {"one": 150, "other": 0}
+    budgets: dict[Tenant, int] = {"one": 164, "other": 0}
     loads: list[Load[Any]] = []
 
     def reserve(load: Load[Any]) -> int:
@@ -403,7 +430,7 @@ def test_a_tenant_gets_no_more_than_its_budget_and_leaves_the_rest_to_others() -
     made.fill(everything, reserve, lambda tenant: budgets[tenant])
     assert [(load.claim, load.start, load.stop) for load in loads] == [
         (one[0], 0, 100),
-        (one[1], 0, 50),
+        (one[1], 0, 64),
     ]
     # What had no budget is still wanted.
     loads.clear()

