@@ -86,7 +86,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self._prefetch_queue is not None:
             self._prefetch_queue.clear()
         self.tree_core.on_evict = self._note_eviction
-        self.tree_core.evicts_parts = self.settings.order == "time"
+        has_one_tier = self.prefetcher is None
+        self.tree_core.evicts_parts = has_one_tier and self.settings.order == "time"
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
         # What the shadow holds the cache no longer has: it would look like a loss.

@@ -102,6 +102,18 @@ def test_elsewhere_leaves_go_whole(case: str, monkeypatch: pytest.MonkeyPatch) -
     assert cached_tokens(cache) == 0
 
 
+@pytest.mark.parametrize(("host_ratio", "evicted"), [(None, 60), (4.0, len(PREFIX))])
+def test_that_is_so_after_a_flush_too(host_ratio: float | None, evicted: int) -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=POOL_TOKENS, host_ratio=host_ratio)
+    cache.run(PREFIX)
+    cache.cache.reset()
+    cache.allocator.clear()
+    for tail in range(2):
+        cache.run([*PREFIX, tail], hint=hint(tail))
+    cache.evict(2)
+    assert cache.evict(60) == evicted
+
+
 def test_pages_go_whole() -> None:
     cache = cache_with_prefix(page_size=16)
     left = cached_tokens(cache)
