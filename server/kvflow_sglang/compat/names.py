@@ -25,7 +25,10 @@ SCHEDULER_NAMES: dict[str, str | None] = {
     f"{_TREE}._update_evictable_leaf_sets": "self node",
     f"{_TREE}._is_device_leaf": "self node",
     f"{_TREE}._is_host_leaf": "self node",
-    f"{_TREE}.evict_device_leaf": "self node_id is_write_back",
+    f"{_TREE}._demote": "self node tracker device_frees host_frees cache_actions",
+    f"{_TREE}._delete_unbacked_device_leaf": (
+        "self node tracker device_frees host_frees cache_actions"
+    ),
     f"{_TREE}._evict_host_leaf": "self node tracker device_frees host_frees cache_actions",
     f"{_TREE}.commit_backup": "self node_id host_indices comp_xfers",
     f"{_TREE}.insert_host": "self node_id key host_value hash_value",
