@@ -51,6 +51,13 @@ class Load(Generic[N]):
         return self.claim.distance
 
 
+SPARE_TOKENS = 32
+"""A load ahead leaves free what each running request is about to write, so much at most.
+
+Without that the next steps evict a prefix that has just been loaded, and the room is filled again.
+"""
+
+
 def tokens_to_load(start: int, stop: int, room_tokens: int, page_size: int = 1) -> int:
     """How many of the tokens from `start` to `stop` to load where there is room for so many."""
     if start + room_tokens >= stop:

@@ -11,7 +11,7 @@ from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.errors import ConfigurationError
 from kvflow_agents.hints import Hint
 from kvflow_agents.lora_ledger import Adapter
-from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS
+from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS, SPARE_TOKENS
 from kvflow_agents.prefix import Tokens
 from kvflow_simulate.adapters import AdapterSlots
 from kvflow_simulate.early_loads import EarlyLoads, Flight
@@ -363,9 +363,14 @@ class Engine:
         assert self.free_tokens >= tokens, "a request was admitted without room"
 
     def _make_room(self, tokens: int, distance: int) -> int:
-        """Free slots for an early load, without evicting what is needed as soon; how many."""
-        self._evict(tokens - self.free_tokens, displacing_for_distance=distance)
-        return max(min(tokens, self.free_tokens), 0)
+        """Free slots for an early load, without evicting what is needed as soon; how many.
+
+        Besides what the running requests are about to write.
+        """
+        spare_tokens = sum(min(job.slots_to_come, SPARE_TOKENS) for job in self._running)
+        shortfall = tokens + spare_tokens - self.free_tokens
+        self._evict(shortfall, displacing_for_distance=distance)
+        return max(min(tokens, self.free_tokens - spare_tokens), 0)
 
     def _evict(self, tokens: int, *, displacing_for_distance: int | None = None) -> None:
         if tokens > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from kvflow_agents.hints import (
     tenant_in,
 )
 from kvflow_agents.lora_ledger import AdapterLedger
-from kvflow_agents.prefetch import PrefetchQueue
+from kvflow_agents.prefetch import SPARE_TOKENS, PrefetchQueue
 from kvflow_agents.reuse import MessageClock, Reuse
 from kvflow_agents.tenants import Tenant, scoped
 from kvflow_agents.workflow_memory import Limits
@@ -35,10 +35,7 @@ from kvflow_sglang.compat.radix_cache import (
     accesses,
     back_up,
 )
-from kvflow_sglang.compat.scheduler import (
-    is_aborted,
-    was_retracted,
-)
+from kvflow_sglang.compat.scheduler import is_aborted, tokens_to_write, was_retracted
 from kvflow_sglang.inferred import InferredCallers
 from kvflow_sglang.lora import AdapterSlots
 from kvflow_sglang.mailbox import Mailbox
@@ -66,6 +63,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
     """None without LoRA adapters, or where they are left to SGLang."""
     gathering: Gathering | None = None
     """None where requests wait for nobody."""
+    running: Sequence[Any] = ()
+    """The requests that are being answered."""
     metrics: Metrics | None = None
     """None without `--enable-metrics`, and on ranks that publish none."""
 
@@ -159,8 +158,9 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self.prefetcher is not None:
             self.prefetcher.step()
 
-    def begin_pass(self) -> None:
-        """Before the scheduler looks for the next batch."""
+    def begin_pass(self, running: Sequence[Any] = ()) -> None:
+        """Before the scheduler looks for the next batch; these requests are being answered."""
+        self.running = running
         self.tenants.catch_up()
         self.tree_core.ledger.catch_up()
 
@@ -233,13 +233,17 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return heard
 
     def make_room(self, tokens: int, distance: int, tenant: Tenant = None) -> int:
-        """Free slots, up to `tokens`, without evicting what is needed as soon, or not theirs."""
-        shortfall = tokens - self.token_to_kv_pool_allocator.available_size()
+        """Free slots, up to `tokens`, without evicting what is needed as soon, or not theirs.
+
+        Besides what the running requests are about to write.
+        """
+        spare_tokens = tokens_to_write(self.running, SPARE_TOKENS)
+        shortfall = tokens + spare_tokens - self.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
             with self.tree_core.displacing_for(Displacement(distance, tenant)):
                 self.evict_for_alloc(EvictParams(num_tokens=shortfall))
-        free_tokens: int = self.token_to_kv_pool_allocator.available_size()
-        return min(tokens, free_tokens)
+        free_tokens: int = self.token_to_kv_pool_allocator.available_size() - spare_tokens
+        return max(min(tokens, free_tokens), 0)
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         self.mailbox.hear_to(req.rid)

@@ -240,7 +240,7 @@ def _next_prefill(find: Callable[..., Any], scheduler: Any, running_batch: Any) 
 
 def _begin_pass(scheduler: Any, running_batch: Any) -> None:
     cache = scheduler.tree_cache
-    cache.begin_pass()
+    cache.begin_pass(running_batch.reqs)
     if cache.lora is not None:
         cache.lora.step(running_batch)
     if cache.metrics is not None:

@@ -33,7 +33,7 @@ class Scheduler:
         self.waiting_queue: list[str] = []
         self.heard: list[Any] = []
         self.tree_cache = SimpleNamespace(
-            begin_pass=lambda: None,
+            begin_pass=lambda running: None,
             catch_up=lambda reqs: None,
             mailbox=Mailbox(self.heard.append),
             gathering=gathering,

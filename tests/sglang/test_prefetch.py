@@ -16,7 +16,7 @@ from kvflow_agents import link_rate
 from kvflow_agents.arrivals import MOST_PUT_OFF
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
-from kvflow_agents.prefetch import MOST_WAITS
+from kvflow_agents.prefetch import MOST_WAITS, SPARE_TOKENS
 from kvflow_agents.track_record import TrackRecord
 from kvflow_sglang.loads import EarlyLoads
 from kvflow_sglang.settings import VARIABLE
@@ -339,6 +339,30 @@ def test_a_prefix_larger_than_the_pool_is_loaded_as_far_as_it_fits(cache: Standa
     found = cache.match(long)
     assert (found.device_prefix_len, found.host_hit_length) == (384, 516)
     assert cache.cache.prefetcher.tokens_under_way == 0
+    cache.allocator.free(taken)
+
+
+@pytest.mark.parametrize(
+    ("answered_tokens", "spare_tokens"), [([], 0), ([0, 0], 2 * SPARE_TOKENS), ([190, 200], 10)]
+)
+def test_a_load_leaves_room_for_what_running_requests_are_about_to_write(
+    cache: StandaloneCache, answered_tokens: list[int], spare_tokens: int
+) -> None:
+    workflow = Workflow()
+    demoted(cache, workflow)
+    cache.evict(1000)
+    free_tokens = len(prompt(0)) + SPARE_TOKENS
+    taken = cache.allocator.alloc(cache.allocator.available_size() - free_tokens)
+    cache.cache.begin_pass(
+        [
+            SimpleNamespace(
+                sampling_params=SimpleNamespace(max_new_tokens=200), output_ids=[1] * answered
+            )
+            for answered in answered_tokens
+        ]
+    )
+    room = cache.cache.make_room(free_tokens, 0)
+    assert room == free_tokens - spare_tokens
     cache.allocator.free(taken)
 
 

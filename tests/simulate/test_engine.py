@@ -15,14 +15,23 @@ from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint
 from kvflow_agents.prefetch import PIECE_TOKENS
 from kvflow_agents.prefix import Tokens
+from kvflow_bench import presets
 from kvflow_bench.workloads import KINDS, Parameters, Workload
+from kvflow_simulate import machine as machines
 from kvflow_simulate.engine import Engine
 from kvflow_simulate.forecasts import HINTS, Hints
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request, Traffic
 from kvflow_simulate.sides import CEILING, SIDES
-from kvflow_simulate.simulate import Outcome, Sizes, engine_for, future_of, simulate
+from kvflow_simulate.simulate import (
+    Outcome,
+    Sizes,
+    engine_for,
+    future_of,
+    host_tokens,
+    simulate,
+)
 from kvflow_simulate.traffic import WorkloadTraffic
 from kvflow_simulate.tree import PrefixTree, path
 
@@ -129,6 +138,15 @@ def test_where_there_is_too_little_room_nodes_are_cut_into_whole_pieces(
     engine.run(WorkloadTraffic(CYCLE, hints="exact"))
     found = {sum(len(each.key) for each in path(node)) for node in engine.tree.nodes()}
     assert {end for end in found if end < FIXED} == ends
+
+
+def test_what_is_loaded_ahead_makes_way_for_no_answer_under_way() -> None:
+    preset, machine = presets.named("h100"), machines.named("h100-8b")
+    (workload,) = presets.select(preset, ["concurrent-64"], {})
+    sizes = Sizes(45_000, host_tokens(preset, machine, 45_000))
+    outcome = simulate(workload, SIDES["ours"], machine, sizes)
+    assert outcome.counts["prefetch_wasted_tokens"] < 0.05 * outcome.counts["prefetched_tokens"]
+    assert outcome.counts["prefetched_tokens"] > 100_000
 
 
 def test_everything_fits_in_the_ceiling() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, NextBatchPlan
@@ -37,6 +37,14 @@ def was_retracted(req: Any) -> bool:
     """Whether a request is computed again, because others had needed its room."""
     was: bool = req.retracted_stain
     return was
+
+
+def tokens_to_write(requests: Sequence[Any], most_tokens: int) -> int:
+    """How many slots running requests may still take for their answers, of each so many at most."""
+    return sum(
+        min(max(each.sampling_params.max_new_tokens - len(each.output_ids), 0), most_tokens)
+        for each in requests
+    )
 
 
 def can_hold(server_args: Any) -> bool:
