@@ -310,6 +310,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _add_new_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super()._add_new_node(*args, **kwargs)
+        self._leaf_since.pop(node.parent.id, None)
         self.ledger.added(node, self.writer.user)
         return node
 
@@ -374,8 +375,8 @@ class ClaimedTreeCore(UnifiedTreeCore):
 class ClaimedFullComponent(FullComponent):
     """Takes its victims from the tree's queues instead of a heap made for each eviction.
 
-    They go in one step, as many as are wanted, so that what they held is freed together: a step for
-    each took twice as long as evicting them.
+    They go in one step, as many as are wanted, and what they held is freed together: with a step
+    for each an eviction took half as long again.
     """
 
     def _evict_device_start(self, request_cnt: int) -> None:

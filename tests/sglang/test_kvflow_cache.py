@@ -11,6 +11,7 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
+from kvflow_sglang.compat.radix_cache import accesses
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -109,6 +110,20 @@ def test_kv_is_used_once_by_each_request_that_reads_it_and_by_no_lock() -> None:
     assert fates == [(used_at, True)]
     cache.evict(400)
     assert len(fates) > 1 and not any(was_used for _, was_used in fates[1:])
+
+
+def test_what_an_eviction_leaves_is_a_leaf_only_since_then() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400)
+    tree = cache.cache.tree_core
+    fates: list[tuple[float, float]] = []
+    tree.on_fate = lambda tenant, noted, since, was_used: fates.append((noted.last_access, since))
+    cache.run(FIXED, [1, 2])  # its answer is a node of its own
+    cache.run(list(range(200, 240)))  # time passes
+    cache.evict(400)
+    (answer_access, answer_since), (prompt_access, prompt_since), *_ = fates
+    assert answer_since - answer_access < prompt_since - prompt_access
+    assert prompt_since >= accesses() - 1
+    assert not tree._leaf_since
 
 
 def test_kv_that_is_switched_off_is_kept_by_recency(monkeypatch: pytest.MonkeyPatch) -> None:
