@@ -21,6 +21,11 @@ PIECE_TOKENS = 64
 
 Cut anywhere, what agents share would fall into more and more nodes, which nothing joins again.
 """
+SPARE_TOKENS = 32
+"""A load ahead leaves free what each running request is about to write, so much at most.
+
+Without that the next steps evict a prefix that has just been loaded, and the room is filled again.
+"""
 # After so many loads in time the horizon is again what it was before they came late.
 LOADS_IN_TIME = 32
 
@@ -49,13 +54,6 @@ class Load(Generic[N]):
         """How far its agent is from its call."""
         assert self.claim.distance is not None, "nothing is loaded for who is not expected"
         return self.claim.distance
-
-
-SPARE_TOKENS = 32
-"""A load ahead leaves free what each running request is about to write, so much at most.
-
-Without that the next steps evict a prefix that has just been loaded, and the room is filled again.
-"""
 
 
 def tokens_to_load(start: int, stop: int, room_tokens: int, page_size: int = 1) -> int:

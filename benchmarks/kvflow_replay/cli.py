@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,10 +178,7 @@ def _machine(name: str | None, link_gb_per_s: float | None, server: str | None) 
         return None
     if server is not None:
         raise ConfigurationError("a trace goes to a --server or to a --machine, not to both")
-    found = machines.named(name)
-    if link_gb_per_s is None:
-        return found
-    return replace(found, link_bytes_per_s=link_gb_per_s * 1e9)
+    return machines.named(name, link_gb_per_s=link_gb_per_s)
 
 
 def _write(file: Path, values: dict[str, Any]) -> None:

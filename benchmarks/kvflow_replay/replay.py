@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from kvflow_replay.forecasts import RecordedForecaster
 from kvflow_replay.optimum import NextUses, Optimum
 from kvflow_replay.reader import unshared
 from kvflow_simulate.requests import CallId, Request
-from kvflow_simulate.sides import SIDES, Side
+from kvflow_simulate.sides import SAME_TIERS, SIDES, Side
 
 DEFAULT_POLICIES = ("lru", "ours-device", "optimum-device", "hicache", "papers", "ours", "optimum")
 # Of the blocks that are wanted again: with room for all of them every policy is the same.
@@ -218,13 +218,7 @@ class Loss:
 
 def baseline(done: Replay, outcome: Outcome, name: str) -> Outcome | None:
     """What LRU (`lru`) or MIN (`optimum`) did in the same pools; None if it was not run."""
-    names: Mapping[tuple[str, bool], str] = {
-        ("lru", False): "lru",
-        ("lru", True): "hicache",
-        ("optimum", False): "optimum-device",
-        ("optimum", True): "optimum",
-    }
-    wanted = names[name, outcome.has_host_tier]
+    wanted = SAME_TIERS[name][outcome.has_host_tier]
     return next((each for each in done.outcomes if each.policy == wanted), None)
 
 

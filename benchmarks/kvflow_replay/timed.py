@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kvflow_agents.errors import ConfigurationError
+from kvflow_agents.prefetch import PIECE_TOKENS
 from kvflow_replay.calls import Call, Event
 from kvflow_replay.forecasts import Forecaster
 from kvflow_replay.replay import HOST_POOLS, sizes_for
 from kvflow_replay.trace_traffic import TraceTraffic
 from kvflow_simulate.clairvoyant import Future
 from kvflow_simulate.machine import Machine
-from kvflow_simulate.sides import CEILING, Side
+from kvflow_simulate.sides import CEILING, Side, clairvoyant
 from kvflow_simulate.simulate import (
     Outcome,
     Sizes,
@@ -24,9 +26,6 @@ from kvflow_simulate.simulate import (
     with_ratios,
 )
 
-# What is cut for lack of room is cut into such pieces. Anywhere, and what many agents share falls
-# into more and more nodes, so that calls cost the simulator more and more.
-PIECE_TOKENS = 64
 # What a trace has no use for: adapters, and how long the simulator took.
 LEFT_OUT = ("workload", "adapter", "cpu_s")
 
@@ -123,7 +122,11 @@ def run(
     if side.fits_everything:
         tokens = sum(call.prompt_tokens + call.output_tokens for call in trace.calls)
         sizes = replace(sizes, pool_tokens=tokens)
-    engine = engine_for(side, machine, sizes, future, piece_tokens=PIECE_TOKENS)
+    if side.knows_the_future:
+        # As loads ahead do. Cut anywhere, what agents share falls into more and more nodes, and
+        # calls cost the simulator more and more.
+        side = replace(side, make=partial(clairvoyant, piece_tokens=PIECE_TOKENS))
+    engine = engine_for(side, machine, sizes, future)
     traffic = TraceTraffic(
         trace.events,
         trace.block_tokens,

@@ -60,8 +60,11 @@ class Clairvoyant(Recency):
     goes in part if that is enough, and running calls hold what they use.
     """
 
-    def __init__(self, tree: PrefixTree, future: Future) -> None:
+    def __init__(self, tree: PrefixTree, future: Future, *, piece_tokens: int = 1) -> None:
+        """With a host tier, where a part of a node would do, whole pieces go."""
         super().__init__(tree)
+        # With one tier what is cut off is gone, and leaves no nodes behind.
+        self._piece_tokens = piece_tokens if tree.host_tokens else 1
         self._future = future
         self._is_served = [False] * len(future.index)
         self._stretches: dict[int, Stretch | None] = {}
@@ -71,10 +74,8 @@ class Clairvoyant(Recency):
             self._adapter_calls.setdefault(adapter, deque()).append(call)
 
     def part_to_evict(self, victim: Node, wanted_tokens: int) -> int:
-        # With one tier what is cut off is gone, and leaves no nodes behind.
-        piece_tokens = self.tree.piece_tokens if self.tree.host_tokens else 1
         left_tokens = max(len(victim.key) - wanted_tokens, 0)
-        return len(victim.key) - left_tokens // piece_tokens * piece_tokens
+        return len(victim.key) - left_tokens // self._piece_tokens * self._piece_tokens
 
     def found(self, request: Request, cached_tokens: int) -> None:
         self._adapter_calls[request.adapter].remove(request.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -57,10 +57,7 @@ def simulate_command(
         chosen = presets.named(preset)
         changes = {name: value for name, value in sizes.items() if value is not None}
         workloads = presets.select(chosen, workload or [], changes)
-        speed = machines.named(machine)
-        gb_per_s = link_gb_per_s or chosen.link_gb_per_s
-        if gb_per_s is not None:
-            speed = replace(speed, link_bytes_per_s=gb_per_s * 1e9)
+        speed = machines.named(machine, link_gb_per_s=link_gb_per_s or chosen.link_gb_per_s)
         pool = pool_tokens or chosen.pool_tokens
         host = host_tokens or simulate.host_tokens(chosen, speed, pool)
         pools = simulate.Sizes(pool, host, slots or chosen.slots)

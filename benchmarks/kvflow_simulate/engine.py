@@ -39,9 +39,8 @@ class Engine:
         slots: int = 1,
         overlaps_loras: bool = False,
         is_stock: bool = True,
-        piece_tokens: int = 1,
     ) -> None:
-        """`slots`: for LoRA adapters, the base model included; `piece_tokens`: see `PrefixTree`."""
+        """`slots`: for LoRA adapters, the base model included."""
         self.now_s = 0.0
         self.counts: Counter[str] = Counter()
         self._machine = machine
@@ -51,12 +50,7 @@ class Engine:
             made.append(policy(tree))
             return made[0]
 
-        self.tree = PrefixTree(
-            device_tokens=pool_tokens,
-            host_tokens=host_tokens,
-            order=make,
-            piece_tokens=piece_tokens,
-        )
+        self.tree = PrefixTree(device_tokens=pool_tokens, host_tokens=host_tokens, order=make)
         self.policy = made[0]
         if slots > 1:
             self.policy.manage_adapters()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvflow_agents.errors import ConfigurationError
 
@@ -110,8 +110,10 @@ MACHINES: Mapping[str, Machine] = {
 }
 
 
-def named(name: str) -> Machine:
-    """The machine of a name. ConfigurationError if there is none."""
+def named(name: str, *, link_gb_per_s: float | None = None) -> Machine:
+    """The machine of a name, perhaps with another link. ConfigurationError if there is none."""
     if name not in MACHINES:
         raise ConfigurationError(f"there is no machine {name!r}; there are {', '.join(MACHINES)}")
-    return MACHINES[name]
+    if link_gb_per_s is None:
+        return MACHINES[name]
+    return replace(MACHINES[name], link_bytes_per_s=link_gb_per_s * 1e9)

@@ -27,9 +27,10 @@ class Side:
     """Whether adapters are loaded beside the computation."""
 
 
-def _clairvoyant(tree: PrefixTree, future: Future | None) -> Policy:
+def clairvoyant(tree: PrefixTree, future: Future | None, *, piece_tokens: int = 1) -> Policy:
+    """The optimum, for runs of which the future is known."""
     assert future is not None, "this policy has to know the future"
-    return Clairvoyant(tree, future)
+    return Clairvoyant(tree, future, piece_tokens=piece_tokens)
 
 
 SIDES: Mapping[str, Side] = {
@@ -53,10 +54,15 @@ SIDES: Mapping[str, Side] = {
             has_host_tier=True,
             is_hinted=True,
         ),
-        Side("optimum", _clairvoyant, has_host_tier=True, knows_the_future=True),
-        Side("optimum-device", _clairvoyant, has_host_tier=False, knows_the_future=True),
+        Side("optimum", clairvoyant, has_host_tier=True, knows_the_future=True),
+        Side("optimum-device", clairvoyant, has_host_tier=False, knows_the_future=True),
     )
 }
+SAME_TIERS: Mapping[str, tuple[str, str]] = {
+    "lru": ("lru", "hicache"),
+    "optimum": ("optimum-device", "optimum"),
+}
+"""Recency and MIN: on the device alone, and with a host tier besides."""
 CEILING = Side("ceiling", lambda tree, _: Recency(tree), has_host_tier=False, fits_everything=True)
 
 

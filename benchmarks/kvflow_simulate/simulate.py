@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from kvflow_bench.figures import percentile
 from kvflow_bench.presets import Preset
 from kvflow_bench.workloads import Workload
 from kvflow_simulate.clairvoyant import Future
@@ -15,7 +16,7 @@ from kvflow_simulate.engine import Engine
 from kvflow_simulate.forecasts import Hints
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.requests import Served
-from kvflow_simulate.sides import CEILING, SIDES, Side
+from kvflow_simulate.sides import CEILING, SAME_TIERS, SIDES, Side
 from kvflow_simulate.traffic import WorkloadTraffic
 
 
@@ -114,9 +115,7 @@ def simulate(
     )
 
 
-def engine_for(
-    side: Side, machine: Machine, sizes: Sizes, future: Future | None, *, piece_tokens: int = 1
-) -> Engine:
+def engine_for(side: Side, machine: Machine, sizes: Sizes, future: Future | None) -> Engine:
     """An empty engine, with the policy of a side and what that has to work with."""
     return Engine(
         machine,
@@ -126,7 +125,6 @@ def engine_for(
         slots=sizes.slots,
         overlaps_loras=side.overlaps_loras,
         is_stock=not (side.is_hinted or side.knows_the_future),
-        piece_tokens=piece_tokens,
     )
 
 
@@ -161,8 +159,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "elapsed_s": outcome.elapsed_s,
         "mean_latency_ms": 1000 * fmean(call.latency_s for call in calls),
         "mean_ttft_ms": 1000 * fmean(call.ttft_s for call in calls),
-        "p95_latency_ms": 1000 * _most_of(95, [call.latency_s for call in calls]),
-        "p95_ttft_ms": 1000 * _most_of(95, [call.ttft_s for call in calls]),
+        "p95_latency_ms": 1000 * percentile([call.latency_s for call in calls], 95),
+        "p95_ttft_ms": 1000 * percentile([call.ttft_s for call in calls], 95),
         "prompt_tokens": _prompt_tokens(outcome),
         "hit_rate": 1 - outcome.total("computed_tokens") / _prompt_tokens(outcome),
         "kept_tokens": outcome.total("kept_tokens"),
@@ -177,11 +175,6 @@ def figures(outcome: Outcome) -> dict[str, Any]:
 
 def _prompt_tokens(outcome: Outcome) -> int:
     return sum(len(call.request.prompt) for call in outcome.served)
-
-
-def _most_of(percent: int, values: list[float]) -> float:
-    """What so many percent of the values do not exceed: the nearest rank."""
-    return sorted(values)[-(-percent * len(values) // 100) - 1]
 
 
 def _adapter_hit_share(outcome: Outcome) -> float | None:
@@ -231,8 +224,6 @@ def host_tokens(preset: Preset, machine: Machine, pool_tokens: int) -> int:
 
 
 DEFAULT_POLICIES = ("lru", "hicache", "papers", "ours", "optimum")
-SAME_TIERS = {"lru": ("lru", "hicache"), "optimum": ("optimum-device", "optimum")}
-"""Who does the same on the device alone, and with a host tier besides."""
 LORA_POLICIES = ("lru", "lru-overlap", "ours-device", "optimum-device")
 ADAPTER_COUNTS = (
     "adapter_loads",

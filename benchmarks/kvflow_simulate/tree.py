@@ -84,15 +84,8 @@ class PrefixTree:
     """
 
     def __init__(
-        self,
-        *,
-        device_tokens: int,
-        host_tokens: int,
-        order: Callable[[PrefixTree], Order],
-        piece_tokens: int = 1,
+        self, *, device_tokens: int, host_tokens: int, order: Callable[[PrefixTree], Order]
     ) -> None:
-        """Where a part of a node would do, the optimum cuts off whole pieces."""
-        self.piece_tokens = piece_tokens
         self.device_tokens = device_tokens
         self.host_tokens = host_tokens
         self.device_used = self.host_used = 0

@@ -63,8 +63,8 @@ class KVFlowRadixCache(UnifiedRadixCache):
     """None without LoRA adapters, or where they are left to SGLang."""
     gathering: Gathering | None = None
     """None where requests wait for nobody."""
-    running: Sequence[Any] = ()
-    """The requests that are being answered."""
+    spare_tokens: int = 0
+    """What running requests are about to write, as far as loads ahead leave room for it."""
     metrics: Metrics | None = None
     """None without `--enable-metrics`, and on ranks that publish none."""
 
@@ -85,8 +85,10 @@ class KVFlowRadixCache(UnifiedRadixCache):
         if self._prefetch_queue is not None:
             self._prefetch_queue.clear()
         self.tree_core.on_evict = self._note_eviction
-        has_one_tier = self.prefetcher is None
-        self.tree_core.evicts_parts = has_one_tier and self.settings.order == "time"
+        # A host tier may be added later.
+        self.tree_core.evicts_parts = lambda: (
+            self.prefetcher is None and self.settings.order == "time"
+        )
         device_tokens = self.token_to_kv_pool_allocator.size
         self.tree_core.most_expected_device_tokens = self.settings.expected_share * device_tokens
         # What the shadow holds the cache no longer has: it would look like a loss.
@@ -110,7 +112,6 @@ class KVFlowRadixCache(UnifiedRadixCache):
         back_up_in_one_launch(self.cache_controller)
         host_tokens = self.cache_controller.mem_pool_host.size
         self.tree_core.most_expected_host_tokens = self.settings.expected_share * host_tokens
-        self.tree_core.evicts_parts = False
         self.prefetcher = Prefetcher(self, self._prefetch_queue, self.settings)
 
     def manage_adapters(self, lora: AdapterSlots) -> None:
@@ -160,7 +161,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def begin_pass(self, running: Sequence[Any] = ()) -> None:
         """Before the scheduler looks for the next batch; these requests are being answered."""
-        self.running = running
+        self.spare_tokens = tokens_to_write(running, SPARE_TOKENS)
         self.tenants.catch_up()
         self.tree_core.ledger.catch_up()
 
@@ -237,12 +238,11 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
         Besides what the running requests are about to write.
         """
-        spare_tokens = tokens_to_write(self.running, SPARE_TOKENS)
-        shortfall = tokens + spare_tokens - self.token_to_kv_pool_allocator.available_size()
+        shortfall = tokens + self.spare_tokens - self.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
             with self.tree_core.displacing_for(Displacement(distance, tenant)):
                 self.evict_for_alloc(EvictParams(num_tokens=shortfall))
-        free_tokens: int = self.token_to_kv_pool_allocator.available_size() - spare_tokens
+        free_tokens: int = self.token_to_kv_pool_allocator.available_size() - self.spare_tokens
         return max(min(tokens, free_tokens), 0)
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:

@@ -73,7 +73,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
     # Whether a tenant's first expected leaf goes before its first ordinary one, below that limit.
     expected_goes: ExpectedGoes = staticmethod(lambda tenant: by_standing)
     # Whether an expected leaf goes in part. With a host tier each part would stay there as a node.
-    evicts_parts: bool = False
+    evicts_parts: Callable[[], bool] = staticmethod(lambda: False)
     # What the eviction under way is to free; None: not known.
     wanted_tokens: int | None = None
     # Called when a tenant's device leaf is evicted or read: with its rank, with the last access
@@ -147,7 +147,7 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def cut_victim(self, victim: Node, freed_tokens: int) -> None:
         """Let a victim be no more than has to go, where so much is freed; it stays itself."""
-        if not self.evicts_parts or self.wanted_tokens is None:
+        if self.wanted_tokens is None or not self.evicts_parts():
             return
         standing, _ = self.ledger.standing(victim)
         wanted_tokens = self.wanted_tokens - freed_tokens
@@ -239,12 +239,14 @@ class ClaimedTreeCore(UnifiedTreeCore):
         return _exceeds(self.expected.of(tenant).host, self.most_expected_host_tokens)
 
     def _preference_on_device(self, tenant: Tenant) -> Preference:
-        expected_goes = self.expected_goes(tenant)
-        return beyond_share(expected_goes) if self._clips_on_device(tenant) else expected_goes
+        return self._preference(tenant, clips=self._clips_on_device(tenant))
 
     def _preference_on_host(self, tenant: Tenant) -> Preference:
+        return self._preference(tenant, clips=self._clips_on_host(tenant))
+
+    def _preference(self, tenant: Tenant, *, clips: bool) -> Preference:
         expected_goes = self.expected_goes(tenant)
-        return beyond_share(expected_goes) if self._clips_on_host(tenant) else expected_goes
+        return beyond_share(expected_goes) if clips else expected_goes
 
     def _left_queue(self, node: Node, noted: Rank) -> None:
         if self._is_evicting:

@@ -17,23 +17,14 @@ from kvflow_replay.calls import Call, End, Event
 from kvflow_replay.forecasts import Forecaster, RecordedForecaster
 from kvflow_replay.timed import TimedReplay, Timetable, pools_for, replay_timed, run
 from kvflow_replay.trace_traffic import request_of
-from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import Served
 from kvflow_simulate.sides import CEILING, SIDES, Side, chosen
 from kvflow_simulate.simulate import Outcome, Sizes, future_of
 from kvflow_simulate.tree import PrefixTree
+from tests.simulate.machine import MACHINE
 
 BLOCK = 16
-# A thousand tokens a second computed, a hundred over the link.
-MACHINE = Machine(
-    prefill_fixed_s=1.0,
-    prefill_tokens_per_s=1000.0,
-    decode_fixed_s=0.5,
-    link_bytes_per_s=100.0,
-    token_bytes=1,
-    layers=4,
-)
 LRU = SIDES["lru"]
 ROOMY = Sizes(100_000, 100_000)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from kvflow_simulate.forecasts import HINTS, Hints
 from kvflow_simulate.machine import Machine
 from kvflow_simulate.policies import Recency
 from kvflow_simulate.requests import CallId, Request, Traffic
-from kvflow_simulate.sides import CEILING, SIDES
+from kvflow_simulate.sides import CEILING, SIDES, clairvoyant
 from kvflow_simulate.simulate import (
     Outcome,
     Sizes,
@@ -34,16 +35,8 @@ from kvflow_simulate.simulate import (
 )
 from kvflow_simulate.traffic import WorkloadTraffic
 from kvflow_simulate.tree import PrefixTree, path
+from tests.simulate.machine import MACHINE
 
-# One token a second over the link, a thousand computed.
-MACHINE = Machine(
-    prefill_fixed_s=1.0,
-    prefill_tokens_per_s=1000.0,
-    decode_fixed_s=0.5,
-    link_bytes_per_s=100.0,
-    token_bytes=1,
-    layers=4,
-)
 FIXED = 100
 CYCLE = Workload(
     "cycle",
@@ -134,7 +127,10 @@ def test_where_there_is_too_little_room_nodes_are_cut_into_whole_pieces(
 ) -> None:
     sizes = Sizes(190, 2000)
     future = future_of(simulate(CYCLE, CEILING, MACHINE, sizes))
-    engine = engine_for(SIDES[policy], MACHINE, sizes, future, piece_tokens=piece_tokens)
+    side = SIDES[policy]
+    if side.knows_the_future:
+        side = replace(side, make=partial(clairvoyant, piece_tokens=piece_tokens))
+    engine = engine_for(side, MACHINE, sizes, future)
     engine.run(WorkloadTraffic(CYCLE, hints="exact"))
     found = {sum(len(each.key) for each in path(node)) for node in engine.tree.nodes()}
     assert {end for end in found if end < FIXED} == ends
