@@ -64,12 +64,13 @@ def tokens_to_load(start: int, stop: int, room_tokens: int, page_size: int = 1) 
     return max((start + room_tokens) // piece_tokens * piece_tokens - start, 0)
 
 
-Reserve = Callable[[Load[N]], int | None]
-"""Makes ready for a load: for how many of its tokens there is room, 0 if not for enough.
+MakeRoom = Callable[[Load[N]], int | None]
+"""Makes room for a load: for how many of its tokens there is any now.
 
-None: not with this copy, which brings the beginning of its path for another, or where there is
-room for less than a piece: others may be smaller.
+None: not with this copy, which brings the beginning of its path for another.
 """
+Reserve = Callable[[Load[N]], int]
+"""Takes the room for a load that begins at once: how many tokens it is, 0 if it cannot."""
 
 
 class PrefetchQueue(Generic[N]):
@@ -81,7 +82,9 @@ class PrefetchQueue(Generic[N]):
     slower than a step the loads of two then run back to back.
     """
 
-    def __init__(self, *, horizon_steps: int, most_agents: int, most_tokens: int) -> None:
+    def __init__(
+        self, *, horizon_steps: int, most_agents: int, most_tokens: int, page_size: int = 1
+    ) -> None:
         """Look `horizon_steps` ahead, at the `most_agents` nearest agents of each workflow.
 
         `most_tokens` is the size of a copy: what a more urgent one may find on the link.
@@ -91,6 +94,7 @@ class PrefetchQueue(Generic[N]):
         self._in_time = 0
         self._most_agents = most_agents
         self._most_tokens = most_tokens
+        self._page_size = page_size
         self._wanted: dict[str, list[Claim[N]]] = {}
         self._unchecked: dict[Claim[N], None] = {}
         self._furthest = -math.inf  # distance of any that was wanted
@@ -147,6 +151,7 @@ class PrefetchQueue(Generic[N]):
     def fill(
         self,
         missing: Callable[[Claim[N]], Span],
+        make_room: MakeRoom[N],
         reserve: Reserve[N],
         budget_of: Callable[[Tenant], int] = lambda tenant: sys.maxsize,
         *,
@@ -156,8 +161,9 @@ class PrefetchQueue(Generic[N]):
 
         `missing` tells which part of a claim the host has and the device lacks, `budget_of` how
         many tokens may be loaded for a tenant. Room is made in the order in which loads go, so
-        where one finds none, its tenant's later ones find none either and are not tried; what
-        finds no room takes none of the copy from others. Tenants take turns.
+        where one finds none, its tenant's later ones find none either and are not tried; where one
+        finds less than a piece, others may be smaller. What finds no room takes none of the copy
+        from others. Tenants take turns.
 
         With `now_ms`, on the clock of the distances, a copy takes more along only as far as the
         link carries all of it before the first call that it is for: its loads land together.
@@ -173,13 +179,20 @@ class PrefetchQueue(Generic[N]):
                 self._unchecked.pop(claim, None)
                 continue
             budget = budgets.setdefault(claim.tenant, budget_of(claim.tenant))
-            most = tokens_to_load(start, stop, min(int(most_tokens) - tokens, budget))
+            most = self._to_load(start, stop, min(int(most_tokens) - tokens, budget))
             if most < FEWEST_TOKENS or claim.tenant in crowded:
                 continue
-            reserved = reserve(Load(claim, start, start + most))
-            if reserved == 0:
+            room = make_room(Load(claim, start, start + most))
+            if room is None:
+                continue
+            if room < FEWEST_TOKENS:
                 crowded.add(claim.tenant)
-            elif reserved is not None:
+                continue
+            most = self._to_load(start, start + most, room)
+            if most < FEWEST_TOKENS:
+                continue
+            reserved = reserve(Load(claim, start, start + most))
+            if reserved:
                 most_tokens = min(most_tokens, self._carried_before(claim, now_ms))
                 tokens += reserved
                 budgets[claim.tenant] -= reserved
@@ -194,6 +207,9 @@ class PrefetchQueue(Generic[N]):
             tokens, started_ms = self._under_way
             self._link.note(tokens, now_ms - started_ms)
         self._under_way = None
+
+    def _to_load(self, start: int, stop: int, room_tokens: int) -> int:
+        return tokens_to_load(start, stop, room_tokens, self._page_size)
 
     def _carried_before(self, claim: Claim[N], now_ms: int | None) -> float:
         """How many tokens the link carries before a claim's call, for all that is known."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvflow_agents.claims import Claim
-from kvflow_agents.prefetch import FEWEST_TOKENS, Load, Span, tokens_to_load
+from kvflow_agents.prefetch import Load, Span
 from kvflow_simulate.policies import Policy
 from kvflow_simulate.tree import Node, PrefixTree, TokenKey, host_only, path
 
@@ -61,7 +61,10 @@ class EarlyLoads:
         assert self._queue is not None
         parts: list[Part] = []
         self._is_settled = not self._queue.fill(
-            missing, lambda load: self._reserve(load, parts), now_ms=self._policy.now_ms
+            missing,
+            lambda load: self._room_for(load, parts),
+            lambda load: self._reserve(load, parts),
+            now_ms=self._policy.now_ms,
         )
         return parts
 
@@ -129,21 +132,20 @@ class EarlyLoads:
             if not node.on_device:
                 self._waste(node_id)
 
-    def _reserve(self, load: Load[Node], parts: list[Part]) -> int | None:
-        claim = load.claim
-        if self._is_bringing(host_only(claim.node)[0], parts):
+    def _room_for(self, load: Load[Node], parts: list[Part]) -> int | None:
+        if self._is_bringing(host_only(load.claim.node)[0], parts):
             return None
-        room = self._make_room(load.tokens, load.distance)
-        stop = load.start + tokens_to_load(load.start, load.stop, room)
-        if stop - load.start < FEWEST_TOKENS:
-            return None if room >= FEWEST_TOKENS else 0
+        return self._make_room(load.tokens, load.distance)
+
+    def _reserve(self, load: Load[Node], parts: list[Part]) -> int:
+        claim, stop = load.claim, load.stop
         anchor = _node_ending_at(claim, stop)
         if anchor is None:
             assert isinstance(claim.key, TokenKey)
             self._tree.cut(TokenKey(claim.key.tokens[:stop]))
             anchor = _node_ending_at(claim, stop)
         if anchor is None:
-            return None
+            return 0
         self._tree.lock(anchor)
         tokens = sum(len(node.key) for node in host_only(anchor))
         self.reserved_tokens += tokens

@@ -70,7 +70,7 @@ class KVFlowRadixCache(UnifiedRadixCache):
 
     def __init__(self, params: Any) -> None:
         self.settings: Settings = from_environment()
-        self._prefetch_queue = _make_queue(self.settings)
+        self._prefetch_queue = _make_queue(self.settings, params.page_size)
         self.outcomes: Counter[str] = Counter()
         self.evicted_tokens: Counter[tuple[Tier, Standing]] = Counter()
         self.tenants = Tenants(self.settings)
@@ -408,13 +408,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
         return key
 
 
-def _make_queue(settings: Settings) -> PrefetchQueue[Node] | None:
+def _make_queue(settings: Settings, page_size: int) -> PrefetchQueue[Node] | None:
     if settings.prefetch_steps is None or not settings.kv:
         return None
     return PrefetchQueue(
         horizon_steps=settings.prefetch_steps,
         most_agents=settings.prefetch_agents,
         most_tokens=settings.prefetch_tokens,
+        page_size=page_size,
     )
 
 

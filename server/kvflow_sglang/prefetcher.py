@@ -11,13 +11,7 @@ from weakref import WeakKeyDictionary
 
 from kvflow_agents.arrivals import Arrivals
 from kvflow_agents.claims import Holder
-from kvflow_agents.prefetch import (
-    FEWEST_TOKENS,
-    MOST_WAITS,
-    Load,
-    PrefetchQueue,
-    tokens_to_load,
-)
+from kvflow_agents.prefetch import FEWEST_TOKENS, MOST_WAITS, Load, PrefetchQueue
 from kvflow_agents.tenants import Tenant
 from kvflow_sglang.loads import EarlyLoads, Flight
 from kvflow_sglang.settings import Settings
@@ -101,6 +95,7 @@ class Prefetcher:
         with self._starting():
             tokens = self._queue.fill(
                 self._cache.tree_core.missing,
+                self._make_room,
                 self._reserve,
                 lambda tenant: self._most_unread_tokens(tenant) - unread[tenant],
                 now_ms=self._cache.now_ms,
@@ -197,24 +192,22 @@ class Prefetcher:
         finally:
             self._is_starting = False
 
-    def _reserve(self, load: Load[Node]) -> int | None:
-        """Make ready for a load, as much of it as there is room for without harm to others."""
-        tree = self._cache.tree_core
+    def _make_room(self, load: Load[Node]) -> int | None:
         if self._loads.is_bringing(load.claim.node):
             return None
-        room = self._cache.make_room(load.tokens, load.distance, load.claim.tenant)
-        tokens = tokens_to_load(load.start, load.stop, room, self._cache.page_size)
-        stop = load.start + tokens
-        if tokens < FEWEST_TOKENS:
-            return None if room >= FEWEST_TOKENS else 0
-        if tree.node_ending_at(load.claim, stop) is None:
+        room: int = self._cache.make_room(load.tokens, load.distance, load.claim.tenant)
+        return room
+
+    def _reserve(self, load: Load[Node]) -> int:
+        tree = self._cache.tree_core
+        if tree.node_ending_at(load.claim, load.stop) is None:
             key: Any = load.claim.key
-            self._cache.touch_prefix(key[:stop])  # cuts the node there
-        anchor = tree.node_ending_at(load.claim, stop)
+            self._cache.touch_prefix(key[: load.stop])  # cuts the node there
+        anchor = tree.node_ending_at(load.claim, load.stop)
         if anchor is None or not self._loads.reserve(anchor, load.claim.holder):
-            return None
-        self._counts["prefetched_tokens"] += tokens
-        return tokens
+            return 0
+        self._counts["prefetched_tokens"] += load.tokens
+        return load.tokens
 
     def _most_unread_tokens(self, tenant: Tenant) -> int:
         if tenant is None and self._common_tokens is not None:

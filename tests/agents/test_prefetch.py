@@ -44,6 +44,11 @@ def everything(one: Claim[Any]) -> Span:
     return 0, one.depth_tokens
 
 
+def anything(load: Load[Any]) -> int:
+    """There is room for it."""
+    return load.tokens
+
+
 def nothing(one: Claim[Any]) -> Span:
     return one.depth_tokens, one.depth_tokens
 
@@ -56,12 +61,12 @@ def copy(made: PrefetchQueue[Any], missing: Any = everything) -> list[Load[Any]]
         loads.append(load)
         return load.tokens
 
-    assert made.fill(missing, reserve) == sum(load.tokens for load in loads)
+    assert made.fill(missing, anything, reserve) == sum(load.tokens for load in loads)
     return loads
 
 
 def filled(made: PrefetchQueue[Any], now_ms: int | None) -> int:
-    return made.fill(everything, lambda load: load.tokens, now_ms=now_ms)
+    return made.fill(everything, anything, anything, now_ms=now_ms)
 
 
 def order(made: PrefetchQueue[Any]) -> list[Claim[Any]]:
@@ -93,18 +98,15 @@ class Device:
         """How many tokens of a load may take the place of others."""
         return sum(tokens for _, tokens in self._victims_of(load))
 
-    def reserve(self, load: Load[Any]) -> int | None:
-        room = self.room_for(load)
-        left = wanted = tokens_to_load(load.start, load.stop, room)
-        if wanted < FEWEST_TOKENS:
-            return None if room >= FEWEST_TOKENS else 0
+    def reserve(self, load: Load[Any]) -> int:
+        left = load.tokens
         for victim, tokens in self._victims_of(load):
             taken = min(tokens, left)
             self.held[victim] -= taken
             left -= taken
         assert not left, "there was room for all of it"
-        self.loaded[id(load.claim)] += wanted
-        return wanted
+        self.loaded[id(load.claim)] += load.tokens
+        return load.tokens
 
     def _victims_of(self, load: Load[Any]) -> list[tuple[tuple[Tenant, int], int]]:
         mine = [(key, tokens) for key, tokens in self.held.items() if key[0] == load.claim.tenant]
@@ -277,17 +279,48 @@ def test_what_finds_no_room_takes_none_of_the_copy_from_others() -> None:
     made.want("b", [free])
     made.want("c", [others])
     device = Device([(None, 10_000, 50_000), ("other", 40_000, 50_000)])
-    assert made.fill(device.missing, device.reserve) == 8000
+    assert made.fill(device.missing, device.room_for, device.reserve) == 8000
     assert (device.loaded[id(free)], device.loaded[id(others)]) == (4000, 4000)
-    assert made.fill(device.missing, device.reserve) == 0
+    assert made.fill(device.missing, device.room_for, device.reserve) == 0
 
 
 def test_who_waits_for_another_copy_keeps_nobody_from_this_one() -> None:
     made = queue(most_tokens=100)
     shared, other = claim(0), claim(1)
     made.want("w", [shared, other])
-    reserved = made.fill(everything, lambda load: None if load.claim is shared else load.tokens)
-    assert reserved == 100
+
+    def room_for(load: Load[Any]) -> int | None:
+        return None if load.claim is shared else load.tokens
+
+    assert made.fill(everything, room_for, anything) == 100
+
+
+def test_who_finds_less_than_a_piece_keeps_nobody_smaller_from_it() -> None:
+    made = queue(most_tokens=200)
+    large, small = claim(0, 100), claim(1, 30)
+    made.want("w", [large, small])
+    device = Device([(None, 5, 40)])
+    assert made.fill(device.missing, device.room_for, device.reserve) == 30
+    assert device.loaded[id(small)] == 30
+
+
+def test_what_cannot_begin_takes_none_of_the_copy() -> None:
+    made = queue(most_tokens=100)
+    stuck, other = claim(0), claim(1)
+    made.want("w", [stuck, other])
+
+    def reserve(load: Load[Any]) -> int:
+        return 0 if load.claim is stuck else load.tokens
+
+    assert made.fill(everything, anything, reserve) == 100
+
+
+def test_a_copy_is_cut_at_whole_pages() -> None:
+    made: PrefetchQueue[Any] = PrefetchQueue(
+        horizon_steps=1, most_agents=4, most_tokens=500, page_size=48
+    )
+    made.want("w", [claim(0, 960)])
+    assert [load.stop for load in copy(made)] == [384]
 
 
 def test_a_forecast_may_run_out_while_a_copy_is_filled() -> None:
@@ -303,7 +336,7 @@ def test_a_forecast_may_run_out_while_a_copy_is_filled() -> None:
         made.forget("ended")
         return load.tokens
 
-    assert made.fill(everything, reserve) == 100
+    assert made.fill(everything, anything, reserve) == 100
 
 
 _claims = st.builds(
@@ -324,7 +357,7 @@ def test_nobody_who_could_be_loaded_is_kept_from_it_by_one_who_cannot(
     for number, each in enumerate(claims):
         made.want(f"w{number}", [each])
     device = Device(victims)
-    while (tokens := made.fill(device.missing, device.reserve)) > 0:
+    while (tokens := made.fill(device.missing, device.room_for, device.reserve)) > 0:
         assert tokens <= most_tokens
     for each in claims:
         start, stop = device.missing(each)
@@ -427,12 +460,12 @@ def test_a_tenant_gets_no_more_than_its_budget_and_leaves_the_rest_to_others() -
         loads.append(load)
         return load.tokens
 
-    made.fill(everything, reserve, lambda tenant: budgets[tenant])
+    made.fill(everything, anything, reserve, lambda tenant: budgets[tenant])
     assert [(load.claim, load.start, load.stop) for load in loads] == [
         (one[0], 0, 100),
         (one[1], 0, 64),
     ]
     # What had no budget is still wanted.
     loads.clear()
-    made.fill(everything, reserve)
+    made.fill(everything, anything, reserve)
     assert [load.claim for load in loads] == [other, *one]
