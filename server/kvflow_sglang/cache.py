@@ -309,12 +309,15 @@ class KVFlowRadixCache(UnifiedRadixCache):
     def evict(self, params: Any) -> Any:
         return self._evict_and_land(super().evict, params)
 
-    def evict_for_alloc(self, params: Any, **kwargs: Any) -> Any:
-        if not kwargs:
+    def evict_for_alloc(
+        self, params: Any, *, allocation_reclaim_satisfied: Callable[[], bool] | None = None
+    ) -> Any:
+        if allocation_reclaim_satisfied is None:
             return self._evict_and_land(super().evict_for_alloc, params)
-        # The caller says when it is enough.
-        with self.tree_core.evicting(params.num_tokens):
-            result = super().evict_for_alloc(params, **kwargs)
+        # The caller says when it is enough, so victims go one by one, whole.
+        result = super().evict_for_alloc(
+            params, allocation_reclaim_satisfied=allocation_reclaim_satisfied
+        )
         self.tenants.turn_over(result.num_tokens_evicted)
         return result
 

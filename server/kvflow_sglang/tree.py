@@ -312,9 +312,19 @@ class ClaimedTreeCore(UnifiedTreeCore):
 
     def _add_new_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super()._add_new_node(*args, **kwargs)
-        self._leaf_since.pop(node.parent.id, None)
+        self._has_child_on_device(node.parent)
         self.ledger.added(node, self.writer.user)
         return node
+
+    def commit_load_back(self, node_id: int, slots: Any, load: Any, *args: Any) -> Any:
+        # Where the same is computed again, its parent has been read.
+        for each in load.nodes_to_load or ():
+            self._has_child_on_device(self.node_by_id(each).parent)
+        return super().commit_load_back(node_id, slots, load, *args)
+
+    def _has_child_on_device(self, parent: Node) -> None:
+        """When a node is a leaf again it has rested only since then."""
+        self._leaf_since.pop(parent.id, None)
 
     def _split_node(self, key: Any, child: Node, split_len: int) -> tuple[Node, Any]:
         with self.inserting_for(Writer(tenant=self.tenant_of(child))):

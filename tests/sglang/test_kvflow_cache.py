@@ -11,7 +11,7 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT
 
 from kvflow_agents.forecast import Forecast
 from kvflow_agents.hints import Hint, encode_request
-from kvflow_sglang.compat.radix_cache import accesses
+from kvflow_sglang.compat.radix_cache import EvictParams, accesses
 from kvflow_sglang.settings import VARIABLE
 from kvflow_sglang.standalone import StandaloneCache
 
@@ -124,6 +124,37 @@ def test_what_an_eviction_leaves_is_a_leaf_only_since_then() -> None:
     assert answer_since - answer_access < prompt_since - prompt_access
     assert prompt_since >= accesses() - 1
     assert not tree._leaf_since
+
+
+def test_what_comes_back_from_the_host_ends_the_rest_of_what_it_follows() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400, host_ratio=4.0)
+    tree = cache.cache.tree_core
+    answer = list(range(1, 21))
+    cache.run(FIXED, answer)
+    cache.one_pass()  # backed up
+    cache.evict(len(answer))
+    (prompt,) = tree.evictable_device_leaves
+    began = tree._leaf_since[prompt.id]
+    other = list(range(200, 240))
+    cache.run(other)
+    cache.one_pass()
+    assert cache.run([*FIXED, *answer, 0]) == len(FIXED) + len(answer)
+    cache.one_pass()
+    came_back = accesses()
+    cache.evict(len(other) + len(answer) + 1)
+    assert tree._leaf_since[prompt.id] >= came_back > began
+
+
+def test_who_says_when_it_is_enough_is_asked_after_each_victim() -> None:
+    cache = StandaloneCache("kvflow", pool_tokens=400)
+    for first in (100, 200, 300):
+        cache.run(range(first, first + 40))
+    free_tokens = cache.allocator.available_size()
+    result = cache.cache.evict_for_alloc(
+        EvictParams(num_tokens=120),
+        allocation_reclaim_satisfied=lambda: cache.allocator.available_size() > free_tokens,
+    )
+    assert result.num_tokens_evicted == cache.allocator.available_size() - free_tokens == 40
 
 
 def test_kv_that_is_switched_off_is_kept_by_recency(monkeypatch: pytest.MonkeyPatch) -> None:
