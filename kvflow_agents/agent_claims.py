@@ -49,6 +49,11 @@ class AgentClaims(Generic[N]):
         """Whether forecasts count; whoever changes it lets every claim `follow`."""
         self._alarms: Alarms[tuple[KnownWorkflow[N], str], KnownAgent[N]] = Alarms()
 
+    @property
+    def now_ms(self) -> int | None:
+        """The clock of the claims' distances; None where they are so many steps."""
+        return None if self._clock is None else self._clock.now_ms
+
     def place(self, workflow: KnownWorkflow[N], name: str, namespace: Namespace) -> None:
         """Claim what an agent's next prompt is taken to begin with, instead of what it was."""
         agent = workflow.agents[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Generic, NamedTuple, TypeVar
@@ -48,11 +49,6 @@ def rank(standing: Standing, distance: int | None, last_access: float, tie: int)
     return Rank(standing, 0 if distance is None else -distance, last_access, tie)
 
 
-def may_displace(victim: Rank, distance: int) -> bool:
-    """Whether KV at some distance may take the place of a victim before it is asked for."""
-    return victim.standing is not Standing.EXPECTED or victim.distance > distance
-
-
 def part_to_evict(
     standing: Standing, leaf_tokens: int, wanted_tokens: int, page_size: int = 1
 ) -> int:
@@ -87,6 +83,17 @@ def beyond_share(expected_goes: Preference) -> Preference:
     return lambda ordinary, expected: (
         by_recency(ordinary, expected) or expected_goes(ordinary, expected)
     )
+
+
+def may_displace(victim: Rank, beyond: int, expected_goes: Preference) -> bool:
+    """Whether a victim may give way to KV that is loaded before it is asked for.
+
+    Only what is needed beyond a distance: else it would take its place back, and so on.
+    """
+    if victim.standing is Standing.EXPECTED:
+        return victim.distance > beyond
+    expected = rank(Standing.EXPECTED, beyond, math.inf, 0)
+    return victim.standing is Standing.SPENT or not expected_goes(victim, expected)
 
 
 class EvictionQueue(set[Leaf], Generic[Leaf]):

@@ -15,6 +15,7 @@ from kvflow_agents.expectations import Expectations
 from kvflow_agents.hints import Hint
 from kvflow_agents.known_workflow import KnownAgent, KnownWorkflow
 from kvflow_agents.lora_ledger import NO_LORAS, Adapter, AdapterLedger
+from kvflow_agents.next_callers import NextCallers, due_together
 from kvflow_agents.prefetch import PrefetchQueue
 from kvflow_agents.prefix import PrefixHistory, Tokens
 from kvflow_agents.reuse import Reuse
@@ -73,6 +74,7 @@ class Foresight(Generic[N]):
         self._lifetime_tokens = lifetime_tokens
         self._evicted_tokens = 0
         self._prefetch = prefetch
+        self._next_callers = NextCallers()
         self._clock = None if reuse is None else reuse.clock
         self.adapters = adapters
         self._tenant = tenant
@@ -308,9 +310,33 @@ class Foresight(Generic[N]):
             horizon = takewhile(self._prefetch.covers, count())
             near = chain.from_iterable(workflow.expected.at(steps) for steps in horizon)
             others = (name for name in islice(near, MOST_LOOKED_AT) if name != caller)
-            agents = (workflow.agents.get(name) for name in others)
-            claims = [each.claim for each in agents if each and each.claim is not None]
-            self._prefetch.want(workflow.name, claims)
+            agents = ((name, workflow.agents.get(name)) for name in others)
+            claims = {name: agent.claim for name, agent in agents if agent and agent.claim}
+            if (now_ms := self._claims.now_ms) is not None:
+                claims = self._likely(workflow, claims, caller, now_ms)
+            self._prefetch.want(workflow.name, claims.values())
+
+    def _likely(
+        self,
+        workflow: KnownWorkflow[N],
+        claims: Mapping[str, Claim[N]],
+        caller: str | None,
+        now_ms: int,
+    ) -> dict[str, Claim[N]]:
+        """The claims of those at work, and of those who are due next and were called of late."""
+        app = workflow.app or workflow.name
+        at_work = {name for name, claim in claims.items() if not claim.steps}
+        are_next = due_together(
+            {
+                name: max(claim.distance - now_ms, 1) / claim.steps
+                for name, claim in claims.items()
+                if claim.steps and claim.distance is not None
+            }
+        )
+        self._next_callers.judge(app, workflow.next_callers, at_work | are_next, caller)
+        workflow.next_callers = are_next
+        likely = {name for name in are_next if self._next_callers.is_likely(app, name)}
+        return {name: claims[name] for name in claims if name in at_work | likely}
 
     def _want_no_more(self, workflow: KnownWorkflow[N]) -> None:
         if self._prefetch is not None:
@@ -324,6 +350,8 @@ class Foresight(Generic[N]):
     def _end(self, hint: Hint) -> None:
         workflow = self._memory.end(hint.workflow, hint.forecast.seq)
         if workflow is not None:
+            app = workflow.app or workflow.name
+            self._next_callers.judge(app, workflow.next_callers, (), caller=None)
             self._backlog.depart(map(self._claims.give_up, _taken(workflow.agents)))
             self._drop(workflow)
 

@@ -70,6 +70,8 @@ class KnownWorkflow(Generic[N]):
     # When its last message came, and how long its steps take.
     heard_ms: int = 0
     pace: Pace = field(default_factory=Pace)
+    # Who was to call next, by its last message.
+    next_callers: frozenset[str] = frozenset()
     # Who has called in the present tick, if it goes by ticks.
     called_in_tick: dict[str, None] = field(default_factory=dict)
     # When the last whole forecast came, and the times that changes have told since.

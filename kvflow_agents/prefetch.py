@@ -26,6 +26,12 @@ SPARE_TOKENS = 32
 
 Without that the next steps evict a prefix that has just been loaded, and the room is filled again.
 """
+GAP = 2
+"""KV gives way to a load if it is needed after so many times as long, on the clock, at least.
+
+Of what is needed at about the same time chance decides which is used first, and each swap costs a
+load, which others on the link may be waiting behind.
+"""
 # After so many loads in time the horizon is again what it was before they came late.
 LOADS_IN_TIME = 32
 
@@ -37,23 +43,18 @@ Span = tuple[int, int]
 class Load(Generic[N]):
     """A piece to load: tokens `start` to `stop` of a claim's key.
 
-    Nothing that is needed as soon as its claim may give way to it.
+    Only KV that is needed `beyond` a distance may give way to it.
     """
 
     claim: Claim[N]
     start: int
     stop: int
+    beyond: int
 
     @property
     def tokens(self) -> int:
         """How many there are."""
         return self.stop - self.start
-
-    @property
-    def distance(self) -> int:
-        """How far its agent is from its call."""
-        assert self.claim.distance is not None, "nothing is loaded for who is not expected"
-        return self.claim.distance
 
 
 def tokens_to_load(start: int, stop: int, room_tokens: int, page_size: int = 1) -> int:
@@ -182,7 +183,8 @@ class PrefetchQueue(Generic[N]):
             most = self._to_load(start, stop, min(int(most_tokens) - tokens, budget))
             if most < FEWEST_TOKENS or claim.tenant in crowded:
                 continue
-            room = make_room(Load(claim, start, start + most))
+            beyond = _beyond(claim, now_ms)
+            room = make_room(Load(claim, start, start + most, beyond))
             if room is None:
                 continue
             if room < FEWEST_TOKENS:
@@ -191,7 +193,7 @@ class PrefetchQueue(Generic[N]):
             most = self._to_load(start, start + most, room)
             if most < FEWEST_TOKENS:
                 continue
-            reserved = reserve(Load(claim, start, start + most))
+            reserved = reserve(Load(claim, start, start + most, beyond))
             if reserved:
                 most_tokens = min(most_tokens, self._carried_before(claim, now_ms))
                 tokens += reserved
@@ -229,3 +231,11 @@ class PrefetchQueue(Generic[N]):
 def _distance(claim: Claim[Any]) -> float:
     """How far its agent is from its call; last of all who is not expected any more."""
     return math.inf if claim.distance is None else claim.distance
+
+
+def _beyond(claim: Claim[Any], now_ms: int | None) -> int:
+    """What is needed no further away does not give way to a claim's load."""
+    assert claim.distance is not None, "nothing is loaded for who is not expected"
+    if now_ms is None:
+        return claim.distance
+    return claim.distance + (GAP - 1) * max(claim.distance - now_ms, 0)

@@ -135,7 +135,7 @@ class EarlyLoads:
     def _room_for(self, load: Load[Node], parts: list[Part]) -> int | None:
         if self._is_bringing(host_only(load.claim.node)[0], parts):
             return None
-        return self._make_room(load.tokens, load.distance)
+        return self._make_room(load.tokens, load.beyond)
 
     def _reserve(self, load: Load[Node], parts: list[Part]) -> int:
         claim, stop = load.claim, load.stop

@@ -356,19 +356,19 @@ class Engine:
             self._evict(tokens - self.free_tokens)
         assert self.free_tokens >= tokens, "a request was admitted without room"
 
-    def _make_room(self, tokens: int, distance: int) -> int:
-        """Free slots for an early load, without evicting what is needed as soon; how many.
+    def _make_room(self, tokens: int, beyond: int) -> int:
+        """Free slots for an early load of what is needed beyond a distance only; how many.
 
         Besides what the running requests are about to write.
         """
         spare_tokens = sum(min(job.slots_to_come, SPARE_TOKENS) for job in self._running)
         shortfall = tokens + spare_tokens - self.free_tokens
-        self._evict(shortfall, displacing_for_distance=distance)
+        self._evict(shortfall, needed_beyond=beyond)
         return max(min(tokens, self.free_tokens - spare_tokens), 0)
 
-    def _evict(self, tokens: int, *, displacing_for_distance: int | None = None) -> None:
+    def _evict(self, tokens: int, *, needed_beyond: int | None = None) -> None:
         if tokens > 0:
-            evicted = self.tree.evict(tokens, displacing_for_distance=displacing_for_distance)
+            evicted = self.tree.evict(tokens, needed_beyond=needed_beyond)
             self.counts["evicted_tokens"] += evicted
             self.policy.turn_over(evicted)
 

@@ -169,19 +169,20 @@ class PrefixTree:
         for node in nodes:
             self._set_device(node, True)
 
-    def evict(self, tokens: int, *, displacing_for_distance: int | None = None) -> int:
+    def evict(self, tokens: int, *, needed_beyond: int | None = None) -> int:
         """Free so many tokens of the device, or what can be; how many.
 
-        With `displacing_for_distance` nothing that is needed as soon.
+        With `needed_beyond` only of what is needed beyond that distance.
         """
         self._back_up_wanted()
         freed = 0
         while freed < tokens:
-            victim = self._device_leaves.first(self._order.preference(on_host=False))
+            preference = self._order.preference(on_host=False)
+            victim = self._device_leaves.first(preference)
             if victim is None:
                 break
-            if displacing_for_distance is not None and not may_displace(
-                self._order.rank(victim), displacing_for_distance
+            if needed_beyond is not None and not may_displace(
+                self._order.rank(victim), needed_beyond, preference
             ):
                 break
             assert victim.locks == 0, "a locked node was to be evicted"

@@ -233,14 +233,14 @@ class KVFlowRadixCache(UnifiedRadixCache):
             self.gathering.rests(hint.workflow)
         return heard
 
-    def make_room(self, tokens: int, distance: int, tenant: Tenant = None) -> int:
-        """Free slots, up to `tokens`, without evicting what is needed as soon, or not theirs.
+    def make_room(self, tokens: int, beyond: int, tenant: Tenant = None) -> int:
+        """Free slots, up to `tokens`, of what the tenant needs beyond a distance only.
 
         Besides what the running requests are about to write.
         """
         shortfall = tokens + self.spare_tokens - self.token_to_kv_pool_allocator.available_size()
         if shortfall > 0:
-            with self.tree_core.displacing_for(Displacement(distance, tenant)):
+            with self.tree_core.displacing_for(Displacement(beyond, tenant)):
                 self.evict_for_alloc(EvictParams(num_tokens=shortfall))
         free_tokens: int = self.token_to_kv_pool_allocator.available_size() - self.spare_tokens
         return max(min(tokens, free_tokens), 0)

@@ -195,7 +195,7 @@ class Prefetcher:
     def _make_room(self, load: Load[Node]) -> int | None:
         if self._loads.is_bringing(load.claim.node):
             return None
-        room: int = self._cache.make_room(load.tokens, load.distance, load.claim.tenant)
+        room: int = self._cache.make_room(load.tokens, load.beyond, load.claim.tenant)
         return room
 
     def _reserve(self, load: Load[Node]) -> int:

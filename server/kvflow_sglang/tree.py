@@ -45,9 +45,10 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Displacement:
-    """Something is being loaded ahead: how far its agent is from its call, and whose it is."""
+    """Something is being loaded ahead: what may give way to it, and whose it is."""
 
-    distance: int
+    beyond: int
+    """Only what is needed beyond this distance."""
     tenant: Tenant
 
 
@@ -133,7 +134,9 @@ class ClaimedTreeCore(UnifiedTreeCore):
             return self.evictable_device_leaves.first(self._preference_on_device)
         preference = self._preference_on_device(load.tenant)
         victim = self.evictable_device_leaves.first_of(load.tenant, preference)
-        return victim if victim and may_displace(self._rank(victim), load.distance) else None
+        if victim is None or not may_displace(self._rank(victim), load.beyond, preference):
+            return None
+        return victim
 
     def evict_victim(self, victim: Node, *freed: Any) -> None:
         """Evict a device leaf; what it held is added to what is `freed`."""

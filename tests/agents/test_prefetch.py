@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvflow_agents.claims import Claim
-from kvflow_agents.eviction import Standing, may_displace, rank
+from kvflow_agents.eviction import (
+    Preference,
+    Rank,
+    Standing,
+    beyond_share,
+    by_standing,
+    may_displace,
+    rank,
+)
 from kvflow_agents.link_rate import FEWEST_COPIES, MOST_COPIES, LinkRate
 from kvflow_agents.prefetch import (
     FEWEST_TOKENS,
@@ -38,6 +46,11 @@ def queue(
     return PrefetchQueue(
         horizon_steps=horizon_steps, most_agents=most_agents, most_tokens=most_tokens
     )
+
+
+def expected_at(distance: int) -> Rank:
+    """KV whose nearest agent is so far from its call."""
+    return rank(Standing.EXPECTED, distance, 1.0, 1)
 
 
 def everything(one: Claim[Any]) -> Span:
@@ -113,7 +126,7 @@ class Device:
         return [
             (key, tokens)
             for key, tokens in sorted(mine, key=lambda each: -each[0][1])
-            if tokens and may_displace(rank(Standing.EXPECTED, key[1], 1.0, 1), load.distance)
+            if tokens and may_displace(expected_at(key[1]), load.beyond, by_standing)
         ]
 
 
@@ -164,7 +177,7 @@ def test_a_load_is_the_first_part_of_what_is_missing() -> None:
     made.want("w", [wanted])
     for span, expected in [((0, 100), (0, 64)), ((30, 100), (30, 64)), ((90, 100), (90, 100))]:
         (load,) = copy(made, lambda one, span=span: span)
-        assert ((load.start, load.stop), load.distance) == (expected, 1)
+        assert ((load.start, load.stop), load.beyond) == (expected, 1)
 
 
 def test_small_loads_go_in_one_copy_up_to_its_size() -> None:
@@ -243,13 +256,42 @@ def test_the_horizon_is_one_step_further_while_loads_come_late() -> None:
     assert not is_wanted()
 
 
-def test_only_what_is_needed_later_gives_way() -> None:
-    def expected(steps: int) -> Any:
-        return rank(Standing.EXPECTED, steps, 5.0, 1)
+@pytest.mark.parametrize("preference", [by_standing, lambda ordinary, expected: True])
+def test_only_what_is_needed_later_gives_way(preference: Preference) -> None:
+    gives_way = [may_displace(expected_at(steps), 1, preference) for steps in (0, 1, 2)]
+    assert gives_way == [False, False, True]
+    assert may_displace(rank(Standing.SPENT, None, 5.0, 1), 0, preference)
 
-    assert [may_displace(expected(steps), 1) for steps in (0, 1, 2)] == [False, False, True]
-    assert may_displace(rank(Standing.ORDINARY, None, 5.0, 1), 0)
-    assert may_displace(rank(Standing.SPENT, None, 5.0, 1), 0)
+
+def test_kv_of_which_nothing_is_told_gives_way_if_the_load_is_used_sooner() -> None:
+    ordinary = rank(Standing.ORDINARY, None, 5.0, 1)
+
+    def is_used_after_7(_: Rank, expected: Rank) -> bool:
+        return expected.distance > 7
+
+    gives_way = [may_displace(ordinary, beyond, is_used_after_7) for beyond in (6, 7, 8)]
+    assert gives_way == [True, True, False]
+    # Without times whatever is expected is wanted more, and a share of its own is no reason.
+    assert may_displace(ordinary, 8, by_standing)
+    assert may_displace(ordinary, 8, beyond_share(by_standing))
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "now_ms", "beyond"), [(1000, 0, 2000), (1000, 900, 1100), (1000, 1200, 1000)]
+)
+def test_on_the_clock_kv_gives_way_that_is_needed_after_twice_as_long(
+    due_ms: int, now_ms: int, beyond: int
+) -> None:
+    made = queue(most_tokens=100)
+    made.want("w", [claim(1, due=due_ms)])
+    loads: list[Load[Any]] = []
+
+    def reserve(load: Load[Any]) -> int:
+        loads.append(load)
+        return load.tokens
+
+    made.fill(everything, anything, reserve, now_ms=now_ms)
+    assert [load.beyond for load in loads] == [beyond]
 
 
 def test_loads_go_in_the_order_in_which_room_is_made() -> None:
@@ -362,7 +404,9 @@ def test_nobody_who_could_be_loaded_is_kept_from_it_by_one_who_cannot(
     for each in claims:
         start, stop = device.missing(each)
         if stop - start >= FEWEST_TOKENS:
-            room = min(device.room_for(Load(each, start, stop)), most_tokens)
+            assert each.distance is not None
+            load = Load(each, start, stop, each.distance)
+            room = min(device.room_for(load), most_tokens)
             assert tokens_to_load(start, stop, room) < FEWEST_TOKENS
 
 

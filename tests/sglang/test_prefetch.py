@@ -278,6 +278,8 @@ def test_a_load_takes_no_other_along_that_would_make_it_late(
     workflow = Workflow()
     demoted(cache, workflow)
     link = SlowLink(cache)
+    # What the device holds has rested since then.
+    cache.cache.hear(workflow.hint({0: 90, 1: 90, 2: 8, 3: 8, 4: 8})._replace(at_ms=1))
     for at_ms in (10_000, 11_000):
         cache.cache.hear(workflow.hint({0: 0, 1: 9, 2: 8, 3: 8, 4: 8})._replace(at_ms=at_ms))
         cache.one_pass()
@@ -294,6 +296,32 @@ def test_a_load_takes_no_other_along_that_would_make_it_late(
     assert 0 < counts(cache)["load_tokens_under_way"] <= PROMPT_TOKENS
     settle(cache, link)
     assert [on_device(cache, agent) for agent in (0, 1)] == [PROMPT_TOKENS] * 2
+
+
+def test_kv_that_will_be_used_sooner_gives_no_way(cache: StandaloneCache) -> None:
+    """Prompts of which nobody tells anything are read each second."""
+    workflow = Workflow()
+    demoted(cache, workflow)
+    link = SlowLink(cache)
+    nobody: dict[int, int | None] = dict.fromkeys(range(5))
+    for second in range(8):
+        cache.cache.hear(workflow.hint(nobody)._replace(at_ms=1000 * second + 1))
+        for agent in range(2, 5):
+            cache.run(prompt(agent, second), [1])
+    quiet(cache)
+
+    def loads_under_way(due_ms: int) -> int:
+        hint = workflow.hint({0: 1, **dict.fromkeys(range(1, 5))}, due_ms={"a0": due_ms})
+        cache.cache.hear(hint._replace(at_ms=8000 + workflow.seq))
+        cache.one_pass()
+        return counts(cache)["load_tokens_under_way"]
+
+    spare_tokens = cache.allocator.available_size()
+    assert loads_under_way(60_000) <= spare_tokens
+    settle(cache, link)
+    assert loads_under_way(100) > spare_tokens
+    settle(cache, link)
+    assert on_device(cache, 0) == PROMPT_TOKENS
 
 
 def test_nothing_is_started_while_requests_arrive_but_not_for_ever(cache: StandaloneCache) -> None:
