@@ -1,13 +1,12 @@
-"""Made-up traffic is a trace that can be read whole, with its workflows and those who say nothing."""
+"""Made-up traffic is a trace that is read whole, and knows who says nothing of itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from made_up_trace import main
-
 from kvflow_replay.calls import Call, End
 from kvflow_replay.reader import Reader
+from made_up_trace import main
 
 
 def test_the_traffic_is_read_as_it_was_made(tmp_path: Path) -> None:
