@@ -39,7 +39,7 @@ class NextCallers:
         self, app: str, were_next: Collection[str], are_next: Collection[str], caller: str | None
     ) -> None:
         """A message has come, of an agent that calls or of nobody: who was next, and who is."""
-        for agent in were_next:
+        for agent in sorted(were_next):  # or ranks would forget in orders of their own
             if agent == caller or agent not in are_next:
                 self._record(app, agent).note_call(agent == caller)
 
