@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from group_chat_bound import (
     chances_of,
     fewest_misses,
