@@ -333,7 +333,10 @@ class Foresight(Generic[N]):
                 if claim.steps and claim.distance is not None
             }
         )
-        self._next_callers.judge(app, workflow.next_callers, at_work | are_next, caller)
+        called = set() if caller is None else {caller}
+        self._next_callers.judge(
+            app, workflow.next_callers, are_next=are_next, at_work=at_work | called
+        )
         workflow.next_callers = are_next
         likely = {name for name in are_next if self._next_callers.is_likely(app, name)}
         return {name: claims[name] for name in claims if name in at_work | likely}
@@ -351,7 +354,7 @@ class Foresight(Generic[N]):
         workflow = self._memory.end(hint.workflow, hint.forecast.seq)
         if workflow is not None:
             app = workflow.app or workflow.name
-            self._next_callers.judge(app, workflow.next_callers, (), caller=None)
+            self._next_callers.judge(app, workflow.next_callers)
             self._backlog.depart(map(self._claims.give_up, _taken(workflow.agents)))
             self._drop(workflow)
 

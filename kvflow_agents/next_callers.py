@@ -36,12 +36,18 @@ class NextCallers:
         self._records: OrderedDict[tuple[str, str], TrackRecord] = OrderedDict()
 
     def judge(
-        self, app: str, were_next: Collection[str], are_next: Collection[str], caller: str | None
+        self,
+        app: str,
+        were_next: Collection[str],
+        *,
+        are_next: Collection[str] = (),
+        at_work: Collection[str] = (),
     ) -> None:
-        """A message has come, of an agent that calls or of nobody: who was next, and who is."""
+        """A message has come: who was next before it, who is now, and who calls or is about to."""
         for agent in sorted(were_next):  # or ranks would forget in orders of their own
-            if agent == caller or agent not in are_next:
-                self._record(app, agent).note_call(agent == caller)
+            has_begun = agent in at_work
+            if has_begun or agent not in are_next:
+                self._record(app, agent).note_call(has_begun)
 
     def is_likely(self, app: str, agent: str) -> bool:
         """Whether an agent calls when it is next; True if nothing is known of it."""

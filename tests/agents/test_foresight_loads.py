@@ -56,6 +56,10 @@ class Server:
         )
         self.foresight.check()
 
+    def tell(self, steps: Mapping[str, int | None]) -> None:
+        """What has changed between two calls."""
+        self._say("run", None, Forecast(self.now_ms, steps, changes=True))
+
     def end(self, run: str = "run") -> None:
         self._say(run, None, Forecast(self.now_ms, done=True))
 
@@ -142,6 +146,20 @@ def test_who_is_at_work_is_wanted_whatever_was_before(server: Server) -> None:
     server.take_turns(["write"] * 6)
     server.call("plan", {"plan": 0, "write": 0, "check": 0})
     assert server.wanted() == {"write", "check"}
+
+
+def test_who_is_at_work_by_a_later_message_was_next(server: Server) -> None:
+    write_next = {"plan": 0, "write": 1}
+    for _ in range(5):
+        server.call("plan", write_next)
+        server.tell({"write": None})
+    server.call("plan", write_next)
+    assert server.wanted() == set()
+    for _ in range(5):
+        server.call("plan", write_next)
+        server.tell({"write": 0})
+    server.call("plan", write_next)
+    assert server.wanted() == {"write"}
 
 
 def test_by_steps_all_who_are_one_step_away_are_wanted() -> None:

@@ -25,31 +25,31 @@ def test_who_is_passed_over_is_not_likely_until_it_is_called_again() -> None:
     callers = NextCallers()
     assert callers.is_likely(APP, "critic")  # nothing is known of it
     for _ in range(5):
-        callers.judge(APP, {"writer", "critic"}, (), "writer")
+        callers.judge(APP, {"writer", "critic"}, at_work={"writer"})
     assert callers.is_likely(APP, "writer") and not callers.is_likely(APP, "critic")
     for _ in range(4):
-        callers.judge(APP, {"critic"}, (), "critic")
+        callers.judge(APP, {"critic"}, at_work={"critic"})
     assert callers.is_likely(APP, "critic")
 
 
 def test_an_end_calls_nobody() -> None:
     callers = NextCallers()
     for _ in range(2):
-        callers.judge(APP, {"writer"}, (), None)
+        callers.judge(APP, {"writer"})
     assert not callers.is_likely(APP, "writer")
 
 
 def test_who_is_expected_still_is_not_judged() -> None:
     callers = NextCallers()
     for _ in range(9):
-        callers.judge(APP, {"left", "right"}, {"right"}, "left")
+        callers.judge(APP, {"left", "right"}, are_next={"right"}, at_work={"left"})
     assert callers.is_likely(APP, "right")
 
 
 def test_applications_are_judged_apart() -> None:
     callers = NextCallers()
     for _ in range(9):
-        callers.judge(APP, {"writer"}, (), None)
+        callers.judge(APP, {"writer"})
     assert callers.is_likely("another", "writer")
 
 
@@ -57,7 +57,7 @@ def test_what_is_kept_is_bounded() -> None:
     callers = NextCallers(most_agents=2)
     for agent in ("first", "second", "third"):
         for _ in range(9):
-            callers.judge(APP, {agent}, (), None)
+            callers.judge(APP, {agent})
     # Forgotten is who was judged longest ago.
     assert callers.is_likely(APP, "first")
     assert not callers.is_likely(APP, "second") and not callers.is_likely(APP, "third")
