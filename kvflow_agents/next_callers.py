@@ -9,8 +9,8 @@ from kvflow_agents.track_record import TrackRecord
 
 # Who is due after so many times as long as the nearest is due at about the same time.
 TOGETHER = 3.0
-# Who was called longest ago is forgotten, and has the benefit of the doubt again.
-MOST_AGENTS = 4096
+# Of one tenant. Who was judged longest ago is forgotten, and has the benefit of the doubt again.
+MOST_AGENTS = 1024
 
 
 def due_together(waits_ms: Mapping[str, float]) -> frozenset[str]:
