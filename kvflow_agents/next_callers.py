@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 
 from kvflow_agents.track_record import TrackRecord
 
-# Who is due after so many times as long as the nearest is due at about the same time.
-TOGETHER = 3.0
+# Who is due after more than so many times as long as the first is not next. Times are uncertain: of
+# three who call at once one was at times expected after seven times as long as another.
+TOGETHER = 8.0
 # Of one tenant. Who was judged longest ago is forgotten, and has the benefit of the doubt again.
 MOST_AGENTS = 1024
 
