@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import json
 import random
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from calibration import group_chat
+from kvflow_agents.shadow import Shadow
 
 CLOSE = 1e-9
 
 Chances = Mapping[str, Mapping[str, float]]
 """Of each speaker: who is next, and how likely."""
+State = tuple[str, frozenset[str]]
+"""Who speaks, and whose prompts are cached, the speaker's among them."""
 
 
 def seen_turns(turns: int, seed: int = 1) -> list[str]:
@@ -40,12 +43,11 @@ def seen_turns(turns: int, seed: int = 1) -> list[str]:
 
 def chances_of(speakers: Sequence[str]) -> Chances:
     """How often each was followed by whom."""
-    counts: dict[str, dict[str, int]] = {}
-    for speaker, following in zip(speakers, speakers[1:], strict=False):
-        after = counts.setdefault(speaker, {})
-        after[following] = after.get(following, 0) + 1
+    counts: dict[str, Counter[str]] = {}
+    for speaker, following in pairwise(speakers):
+        counts.setdefault(speaker, Counter())[following] += 1
     return {
-        speaker: {agent: count / sum(after.values()) for agent, count in after.items()}
+        speaker: {agent: count / after.total() for agent, count in after.items()}
         for speaker, after in counts.items()
     }
 
@@ -68,10 +70,6 @@ def fewest_misses(chances: Chances, room: int) -> float:
             return (max(gains) + min(gains)) / 2
 
 
-State = tuple[str, frozenset[str]]
-"""Who speaks, and whose prompts are cached, the speaker's among them."""
-
-
 def _turn(state: State, chances: Chances, values: Mapping[State, float]) -> float:
     speaker, cached = state
     return sum(
@@ -85,35 +83,21 @@ def _turn(state: State, chances: Chances, values: Mapping[State, float]) -> floa
     )
 
 
-def misses_of_min(speakers: Sequence[str], room: int) -> float:
-    """Belady's misses per turn: whoever speaks again last goes."""
-    next_turns: list[float] = []
-    following: dict[str, float] = {}
-    for turn in range(len(speakers) - 1, -1, -1):
-        next_turns.append(following.get(speakers[turn], float("inf")))
-        following[speakers[turn]] = turn
-    cached: dict[str, float] = {}
-    misses = 0
-    for speaker, next_turn in zip(speakers, reversed(next_turns), strict=True):
-        if speaker not in cached:
-            misses += 1
-            if len(cached) == room:
-                del cached[max(cached, key=cached.__getitem__)]
-        cached[speaker] = next_turn
-    return misses / len(speakers)
+class Misses(NamedTuple):
+    """Per turn."""
+
+    lru: float
+    min: float
 
 
-def misses_of_lru(speakers: Sequence[str], room: int) -> float:
-    cached: OrderedDict[str, None] = OrderedDict()
-    misses = 0
-    for speaker in speakers:
-        if speaker not in cached:
-            misses += 1
-            if len(cached) == room:
-                cached.popitem(last=False)
-        cached[speaker] = None
-        cached.move_to_end(speaker)
-    return misses / len(speakers)
+def misses(speakers: Sequence[str], room: int) -> Misses:
+    """What recency and Belady's MIN leave, as the server counts it: a prompt is a block."""
+    shadow = Shadow(room, block_tokens=1)
+    shares = [shadow.see([ord(speaker)], 0) for speaker in speakers]
+    return Misses(
+        lru=1 - sum(each.lru for each in shares) / len(speakers),
+        min=1 - sum(each.optimum for each in shares) / len(speakers),
+    )
 
 
 def main(
@@ -124,13 +108,8 @@ def main(
     speakers = seen_turns(turns)
     chances = chances_of(speakers)
     rows = [
-        {
-            "room": room,
-            "agents": len(chances),
-            "lru": misses_of_lru(speakers, room),
-            "best": fewest_misses(chances, room),
-            "min": misses_of_min(speakers, room),
-        }
+        {"room": room, "agents": len(chances), "best": fewest_misses(chances, room)}
+        | misses(speakers, room)._asdict()
         for room in range(2, len(chances))
     ]
     table = Table("room for", "LRU", "best without the future", title="Misses, over MIN's")

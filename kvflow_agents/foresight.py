@@ -338,8 +338,8 @@ class Foresight(Generic[N]):
             app, workflow.next_callers, are_next=are_next, at_work=at_work | called
         )
         workflow.next_callers = are_next
-        likely = {name for name in are_next if self._next_callers.is_likely(app, name)}
-        return {name: claims[name] for name in claims if name in at_work | likely}
+        wanted = at_work | {n for n in are_next if self._next_callers.is_likely(app, n)}
+        return {name: claim for name, claim in claims.items() if name in wanted}
 
     def _want_no_more(self, workflow: KnownWorkflow[N]) -> None:
         if self._prefetch is not None:
