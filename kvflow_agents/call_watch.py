@@ -76,20 +76,14 @@ def _watch_stream(call: CallUnderWay, stream: Any, failsafe: Failsafe) -> None:
 def _watch_parsing(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
     parse = result.parse
 
-    def begin() -> None:
-        # What is parsed once more has been seen; and nothing is left that refers to itself.
-        vars(result).pop("parse", None)
-
     def parse_once(*args: Any, **kwargs: Any) -> Any:
-        failsafe(begin)
         parsed = parse(*args, **kwargs)
-        failsafe(_note_parsed, call, parsed, failsafe)
+        failsafe(_note_parsed, call, result, parsed, failsafe)
         return parsed
 
     async def parse_once_later(*args: Any, **kwargs: Any) -> Any:
-        failsafe(begin)
         parsed = await parse(*args, **kwargs)
-        failsafe(_note_parsed, call, parsed, failsafe)
+        failsafe(_note_parsed, call, result, parsed, failsafe)
         return parsed
 
     # Asked of the function, and remembered: of the bound method it takes five of inspect's.
@@ -97,7 +91,9 @@ def _watch_parsing(call: CallUnderWay, result: Any, failsafe: Failsafe) -> None:
     result.parse = parse_once_later if is_later else parse_once
 
 
-def _note_parsed(call: CallUnderWay, parsed: Any, failsafe: Failsafe) -> None:
+def _note_parsed(call: CallUnderWay, result: Any, parsed: Any, failsafe: Failsafe) -> None:
+    # What is parsed once more has been seen; and nothing is left that refers to itself.
+    vars(result).pop("parse", None)
     if isinstance(parsed, _streams()):
         _watch_stream(call, parsed, failsafe)
     else:

@@ -54,10 +54,8 @@ class Refusals:
     """Which servers have refused a hint."""
 
     def __init__(self) -> None:
-        self._servers: set[str] = set()
-
-    def __contains__(self, server: str) -> bool:
-        return server in self._servers
+        self.servers: set[str] = set()
+        """They get none any more."""
 
     def may_be(self, made: Attempt, status: int) -> bool:
         """Whether a hint can be why a call has failed. That it was bad anyway costs one more."""
@@ -66,7 +64,7 @@ class Refusals:
     def add(self, made: Attempt, status: int) -> None:
         """A call that failed with a hint has succeeded without it."""
         if made.hinted_server is not None:
-            self._servers.add(made.hinted_server)
+            self.servers.add(made.hinted_server)
             logger.warning(
                 "%s answers hints with status %d: it gets none any more", made.hinted_server, status
             )

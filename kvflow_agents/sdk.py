@@ -137,7 +137,7 @@ class SDK:
             self._warn_of_unknown_callers()
             return
         base_url = self._base_url_of(client)
-        if base_url in self._refusals or made.is_plain:
+        if base_url in self._refusals.servers or made.is_plain:
             return
         for passenger in self._passengers:
             if passenger.failsafe(passenger.attach, client, base_url, options, made):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from kvflow_agents import Carrier, agent_name, turns
@@ -42,8 +42,7 @@ class Scope:
         return {each.name: each for each in internals.participants_of(self.subject)}
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where code is at work: an agent's turn, or a manager's between the turns."""
 
     scope: Scope

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from kvflow_agents import Carrier, agent_name, turns
@@ -44,8 +44,7 @@ class Scope:
         return Place(self, path, _agent_name(path))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where code is at work: in a scope, in an agent's turn or between turns."""
 
     scope: Scope

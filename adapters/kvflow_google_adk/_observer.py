@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from kvflow_agents import Carrier, agent_name
@@ -42,8 +42,7 @@ class Scope:
         return _agent_name((*self.path, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where code is at work: in a scope, in an agent's turn or between turns."""
 
     scope: Scope

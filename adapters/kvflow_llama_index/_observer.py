@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from kvflow_agents import Carrier, agent_name
@@ -45,8 +45,7 @@ class Scope:
     is_over: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where code is at work: an agent's turn, or a step."""
 
     scope: Scope
