@@ -147,7 +147,7 @@ class Inside:
 
 
 class OwnTime(Inside):
-    """Reading the clocks counts too: an empty function takes 0.9 us of CPU, 1.6 us of wall time."""
+    """Reading the clocks counts too: an empty function takes 0.9 us of CPU, 0.3 us of wall time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,12 +156,12 @@ class OwnTime(Inside):
         self._wall_ns = self._cpu_ns = 0
 
     def begin(self) -> None:
+        self._cpu_ns -= time.thread_time_ns()  # a system call: outside what the wall clock sees
         self._wall_ns -= time.perf_counter_ns()
-        self._cpu_ns -= time.thread_time_ns()
 
     def end(self) -> None:
-        self._cpu_ns += time.thread_time_ns()
         self._wall_ns += time.perf_counter_ns()
+        self._cpu_ns += time.thread_time_ns()
 
     def next_call(self) -> None:
         self.wall_us.append(self._wall_ns / 1000)
