@@ -156,6 +156,15 @@ def test_a_raw_response_counts_when_it_is_parsed(client: openai.OpenAI) -> None:
     assert counts() == (1, 1, 100, 80)
 
 
+def test_a_raw_response_counts_when_it_is_parsed_after_a_failure(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
+    with pytest.raises(RuntimeError, match="Unsupported type"):
+        raw.parse(to=complex)
+    assert counts() == (1, 1, 0, 0)
+    raw.parse()
+    assert counts() == (1, 1, 100, 80)
+
+
 def test_a_raw_stream_counts_when_it_ends(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="m", messages=MESSAGES, stream=True
