@@ -6,7 +6,9 @@ A framework is imported where it is used, for no environment holds them all.
 from __future__ import annotations
 
 import asyncio
+import atexit
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
@@ -188,12 +190,14 @@ LINES: Mapping[str, Callable[[str, Sequence[str]], Run]] = {
 
 
 def _in_one_loop(run: Callable[[], Any]) -> Run:
-    loop = asyncio.new_event_loop()
+    runner = asyncio.Runner()
+    # Else what LiteLLM leaves in the loop crashes Python 3.11 at its end.
+    atexit.register(runner.close)
 
     async def run_once() -> None:
         await run()
 
-    return lambda: loop.run_until_complete(run_once())
+    return lambda: runner.run(run_once(), context=copy_context())
 
 
 def _server(base_url: str) -> Any:
