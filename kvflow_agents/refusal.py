@@ -55,7 +55,7 @@ class Refusals:
 
     def __init__(self) -> None:
         self.servers: set[str] = set()
-        """They get none any more."""
+        """They have, and get none any more."""
 
     def may_be(self, made: Attempt, status: int) -> bool:
         """Whether a hint can be why a call has failed. That it was bad anyway costs one more."""
