@@ -150,29 +150,13 @@ def google_adk(base_url: str, names: Sequence[str]) -> Run:
 
 def llama_index(base_url: str, names: Sequence[str]) -> Run:
     """A workflow of steps that share a model, which keeps its client as it does by default."""
-    from llama_index.llms.openai_like import OpenAILike
-    from workflows import Workflow, step
-    from workflows.events import Event, StartEvent, StopEvent
+    from tests.llama_index import workflows
 
-    llm = OpenAILike(model="stub", api_base=base_url, api_key="key", is_chat_model=True)
-
-    def agent(name: str, taken: type[Any], given: type[Any]) -> Any:
-        async def asks(ev: Any) -> Any:
-            await llm.acomplete("hi")
-            return given()
-
-        asks.__name__ = asks.__qualname__ = name
-        asks.__annotations__ = {"ev": taken, "return": given}
-        return asks
-
-    line: Any = type("Line", (Workflow,), {})
-    events = [type(f"After{name}", (Event,), {}) for name in names[:-1]]
-    for name, taken, given in zip(names, [StartEvent, *events], [*events, StopEvent], strict=True):
-        step(workflow=line)(agent(name, taken, given))
-    workflow = line()
+    server = _server(base_url)
+    line = workflows.line(server, names, workflows.model(server, reuse_client=True))
 
     async def run() -> None:
-        await workflow.run()
+        await line.run()
 
     return _in_one_loop(run)
 

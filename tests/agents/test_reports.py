@@ -151,6 +151,7 @@ def test_a_raw_response_counts_when_it_is_parsed(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
     assert counts() == (1, 1, 0, 0)
     first = raw.parse()
+    assert "parse" not in vars(raw)  # it is the SDK's again, and holds nothing of ours
     assert raw.parse() is first
     assert first.choices[0].message.content == "ok"
     assert counts() == (1, 1, 100, 80)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
@@ -16,7 +16,7 @@ from tests.fake_openai import FakeOpenAI, ToolCall
 _numbers = itertools.count(1)
 
 
-def model(server: FakeOpenAI) -> OpenAILike:
+def model(server: FakeOpenAI, *, reuse_client: bool = False) -> OpenAILike:
     return OpenAILike(
         model="fake",
         api_base=server.base_url,
@@ -25,7 +25,7 @@ def model(server: FakeOpenAI) -> OpenAILike:
         is_function_calling_model=True,
         max_retries=0,
         # One that is kept belongs to the event loop that used it first.
-        reuse_client=False,
+        reuse_client=reuse_client,
     )
 
 
@@ -73,26 +73,26 @@ class Text(Event):
     trail: list[str]
 
 
-async def ask(server: FakeOpenAI, name: str) -> str:
+async def ask(server: FakeOpenAI, name: str, llm: OpenAILike | None = None) -> str:
     """One call to the model, by whoever is at work."""
-    return str(await model(server).acomplete(mark(name)))
+    return str(await (llm or model(server)).acomplete(mark(name)))
 
 
-def line(server: FakeOpenAI, names: Sequence[str]) -> Workflow:
-    """A workflow of steps, each of which asks the model once."""
+def line(server: FakeOpenAI, names: Sequence[str], llm: OpenAILike | None = None) -> Workflow:
+    """A workflow of steps, each of which asks the model once: one of its own, or theirs."""
     events = [type(f"After{name}", (Text,), {}) for name in names[:-1]]
 
     class Line(Workflow):
         pass
 
     for name, taken, given in zip(names, [StartEvent, *events], [*events, StopEvent], strict=True):
-        step(workflow=Line)(_asks(server, name, taken, given))
+        step(workflow=Line)(_asks(lambda: ask(server, "us", llm), name, taken, given))
     return Line()
 
 
-def _asks(server: FakeOpenAI, name: str, taken: type, given: Any) -> Any:
+def _asks(call: Callable[[], Awaitable[str]], name: str, taken: type, given: Any) -> Any:
     async def asks(ev: Any) -> Any:
-        trail = [*getattr(ev, "trail", []), await ask(server, "us")]
+        trail = [*getattr(ev, "trail", []), await call()]
         return StopEvent(result=trail) if given is StopEvent else given(trail=trail)
 
     asks.__name__ = asks.__qualname__ = name
